@@ -1,0 +1,229 @@
+//! Keys and their encodings (`wire.md §1.1`), and ECDH (`wire.md §1.3`).
+
+use std::{fmt, str::FromStr};
+
+use secp256k1::ecdh::SharedSecret;
+use subtle::ConstantTimeEq;
+use zeroize::Zeroizing;
+
+use super::sha256;
+
+/// Why bytes or text are not a key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum KeyError {
+    /// A secret key outside `1..n`.
+    #[error("a secret key must be between 1 and the order of secp256k1")]
+    InvalidSecret,
+    /// The length in bytes (or hex digits) does not fit the kind of key.
+    #[error("a {kind} key has {expected} bytes ({} hex digits), got {got}", expected * 2)]
+    Length {
+        /// `"public"` or `"secret"`.
+        kind: &'static str,
+        /// The length in bytes that is asked for.
+        expected: usize,
+        /// What was given, in bytes or, for text, in characters.
+        got: usize,
+    },
+    /// A character that is no hex digit.
+    #[error("a key is written in hex digits only, found {0:?}")]
+    NotHex(char),
+    /// The point is not on the curve, its x is not below p, or its first byte is not 02 or 03.
+    #[error("not a point of secp256k1: the public key was mistyped or is no key")]
+    NotOnCurve,
+    /// The null key, which stands for "not set".
+    #[error("the key is null (all zeros), which means \"not set\"")]
+    Null,
+}
+
+/// A secp256k1 public key: 33 bytes, SEC1 compressed, always a valid point.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct PublicKey([u8; Self::LEN]);
+
+impl PublicKey {
+    /// Bytes of the compressed form.
+    pub const LEN: usize = 33;
+
+    /// Parses the compressed form; rejects everything that is not a point with x < p.
+    pub fn from_bytes(bytes: &[u8]) -> Result<Self, KeyError> {
+        let bytes: [u8; Self::LEN] = bytes.try_into().map_err(|_| KeyError::Length {
+            kind: "public",
+            expected: Self::LEN,
+            got: bytes.len(),
+        })?;
+        if bytes == [0; Self::LEN] {
+            return Err(KeyError::Null);
+        }
+        secp256k1::PublicKey::from_byte_array_compressed(bytes)
+            .map_err(|_| KeyError::NotOnCurve)?;
+        Ok(Self(bytes))
+    }
+
+    /// The compressed form.
+    #[must_use]
+    pub fn as_bytes(&self) -> &[u8; Self::LEN] {
+        &self.0
+    }
+
+    /// The first eight hex digits, for logs.
+    #[must_use]
+    pub fn short(&self) -> String {
+        hex(&self.0[..4])
+    }
+
+    pub(super) fn point(&self) -> secp256k1::PublicKey {
+        secp256k1::PublicKey::from_byte_array_compressed(self.0)
+            .expect("a PublicKey is checked when it is made")
+    }
+
+    pub(super) fn from_point(point: &secp256k1::PublicKey) -> Self {
+        Self(point.serialize())
+    }
+}
+
+impl fmt::Display for PublicKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&hex(&self.0))
+    }
+}
+
+impl fmt::Debug for PublicKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "PublicKey({self})")
+    }
+}
+
+impl FromStr for PublicKey {
+    type Err = KeyError;
+
+    /// Reads 66 hex digits of either case.
+    fn from_str(text: &str) -> Result<Self, KeyError> {
+        Self::from_bytes(&unhex::<{ Self::LEN }>("public", text)?)
+    }
+}
+
+/// A secp256k1 secret key: a scalar in `1..n`. Zeroised on drop, never printed.
+#[derive(Clone)]
+pub struct SecretKey {
+    scalar: secp256k1::SecretKey,
+}
+
+impl SecretKey {
+    /// Bytes of the scalar.
+    pub const LEN: usize = 32;
+
+    /// Parses a big-endian scalar.
+    pub fn from_bytes(bytes: &[u8]) -> Result<Self, KeyError> {
+        let bytes: Zeroizing<[u8; Self::LEN]> = Zeroizing::new(bytes.try_into().map_err(|_| {
+            KeyError::Length { kind: "secret", expected: Self::LEN, got: bytes.len() }
+        })?);
+        secp256k1::SecretKey::from_secret_bytes(*bytes)
+            .map(|scalar| Self { scalar })
+            .map_err(|_| KeyError::InvalidSecret)
+    }
+
+    /// A fresh key from the system's randomness. Fails only if the system has none to give.
+    pub fn generate() -> Result<Self, getrandom::Error> {
+        let mut bytes = Zeroizing::new([0; Self::LEN]);
+        loop {
+            getrandom::fill(&mut *bytes)?;
+            if let Ok(key) = Self::from_bytes(&*bytes) {
+                return Ok(key);
+            }
+        }
+    }
+
+    /// A key derived from `seed`; for tests and simulations that must replay.
+    #[must_use]
+    pub fn from_seed(seed: &[u8]) -> Self {
+        let mut digest = Zeroizing::new(sha256(seed));
+        loop {
+            if let Ok(key) = Self::from_bytes(&*digest) {
+                return key;
+            }
+            *digest = sha256(&*digest);
+        }
+    }
+
+    /// The public key that belongs to this secret.
+    #[must_use]
+    pub fn public_key(&self) -> PublicKey {
+        PublicKey::from_point(&secp256k1::PublicKey::from_secret_key(&self.scalar))
+    }
+
+    /// The scalar, for the one place that writes it to a key file.
+    #[must_use]
+    pub fn to_bytes(&self) -> Zeroizing<[u8; Self::LEN]> {
+        Zeroizing::new(self.scalar.to_secret_bytes())
+    }
+
+    /// The scalar in hex, for the one place that writes it to a key file.
+    #[must_use]
+    pub fn to_hex(&self) -> Zeroizing<String> {
+        Zeroizing::new(hex(&*self.to_bytes()))
+    }
+
+    /// SHA-256 of the compressed point `self · other` (`wire.md §1.3`).
+    #[must_use]
+    pub fn ecdh(&self, other: &PublicKey) -> Zeroizing<[u8; 32]> {
+        Zeroizing::new(SharedSecret::new(&other.point(), &self.scalar).to_secret_bytes())
+    }
+
+    pub(super) fn scalar(&self) -> &secp256k1::SecretKey {
+        &self.scalar
+    }
+}
+
+impl Drop for SecretKey {
+    fn drop(&mut self) {
+        self.scalar.non_secure_erase();
+    }
+}
+
+impl PartialEq for SecretKey {
+    fn eq(&self, other: &Self) -> bool {
+        self.to_bytes().ct_eq(&*other.to_bytes()).into()
+    }
+}
+
+impl Eq for SecretKey {}
+
+impl fmt::Debug for SecretKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("SecretKey(redacted)")
+    }
+}
+
+impl FromStr for SecretKey {
+    type Err = KeyError;
+
+    /// Reads 64 hex digits of either case.
+    fn from_str(text: &str) -> Result<Self, KeyError> {
+        Self::from_bytes(&*Zeroizing::new(unhex::<{ Self::LEN }>("secret", text)?))
+    }
+}
+
+const HEX_DIGITS: &[u8; 16] = b"0123456789abcdef";
+
+pub(super) fn hex(bytes: &[u8]) -> String {
+    bytes
+        .iter()
+        .flat_map(|b| [HEX_DIGITS[usize::from(b >> 4)], HEX_DIGITS[usize::from(b & 15)]])
+        .map(char::from)
+        .collect()
+}
+
+pub(super) fn unhex<const N: usize>(kind: &'static str, text: &str) -> Result<[u8; N], KeyError> {
+    if let Some(bad) = text.chars().find(|c| !c.is_ascii_hexdigit()) {
+        return Err(KeyError::NotHex(bad));
+    }
+    if text.len() != 2 * N {
+        return Err(KeyError::Length { kind, expected: N, got: text.len() });
+    }
+    let nibble = |c: u8| (c as char).to_digit(16).unwrap_or_default() as u8;
+    let mut out = [0; N];
+    for (byte, pair) in out.iter_mut().zip(text.as_bytes().chunks_exact(2)) {
+        *byte = nibble(pair[0]) << 4 | nibble(pair[1]);
+    }
+    Ok(out)
+}

@@ -1,0 +1,21 @@
+//! A DMSG transport engine: session crypto, stream multiplexing, a relay server and a client.
+//!
+//! ```text
+//!   client · server        thin joins of the two halves below, Send handles outside
+//!     ├─ driver            io_uring │ epoll │ sim: the only place with syscalls, clocks, threads
+//!     └─ relay · client machine · session · mux · noise · wire · identity     pure state machines (io.rs: the verbs between)
+//!          └─ pool         blocks · send queues · ports · budgets
+//! ```
+//!
+//! Dependencies point downwards only. The protocol is specified in `wire.md`; section numbers in these docs refer to it.
+
+pub mod client;
+pub mod driver;
+pub mod identity;
+pub mod io;
+pub mod mux;
+pub mod noise;
+pub mod pool;
+pub mod server;
+pub mod session;
+pub mod wire;

@@ -1,0 +1,10 @@
+//! Bounded resources: receive blocks, send queues, ports, budgets.
+//!
+//! Every bound of the process lives below this module, so that an operator finds it in one place.
+//! Nothing here knows of sockets or protocols.
+
+pub mod block;
+pub mod send_queue;
+
+pub use block::{Block, BlockPool, Slice};
+pub use send_queue::{Segment, SendQueue};

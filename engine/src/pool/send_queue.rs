@@ -1,0 +1,173 @@
+//! What waits to be sent on one connection.
+//!
+//! Small pieces are gathered by one copy into a batch, large ones are referenced: measurably the
+//! faster way for each (`docs/performance-log.md`). A driver takes segments off the front,
+//! keeps them alive until the kernel is done, and puts back what was not sent.
+
+use std::collections::VecDeque;
+
+use super::Slice;
+
+/// Payloads up to this many bytes are copied into the batch, larger ones are referenced.
+/// The crossing point measured for the relay lies near 2 KiB.
+pub const COPY_MAX_BYTES: usize = 2048;
+
+/// Bytes of one gathered batch: large enough that a send call is worth its cost, small enough to stay in L1/L2.
+const BATCH_BYTES: usize = 16 * 1024;
+
+/// A contiguous piece of what is to be sent.
+#[derive(Debug)]
+pub enum Segment {
+    /// Gathered small pieces and frame headers.
+    Batch(Vec<u8>),
+    /// A referenced range of a receive block.
+    Slice(Slice),
+}
+
+impl Segment {
+    /// The bytes.
+    #[must_use]
+    pub fn as_bytes(&self) -> &[u8] {
+        match self {
+            Self::Batch(bytes) => bytes,
+            Self::Slice(slice) => slice,
+        }
+    }
+}
+
+/// The outgoing bytes of one connection, in order.
+#[derive(Debug, Default)]
+pub struct SendQueue {
+    segments: VecDeque<Segment>,
+    /// Bytes of the first segment that are sent already.
+    head_sent: usize,
+    len: usize,
+}
+
+impl SendQueue {
+    /// Queues a copy of `bytes`.
+    pub fn push_bytes(&mut self, bytes: &[u8]) {
+        self.len += bytes.len();
+        if let Some(Segment::Batch(batch)) = self.segments.back_mut()
+            && batch.len() + bytes.len() <= BATCH_BYTES
+        {
+            batch.extend_from_slice(bytes);
+        } else if !bytes.is_empty() {
+            self.segments.push_back(Segment::Batch(bytes.to_vec()));
+        }
+    }
+
+    /// Queues `slice`: copied when small, referenced when large.
+    pub fn push_slice(&mut self, slice: Slice) {
+        if slice.len() <= COPY_MAX_BYTES {
+            self.push_bytes(&slice);
+        } else {
+            self.len += slice.len();
+            self.segments.push_back(Segment::Slice(slice));
+        }
+    }
+
+    /// Bytes that wait.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Whether nothing waits.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// The first pieces in order, for a vectored send.
+    pub fn pieces(&self) -> impl Iterator<Item = &[u8]> {
+        let mut skip = self.head_sent;
+        self.segments.iter().map(move |segment| &segment.as_bytes()[std::mem::take(&mut skip)..])
+    }
+
+    /// Removes the first `sent` bytes.
+    pub fn advance(&mut self, mut sent: usize) {
+        debug_assert!(sent <= self.len, "more sent than was queued");
+        self.len = self.len.saturating_sub(sent);
+        while let Some(first) = self.segments.front() {
+            let left = first.as_bytes().len() - self.head_sent;
+            if sent < left {
+                self.head_sent += sent;
+                return;
+            }
+            sent -= left;
+            self.head_sent = 0;
+            self.segments.pop_front();
+        }
+    }
+
+    /// Takes up to `count_max` segments for a send whose memory must stay in place; the second value is the
+    /// number of bytes of the first that are sent already. They leave the queue's account only
+    /// with [`SendQueue::settle`].
+    pub fn take_segments(&mut self, count_max: usize) -> (Vec<Segment>, usize) {
+        let count = count_max.min(self.segments.len());
+        (self.segments.drain(..count).collect(), std::mem::take(&mut self.head_sent))
+    }
+
+    /// Ends a send begun with [`SendQueue::take_segments`]: `sent` bytes went out, `head_sent` is what that call returned,
+    /// and whatever of `segments` was not sent goes back to the front.
+    pub fn settle(&mut self, segments: Vec<Segment>, head_sent: usize, sent: usize) {
+        for segment in segments.into_iter().rev() {
+            self.segments.push_front(segment);
+        }
+        self.head_sent = head_sent;
+        self.advance(sent);
+    }
+
+    /// Drops everything.
+    pub fn clear(&mut self) {
+        *self = Self::default();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn flat(queue: &SendQueue) -> Vec<u8> {
+        queue.pieces().flatten().copied().collect()
+    }
+
+    #[test]
+    fn small_pieces_share_a_segment_and_large_ones_do_not() {
+        let mut queue = SendQueue::default();
+        queue.push_bytes(b"head");
+        queue.push_slice(Slice::copy_from(b"er"));
+        queue.push_slice(Slice::from_vec(vec![7; COPY_MAX_BYTES + 1]));
+        assert_eq!(queue.pieces().count(), 2);
+        assert_eq!(queue.len(), 6 + COPY_MAX_BYTES + 1);
+    }
+
+    #[test]
+    fn short_sends_resume_at_the_right_byte() {
+        let mut queue = SendQueue::default();
+        let large: Vec<u8> = (0..5000).map(|i| i as u8).collect();
+        queue.push_bytes(b"abc");
+        queue.push_slice(Slice::from_vec(large.clone()));
+        let mut expected = b"abc".to_vec();
+        expected.extend(&large);
+        let mut seen = Vec::new();
+        while !queue.is_empty() {
+            seen.push(flat(&queue)[0]);
+            queue.advance(1);
+        }
+        assert_eq!(seen, expected);
+    }
+
+    #[test]
+    fn segments_in_flight_come_back_when_the_send_was_short() {
+        let mut queue = SendQueue::default();
+        queue.push_bytes(b"abcdef");
+        queue.advance(1);
+        let (segments, head) = queue.take_segments(8);
+        queue.push_bytes(b"ghi");
+        queue.settle(segments, head, 2);
+        assert_eq!(flat(&queue), b"defghi");
+        assert_eq!(queue.len(), 6);
+    }
+}

@@ -1,0 +1,2 @@
+//! The program `dmsg`.
+fn main() {}
