@@ -18,5 +18,6 @@ pub mod noise;
 pub mod pool;
 pub mod server;
 pub mod session;
+pub mod stream;
 pub mod timers;
 pub mod wire;
