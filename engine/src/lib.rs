@@ -18,4 +18,5 @@ pub mod noise;
 pub mod pool;
 pub mod server;
 pub mod session;
+pub mod stream;
 pub mod wire;
