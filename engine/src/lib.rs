@@ -19,4 +19,5 @@ pub mod pool;
 pub mod server;
 pub mod session;
 pub mod stream;
+pub mod timers;
 pub mod wire;
