@@ -11,8 +11,10 @@
 //! runtime for what is slow and rare. Handles work from any runtime, or none.
 
 mod config;
+mod control;
 mod directory;
 mod error;
+mod handle;
 mod lease;
 mod link;
 mod listener;
@@ -27,6 +29,7 @@ pub use directory::{Directory, DirectoryError, DirectoryFuture, ServerRecord, St
 pub use error::{
     DialError, DialPhase, ListenError, SessionEnd, StartError, StreamEnd, Tries, TryCause,
 };
+pub use handle::{Client, WeakClient};
 pub use lease::{Lease, StreamPermit, StreamPermits};
 pub use link::{EngineLink, Post};
 pub use listener::{Listener, Listeners};

@@ -137,6 +137,8 @@ pub(crate) struct Trouble {
 pub struct Board {
     pub(crate) sessions: watch::Sender<Vec<Arc<SessionGauge>>>,
     pub(crate) trouble: watch::Sender<Trouble>,
+    /// The machine is gone.
+    pub(crate) stopped: watch::Sender<bool>,
     pub(crate) dials_ok: AtomicU64,
     pub(crate) dials_failed: Tally,
     pub(crate) accepted: AtomicU64,
@@ -152,6 +154,7 @@ impl Default for Board {
         Self {
             sessions: watch::Sender::new(Vec::new()),
             trouble: watch::Sender::default(),
+            stopped: watch::Sender::new(false),
             dials_ok: AtomicU64::default(),
             dials_failed: Tally::default(),
             accepted: AtomicU64::default(),
@@ -193,8 +196,12 @@ impl Board {
             Ok(_) => {
                 self.dials_ok.fetch_add(1, Ordering::Relaxed);
             }
-            Err(error) => self.dials_failed.count(error.label()),
+            Err(error) => self.note_failed_dial(error),
         }
+    }
+
+    pub(crate) fn note_failed_dial(&self, error: &DialError) {
+        self.dials_failed.count(error.label());
     }
 
     pub(crate) fn note_session_end(&self, server: PublicKey, why: &SessionEnd) {

@@ -231,6 +231,18 @@ impl ClientMachine {
     }
 }
 
+/// However the machine ends, nobody waits for it any more. Dials end with their reply channels.
+impl Drop for ClientMachine {
+    fn drop(&mut self) {
+        self.shared.listeners.close();
+        for (conn, session) in std::mem::take(&mut self.sessions) {
+            self.abandon(conn, session);
+        }
+        self.shared.board.sessions.send_replace(Vec::new());
+        self.shared.board.stopped.send_replace(true);
+    }
+}
+
 impl Machine for ClientMachine {
     type Command = Command;
 

@@ -405,6 +405,13 @@ impl ClientMachine {
         self.maintain(io);
     }
 
+    /// Ends the streams of a session whose driver is gone.
+    pub(super) fn abandon(&mut self, conn: ConnId, session: Session) {
+        if let Phase::Up(up) = session.phase {
+            self.end_streams(conn, *up, &SessionEnd::ClientClosed);
+        }
+    }
+
     /// Ends the streams of a session, and returns the dials that were waiting on it.
     fn end_streams(&mut self, conn: ConnId, up: Up, why: &SessionEnd) -> Vec<DialId> {
         up.gauge.streams.store(0, Ordering::Relaxed);
