@@ -98,7 +98,7 @@ impl Body for ResponseBody {
         let Some(live) = &mut this.live else { return Poll::Ready(None) };
         let to = live.conn.to;
         let polled = Pin::new(&mut live.incoming).poll_frame(cx);
-        live.conn.progress().touch();
+        live.conn.state().progress.touch();
         if polled.is_ready() {
             this.is_waiting = false;
         }
@@ -108,7 +108,7 @@ impl Body for ResponseBody {
                 Poll::Ready(Some(Ok(frame)))
             }
             Poll::Ready(Some(Err(error))) => {
-                let error = if live.conn.progress().is_reclaimed() {
+                let error = if live.conn.state().is_reclaimed() {
                     HttpError::Reclaimed { to }
                 } else {
                     HttpError::from_hyper(to, error)

@@ -11,11 +11,11 @@ use dmsg_engine::wire::Addr;
 use http::{HeaderMap, Method, Response, StatusCode, Version, header};
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
-use tokio::time::{Instant, timeout};
+use tokio::time::timeout;
 
 use super::{
     Dial, HttpError, Request, RequestBody, ResponseBody,
-    pool::{Conn, Pool, Progress},
+    pool::{Conn, Pool},
     request::SentBody,
 };
 use crate::url::DmsgUrl;
@@ -215,42 +215,31 @@ impl<D: Dial> HttpClient<D> {
         request: Request,
     ) -> Result<Response<ResponseBody>, Failed> {
         let (to, config) = (conn.to, &self.inner.config);
-        let progress = Arc::clone(conn.progress());
+        let lease = Arc::clone(conn.state());
         let url = request.url.clone();
         let keeps_alive = !wants_close(&request.headers);
-        let sent = request.into_hyper(Arc::clone(&progress))?;
+        let sent = request.into_hyper(Arc::clone(&lease))?;
         let after = config.head_timeout;
         let reply = tokio::select! {
             reply = conn.sender.try_send_request(sent) => reply,
-            () = stalled(&progress, after) => return Err(HttpError::HeadTimeout { to, after }.into()),
+            () = lease.progress.stalled(after) => return Err(HttpError::HeadTimeout { to, after }.into()),
         };
         match reply {
             Ok(response) => {
                 check_framing(to, response.headers())?;
-                progress.touch();
+                lease.progress.touch();
                 let reusable = keeps_alive
                     && response.version() >= Version::HTTP_11
                     && !wants_close(response.headers());
                 Ok(response
                     .map(|body| ResponseBody::new(body, conn, reusable, config.body_timeout)))
             }
-            Err(_) if progress.is_reclaimed() => Err(HttpError::Reclaimed { to }.into()),
+            Err(_) if lease.is_reclaimed() => Err(HttpError::Reclaimed { to }.into()),
             Err(mut failed) => Err(Failed {
                 unsent: failed.take_message().map(|sent| Request::from_hyper(url, sent)),
                 error: HttpError::from_hyper(to, failed.into_error()),
             }),
         }
-    }
-}
-
-/// Ends when the exchange has made no progress for `limit`.
-async fn stalled(progress: &Progress, limit: Duration) {
-    loop {
-        let deadline = progress.last() + limit;
-        if Instant::now() >= deadline {
-            return;
-        }
-        tokio::time::sleep_until(deadline).await;
     }
 }
 

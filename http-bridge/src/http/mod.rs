@@ -15,6 +15,7 @@ mod body;
 mod client;
 mod error;
 mod pool;
+pub(crate) mod progress;
 mod request;
 mod seam;
 pub mod server;

@@ -16,7 +16,7 @@ use std::{
     collections::HashMap,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError, Weak,
-        atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
+        atomic::{AtomicBool, Ordering::Relaxed},
     },
     time::Duration,
 };
@@ -25,7 +25,7 @@ use dmsg_engine::wire::Addr;
 use hyper::client::conn::http1::SendRequest;
 use tokio::{task::AbortHandle, time::Instant};
 
-use super::{HttpConfig, HttpError, request::SentBody};
+use super::{HttpConfig, HttpError, progress::Progress, request::SentBody};
 
 /// Under pressure, only responses without progress for this long are reclaimed: a reader that is
 /// merely slow must not lose its stream to a newcomer.
@@ -55,14 +55,8 @@ impl Drop for AbortOnDrop {
 /// One stream's place among `streams_max`, held from dial to close. Dropping it frees the place.
 pub(super) struct Lease {
     id: u64,
-    progress: Arc<Progress>,
+    state: Arc<LeaseState>,
     pool: Weak<Pool>,
-}
-
-impl Lease {
-    pub(super) fn progress(&self) -> &Arc<Progress> {
-        &self.progress
-    }
 }
 
 impl Drop for Lease {
@@ -73,37 +67,14 @@ impl Drop for Lease {
     }
 }
 
-/// When a leased stream last made progress, and how to end it.
-pub(super) struct Progress {
-    epoch: Instant,
-    last_ms: AtomicU64,
+/// A leased stream: when it last made progress, and how to end it.
+pub(super) struct LeaseState {
+    pub(super) progress: Progress,
     reclaimed: AtomicBool,
     abort: Mutex<Option<AbortHandle>>,
 }
 
-impl Progress {
-    fn new(epoch: Instant) -> Arc<Self> {
-        let progress = Self {
-            epoch,
-            last_ms: AtomicU64::new(0),
-            reclaimed: AtomicBool::new(false),
-            abort: Mutex::new(None),
-        };
-        progress.touch();
-        Arc::new(progress)
-    }
-
-    /// Notes progress.
-    pub(super) fn touch(&self) {
-        let now = u64::try_from(self.epoch.elapsed().as_millis()).unwrap_or(u64::MAX);
-        self.last_ms.store(now, Relaxed);
-    }
-
-    /// When there last was some.
-    pub(super) fn last(&self) -> Instant {
-        self.epoch + Duration::from_millis(self.last_ms.load(Relaxed))
-    }
-
+impl LeaseState {
     /// Whether the pool took the stream back.
     pub(super) fn is_reclaimed(&self) -> bool {
         self.reclaimed.load(Relaxed)
@@ -128,7 +99,7 @@ struct State {
     idle: HashMap<Addr, Vec<Idle>>,
     idle_count: usize,
     /// Streams being opened or in use.
-    leases: HashMap<u64, Arc<Progress>>,
+    leases: HashMap<u64, Arc<LeaseState>>,
     next_lease: u64,
     is_sweeping: bool,
 }
@@ -136,13 +107,12 @@ struct State {
 /// The streams of one HTTP client.
 pub(super) struct Pool {
     config: HttpConfig,
-    epoch: Instant,
     state: Mutex<State>,
 }
 
 impl Pool {
     pub(super) fn new(config: HttpConfig) -> Arc<Self> {
-        Arc::new(Self { config, epoch: Instant::now(), state: Mutex::default() })
+        Arc::new(Self { config, state: Mutex::default() })
     }
 
     /// Reserves room for one more stream; reclaims the stalest unread response if there is none.
@@ -153,19 +123,23 @@ impl Pool {
             let (id, stalest) = state
                 .leases
                 .iter()
-                .filter(|(_, progress)| progress.last().elapsed() >= STALE_AFTER)
-                .min_by_key(|(_, progress)| progress.last())
-                .map(|(id, progress)| (*id, Arc::clone(progress)))
+                .filter(|(_, lease)| lease.progress.last().elapsed() >= STALE_AFTER)
+                .min_by_key(|(_, lease)| lease.progress.last())
+                .map(|(id, lease)| (*id, Arc::clone(lease)))
                 .ok_or(HttpError::StreamsExhausted { max })?;
             stalest.reclaim();
             state.leases.remove(&id);
         }
         let id = state.next_lease;
         state.next_lease += 1;
-        let progress = Progress::new(self.epoch);
-        state.leases.insert(id, Arc::clone(&progress));
+        let lease = Arc::new(LeaseState {
+            progress: Progress::default(),
+            reclaimed: AtomicBool::new(false),
+            abort: Mutex::new(None),
+        });
+        state.leases.insert(id, Arc::clone(&lease));
         self.sweep_soon(&mut state);
-        Ok(Lease { id, progress, pool: Arc::downgrade(self) })
+        Ok(Lease { id, state: lease, pool: Arc::downgrade(self) })
     }
 
     /// Binds a new stream to its lease. `task` runs hyper's side of it.
@@ -202,7 +176,7 @@ impl Pool {
     }
 
     fn put(self: &Arc<Self>, mut conn: Conn) {
-        let reclaimed = conn.lease.take().is_none_or(|lease| lease.progress.is_reclaimed());
+        let reclaimed = conn.lease.take().is_none_or(|lease| lease.state.is_reclaimed());
         if conn.sender.is_closed() || reclaimed {
             return;
         }
@@ -259,9 +233,9 @@ impl Pool {
                 expired.extend(state.pop_oldest(to));
             }
         }
-        for progress in state.leases.values().filter(|progress| !progress.is_reclaimed()) {
-            if progress.last().elapsed() >= self.config.abandoned_timeout {
-                progress.reclaim();
+        for lease in state.leases.values().filter(|lease| !lease.is_reclaimed()) {
+            if lease.progress.last().elapsed() >= self.config.abandoned_timeout {
+                lease.reclaim();
             }
         }
         let goes_on = state.idle_count > 0 || !state.leases.is_empty();
@@ -316,13 +290,13 @@ impl State {
 
 impl Conn {
     fn bind(&mut self, lease: Lease) {
-        *lock(&lease.progress.abort) = Some(self.task.0.clone());
+        *lock(&lease.state.abort) = Some(self.task.0.clone());
         self.lease = Some(lease);
     }
 
     /// The record of the exchange under way.
-    pub(super) fn progress(&self) -> &Arc<Progress> {
-        self.lease.as_ref().expect("only the pool holds streams without a lease").progress()
+    pub(super) fn state(&self) -> &Arc<LeaseState> {
+        &self.lease.as_ref().expect("only the pool holds streams without a lease").state
     }
 
     /// Ends the lease and keeps the stream for the next request.

@@ -10,7 +10,7 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, header};
 use http_body::{Body, Frame, SizeHint};
 
-use super::{BoxError, HttpError, USER_AGENT, pool::Progress};
+use super::{BoxError, HttpError, USER_AGENT, pool::LeaseState};
 use crate::url::DmsgUrl;
 
 /// A body that is produced while it is sent.
@@ -86,13 +86,13 @@ impl Request {
     /// As hyper sends it. Order as in `dmsg-http.md §3.1`: host, agent, length, the rest.
     pub(super) fn into_hyper(
         self,
-        progress: Arc<Progress>,
+        lease: Arc<LeaseState>,
     ) -> Result<http::Request<SentBody>, HttpError> {
         let bad = |error: http::Error| HttpError::Request(error.to_string());
         let mut request = http::Request::builder()
             .method(&self.method)
             .uri(self.url.target())
-            .body(SentBody { body: self.body, progress })
+            .body(SentBody { body: self.body, lease })
             .map_err(bad)?;
         let host = HeaderValue::from_str(&self.url.host()).map_err(|error| bad(error.into()))?;
         let headers = request.headers_mut();
@@ -122,7 +122,7 @@ impl Request {
 /// A request body on its way; each piece taken counts as progress.
 pub(super) struct SentBody {
     body: RequestBody,
-    progress: Arc<Progress>,
+    lease: Arc<LeaseState>,
 }
 
 impl Body for SentBody {
@@ -141,7 +141,7 @@ impl Body for SentBody {
             }
             RequestBody::Stream(stream) => ready!(stream.as_mut().poll_frame(cx)),
         };
-        self.progress.touch();
+        self.lease.progress.touch();
         Poll::Ready(frame)
     }
 
