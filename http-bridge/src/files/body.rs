@@ -19,12 +19,15 @@ use super::condition::Range;
 /// the window of a stream, small enough that a thousand downloads hold a quarter of a gigabyte.
 const CHUNK_BYTES: usize = 256 * 1024;
 
+/// The file comes back with its chunk.
+type ReadChunk = io::Result<(File, Vec<u8>)>;
+
 /// Reads a range chunk by chunk, on the blocking threads.
 pub(super) struct FileBody {
     /// `None` while a chunk is being read.
     file: Option<File>,
     rest: Range,
-    reading: Option<JoinHandle<io::Result<(File, Vec<u8>)>>>,
+    reading: Option<JoinHandle<ReadChunk>>,
 }
 
 impl FileBody {

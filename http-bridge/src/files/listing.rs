@@ -22,7 +22,7 @@ pub(super) fn page(folder: &Folder, url_path: &str) -> io::Result<String> {
          td:last-child{{text-align:right;padding-left:2rem;color:#777}}</style>\n\
          <h1>{title}</h1>\n<table>\n"
     );
-    if url_path.trim_matches('/') != "" {
+    if !url_path.trim_matches('/').is_empty() {
         page.push_str("<tr><td><a href=\"../\">../</a><td>\n");
     }
     for entry in entries {
