@@ -1,4 +1,5 @@
-//! Noise XK and KK against the recorded handshakes of the Go implementation, through the public API.
+//! Noise XK and KK against the recorded handshakes of the Go implementation, through the public
+//! API.
 
 #![allow(clippy::unwrap_used)]
 
@@ -61,7 +62,8 @@ fn side(from: &str) -> usize {
     ["initiator", "responder"].iter().position(|name| *name == from).unwrap()
 }
 
-/// Plays the messages of a case with these payloads, comparing every byte, and checks the outcome up to the split.
+/// Plays the messages of a case with these payloads, comparing every byte, and checks the outcome
+/// up to the split.
 fn play(pattern: &str, case: &Value, payloads: &[Vec<u8>]) -> [TransportKeys; 2] {
     let mut sides = pair(pattern, case);
     let messages = list(case, "messages");
@@ -188,8 +190,8 @@ fn a_write_of_10000_bytes() {
     }
 }
 
-/// The file has what Go says, which takes the counter of a forged frame as seen. We do not, and so differ at the last
-/// three steps, to the benefit of the genuine frames.
+/// The file has what Go says, which takes the counter of a forged frame as seen. We do not, and so
+/// differ at the last three steps, to the benefit of the genuine frames.
 #[test]
 fn receive_rules_of_a_stream() {
     for (pattern, file) in files() {

@@ -1,5 +1,5 @@
-//! A recorded exchange of two Go clients and a Go server, replayed from its first byte to its last: both
-//! handshakes, every dial object, the stream's handshake and its data.
+//! A recorded exchange of two Go clients and a Go server, replayed from its first byte to its last:
+//! both handshakes, every dial object, the stream's handshake and its data.
 
 #![allow(clippy::unwrap_used)]
 
@@ -38,7 +38,8 @@ fn secret(value: &Value, field: &str) -> SecretKey {
     text(value, field).parse().unwrap()
 }
 
-/// Feeds `bytes` in pieces of at most `cut`; the handshake must be done with the piece it is done with.
+/// Feeds `bytes` in pieces of at most `cut`; the handshake must be done with the piece it is done
+/// with.
 fn feed(handshake: &mut SessionHandshake, bytes: &[u8], cut: usize) -> (Vec<u8>, Established) {
     let mut out = Vec::new();
     let mut pieces = bytes.chunks(cut);
@@ -94,7 +95,8 @@ fn handshake(file: &Value, connection: &Value, cut: usize) -> [Established; 2] {
     [client, server]
 }
 
-/// Payload of each stream and the number of frames, out of what one side received; compares each frame with the file.
+/// Payload of each stream and the number of frames, out of what one side received; compares each
+/// frame with the file.
 fn demultiplex(connection: &Value, from: &str, received: &[u8]) -> (BTreeMap<u64, Vec<u8>>, usize) {
     let mut streams = BTreeMap::<u64, Vec<u8>>::new();
     let mut rest = received;
@@ -115,6 +117,7 @@ fn demultiplex(connection: &Value, from: &str, received: &[u8]) -> (BTreeMap<u64
 
 /// What one side of a connection sent, and what it takes to open it at the other.
 struct Direction {
+    from: &'static str,
     receiver: Established,
     streams: BTreeMap<u64, Slice>,
     /// Signed objects and their bytes on the wire, by counter.
@@ -139,6 +142,20 @@ impl Direction {
         assert_eq!(object, Object::Signed(signed.clone()));
         let counter = expected["session_nonce"].as_u64().unwrap();
         self.objects.insert(counter, (signed, bytes(expected, "framed")));
+    }
+
+    /// Opens and seals again what follows the object, under the keys of the stream. Returns how
+    /// many frames.
+    fn check_data(&mut self, stream: &Value, send_key: &[u8; 32], cut: usize) -> usize {
+        let data = self.streams.remove(&stream["stream"].as_u64().unwrap()).unwrap();
+        let frames = list(stream, "data_frames").iter().filter(|f| text(f, "from") == self.from);
+        let plaintexts: Vec<_> = frames.map(|f| bytes(f, "plaintext")).collect();
+        let mut sealer = FrameSealer::new(send_key);
+        let mut sealed = Vec::new();
+        plaintexts.iter().for_each(|text| sealer.write(text, &mut sealed).unwrap());
+        assert_eq!(sealed, &*data);
+        assert_eq!(read_all(&mut FrameOpener::new(send_key), data, cut), plaintexts.concat());
+        plaintexts.len()
     }
 
     /// The sender's sealer gives the recorded bytes, counters included. Returns how many objects.
@@ -208,11 +225,11 @@ struct Counts {
 fn replay(file: &Value, connection: &Value, cut: usize) -> Counts {
     let [client, server] = handshake(file, connection, cut);
     let mut counts = Counts::default();
-    let mut direction = |from: &str, receiver: Established| {
+    let mut direction = |from, receiver: Established| {
         let (streams, frames) = demultiplex(connection, from, &receiver.rest);
         counts.mux_frames += frames;
         let streams = streams.into_iter().map(|(id, data)| (id, Slice::from_vec(data))).collect();
-        Direction { receiver, streams, objects: BTreeMap::new() }
+        Direction { from, receiver, streams, objects: BTreeMap::new() }
     };
     let mut from_server = direction("server", client);
     let mut from_client = direction("client", server);
@@ -231,31 +248,11 @@ fn replay(file: &Value, connection: &Value, cut: usize) -> Counts {
             responses.open_object(id, response, cut);
             assert_eq!(bytes(&response["decoded"], "req_hash"), bytes(request, "request_hash"));
         }
-        if stream.get("kk").is_none() {
-            continue;
-        }
-        let [initiator, responder] = kk(file, stream);
-        for (sender, reader_key, send_key) in [
-            (requests, &responder.recv, &initiator.send),
-            (responses, &initiator.recv, &responder.send),
-        ] {
-            let data = sender.streams.remove(&id).unwrap();
-            let from = if sender.receiver.remote.to_string() == text(file, "server_static_pk") {
-                "server"
-            } else {
-                "client"
-            };
-            let frames: Vec<_> =
-                list(stream, "data_frames").iter().filter(|f| text(f, "from") == from).collect();
-            let plaintext: Vec<u8> = frames.iter().flat_map(|f| bytes(f, "plaintext")).collect();
-            let mut sealed = Vec::new();
-            let mut sealer = FrameSealer::new(send_key);
-            for frame in &frames {
-                sealer.write(&bytes(frame, "plaintext"), &mut sealed).unwrap();
-            }
-            assert_eq!(sealed, &*data);
-            assert_eq!(read_all(&mut FrameOpener::new(reader_key), data, cut), plaintext);
-            counts.data_frames += frames.len();
+        if stream.get("kk").is_some() {
+            // Both sides have the same keys, so one side's are enough.
+            let [initiator, _] = kk(file, stream);
+            counts.data_frames += requests.check_data(stream, &initiator.send, cut);
+            counts.data_frames += responses.check_data(stream, &initiator.recv, cut);
         }
     }
     for direction in [&from_client, &from_server] {

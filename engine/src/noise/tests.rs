@@ -1,4 +1,7 @@
-//! The inner state after every message against the vectors, which no caller can see, and the rules of turns.
+//! The inner state after every message against the vectors, which no caller can see, and the rules
+//! of turns.
+
+#![allow(clippy::unwrap_used)]
 
 use serde_json::Value;
 
