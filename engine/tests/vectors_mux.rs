@@ -86,7 +86,7 @@ struct Player {
 impl Player {
     fn new(kind: MuxKind, role: Role, streams_max: usize, cut: usize) -> Self {
         Self {
-            mux: Mux::new(kind, role, MuxConfig { streams_max, ..MuxConfig::default() }),
+            mux: Mux::new(kind, role, MuxConfig { streams_max }),
             queue: SendQueue::default(),
             cut,
             events: Vec::new(),
