@@ -29,6 +29,9 @@ mod smux;
 mod table;
 mod yamux;
 
+#[cfg(test)]
+mod tests;
+
 use crate::pool::{SendQueue, Slice};
 use smux::Smux;
 use yamux::Yamux;

@@ -26,6 +26,9 @@
 mod header;
 mod window;
 
+#[cfg(test)]
+mod tests;
+
 pub(super) use self::header::Version;
 use self::{
     header::{Command, HEADER_BYTES, Header, UPDATE_BYTES, Update},

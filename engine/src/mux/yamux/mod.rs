@@ -30,6 +30,9 @@
 mod header;
 mod window;
 
+#[cfg(test)]
+mod tests;
+
 use self::{
     header::{Flags, HEADER_BYTES, Header, Type},
     window::{RecvWindow, SendWindow},
