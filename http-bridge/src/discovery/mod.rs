@@ -20,11 +20,14 @@ use std::{
 
 use dmsg_engine::identity::PublicKey;
 
+pub mod client;
 mod codec;
 mod entry;
 mod error;
+pub mod transport;
 mod validate;
 
+pub use client::{ClientError, ClientOptions, DiscoveryClient, HttpDirectory, ServerRegistration};
 pub use codec::{RawEntry, Signed};
 pub use entry::{ClientPart, ENTRY_VERSION, Entry, ServerPart};
 pub use error::EntryError;
