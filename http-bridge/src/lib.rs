@@ -1,1 +1,3 @@
 //! HTTP over DMSG.
+
+pub mod discovery;
