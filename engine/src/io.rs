@@ -293,6 +293,7 @@ impl Io {
         while let Some(conn) = self.dirty.pop() {
             if let Some(slot) = self.slot_mut(conn) {
                 slot.dirty = false;
+                slot.above_high |= slot.queue.len() > SEND_HIGH_BYTES;
                 return Some(conn);
             }
         }
@@ -311,6 +312,18 @@ impl Io {
             slot.above_high &= !room;
             room && !slot.closing
         })
+    }
+
+    /// Whether `conn` is there and the machine has not closed it.
+    #[must_use]
+    pub fn is_open(&self, conn: ConnId) -> bool {
+        self.slot(conn).is_some_and(|slot| !slot.closing)
+    }
+
+    /// Connections whose `closed` has not been delivered.
+    #[must_use]
+    pub fn conn_count(&self) -> usize {
+        self.slots.len() - self.free.len()
     }
 
     /// Whether `conn` is paused.

@@ -1,11 +1,48 @@
 //! Drivers: the only place with syscalls, clocks and threads.
 //!
 //! A driver runs one [`Machine`] on one thread: io_uring where the kernel allows it, epoll elsewhere,
-//! a simulated network in tests ([`sim`]). All keep the rules of [`crate::io`].
+//! a simulated network in tests ([`sim`]). All keep the rules of [`crate::io`]. Beyond those rules:
+//!
+//! - a flushed connection is shut down for writing, then closed as soon as the peer's kernel has
+//!   acknowledged everything or the peer has closed, at the latest [`FLUSH_TIMEOUT`](crate::io::FLUSH_TIMEOUT) after the
+//!   request; what the peer still sends is discarded, because closing over unread bytes would reset the connection and
+//!   destroy what was flushed;
+//! - an aborted connection is reset;
+//! - after [`Io::stop`](crate::io::Io::stop) the open connections are flushed and closed, each with its `closed`;
+//! - whoever drops the last [`Mailbox`] does not stop the driver: a command must ask the machine for it.
 
-use std::{io, net::TcpListener, sync::Arc, thread::JoinHandle};
+mod epoll;
+mod host;
+mod mailbox;
+pub mod sim;
+mod sys;
 
+use std::{
+    io,
+    net::TcpListener,
+    sync::mpsc,
+    thread::{self, JoinHandle},
+    time::Duration,
+};
+
+pub use self::mailbox::{Mailbox, PostError};
+use self::{host::Host, mailbox::Inbox};
 use crate::io::Machine;
+
+/// Sent bytes may stay unacknowledged this long before the connection is given up (`TCP_USER_TIMEOUT`).
+pub const USER_TIMEOUT: Duration = Duration::from_secs(45);
+
+/// An idle connection is probed after this long …
+pub const KEEPALIVE_IDLE: Duration = Duration::from_secs(30);
+
+/// … then at this interval …
+pub const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
+
+/// … and given up after this many probes without answer: after a minute in all.
+pub const KEEPALIVE_COUNT: u32 = 3;
+
+/// Commands a mailbox holds by default.
+pub const MAILBOX_MAX: usize = 16 * 1024;
 
 /// Which driver to use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -34,36 +71,22 @@ pub struct DriverConfig {
     pub cpu: Option<usize>,
 }
 
-/// Posts commands to a machine on its driver's thread. Cheap to clone.
-pub struct Mailbox<C>(Arc<std::marker::PhantomData<fn(C)>>);
-
-impl<C> Clone for Mailbox<C> {
-    fn clone(&self) -> Self {
-        Self(Arc::clone(&self.0))
-    }
-}
-
-/// The driver has stopped, or its mailbox is full; the command comes back.
-#[derive(Debug)]
-pub enum PostError<C> {
-    /// `mailbox_max` commands wait.
-    Full(C),
-    /// The driver's thread has ended.
-    Stopped(C),
-}
-
-impl<C: Send + 'static> Mailbox<C> {
-    /// Posts a command and wakes the driver (one eventfd write at most until it runs).
-    pub fn post(&self, _command: C) -> Result<(), PostError<C>> {
-        todo!()
-    }
-    /// Posts beyond `mailbox_max`: for releases, whose number is bounded by the guards that post them.
-    pub fn post_release(&self, _command: C) {
-        todo!()
+impl DriverConfig {
+    /// The defaults: the best driver there is, no listener, [`MAILBOX_MAX`] commands, any CPU.
+    #[must_use]
+    pub fn new(name: impl Into<String>) -> Self {
+        Self {
+            name: name.into(),
+            kind: DriverKind::Auto,
+            listeners: Vec::new(),
+            mailbox_max: MAILBOX_MAX,
+            cpu: None,
+        }
     }
 }
 
 /// A running driver thread.
+#[derive(Debug)]
 pub struct DriverThread<C> {
     /// Its mailbox.
     pub mailbox: Mailbox<C>,
@@ -73,11 +96,62 @@ pub struct DriverThread<C> {
     pub thread: JoinHandle<io::Result<()>>,
 }
 
-/// Starts a driver thread and builds the machine on it.
-pub fn spawn<M, F>(_config: DriverConfig, _build: F) -> io::Result<DriverThread<M::Command>>
+/// Starts a driver thread and builds the machine on it. Returns when the driver is ready; `build` may still run.
+///
+/// # Errors
+/// When the thread, its descriptors or the CPU cannot be had, or `DriverKind::Uring` is asked for and io_uring is not
+/// available here.
+pub fn spawn<M, F>(config: DriverConfig, build: F) -> io::Result<DriverThread<M::Command>>
 where
     M: Machine + 'static,
     F: FnOnce(Mailbox<M::Command>) -> M + Send + 'static,
 {
-    todo!()
+    let (mailbox, inbox) = Inbox::new(config.mailbox_max)?;
+    let (ready, readiness) = mpsc::channel();
+    let own = mailbox.clone();
+    let thread = thread::Builder::new().name(config.name.clone()).spawn(move || {
+        // A ring belongs to the thread that makes it, so the driver is chosen over there.
+        match Ready::start(config, inbox) {
+            Ok(driver) => {
+                let _ = ready.send(Ok(driver.kind()));
+                driver.run(build(own))
+            }
+            Err(error) => {
+                let _ = ready.send(Err(error));
+                Ok(())
+            }
+        }
+    })?;
+    match readiness.recv() {
+        Ok(kind) => Ok(DriverThread { mailbox, kind: kind?, thread }),
+        Err(_) => Err(io::Error::other("the driver's thread died before it was ready")),
+    }
+}
+
+/// A driver that has all it needs but the machine.
+struct Ready<C> {
+    inbox: Inbox<C>,
+    epoll: epoll::Poller,
+}
+
+impl<C: Send + 'static> Ready<C> {
+    fn start(config: DriverConfig, inbox: Inbox<C>) -> io::Result<Self> {
+        if let Some(cpu) = config.cpu {
+            sys::pin_thread(cpu)?;
+        }
+        for listener in &config.listeners {
+            listener.set_nonblocking(true)?;
+        }
+        let epoll = epoll::Poller::new(config.listeners, inbox.event_fd())?;
+        Ok(Self { inbox, epoll })
+    }
+
+    fn kind(&self) -> DriverKind {
+        DriverKind::Epoll
+    }
+
+    fn run<M: Machine<Command = C>>(self, machine: M) -> io::Result<()> {
+        let host = Host::new(machine, self.inbox);
+        epoll::run(host, self.epoll)
+    }
 }

@@ -12,6 +12,9 @@ use super::sha256;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum KeyError {
+    /// An empty seed.
+    #[error("a key cannot be derived from an empty seed")]
+    EmptySeed,
     /// A secret key outside `1..n`.
     #[error("a secret key must be between 1 and the order of secp256k1")]
     InvalidSecret,
@@ -100,6 +103,13 @@ impl FromStr for PublicKey {
     fn from_str(text: &str) -> Result<Self, KeyError> {
         Self::from_bytes(&unhex::<{ Self::LEN }>("public", text)?)
     }
+}
+
+/// Reads a public key from a text field that may be null, as JSON documents have them
+/// (`wire.md §1.1`): any number of `0`s, none included, is the null key. Where a key must be given,
+/// parse the text as a [`PublicKey`] instead, which refuses all of these.
+pub fn parse_nullable(text: &str) -> Result<Option<PublicKey>, KeyError> {
+    if text.bytes().all(|c| c == b'0') { Ok(None) } else { text.parse().map(Some) }
 }
 
 /// A secp256k1 secret key: a scalar in `1..n`. Zeroised on drop, never printed.

@@ -8,9 +8,10 @@
 //! [`SecretKey::generate`], which the edges of the engine call.
 
 mod key;
+mod seed;
 mod signature;
 
-pub use key::{KeyError, PublicKey, SecretKey};
+pub use key::{KeyError, PublicKey, SecretKey, parse_nullable};
 pub use signature::{Signature, SignatureError};
 
 use sha2::{Digest, Sha256};

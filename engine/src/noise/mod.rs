@@ -1,129 +1,84 @@
 //! Noise XK and KK as DMSG speaks them (`wire.md §2`), and the ciphers that come out.
+//!
+//! ```text
+//!   Handshake ──write_message, read_message──▶ … ──into_keys──▶ TransportKeys
+//!   XK: a session                                                 ├──▶ Sealer: what we send
+//!   KK: a stream                                                  ├──▶ StreamOpener: in order
+//!                                                                 └──▶ ObjectOpener: any order
+//! ```
+//!
+//! Messages and ciphertexts are bare here; the length in front of them is put and read by
+//! [`session`](crate::session) and [`stream`](crate::stream). Ephemeral keys are arguments, so
+//! nothing in here draws randomness.
+//!
+//! Invariants: a counter seals once; what does not authenticate changes no state; a handshake that
+//! failed stays failed; every key of a peer has been checked by
+//! [`PublicKey`](crate::identity::PublicKey).
 
-use zeroize::Zeroizing;
+mod aead;
+mod handshake;
+mod hybrid;
+mod kdf;
+mod symmetric;
+mod transport;
+mod window;
 
-use crate::identity::{PublicKey, SecretKey};
+pub use handshake::{Handshake, MESSAGE_MAX_BYTES, PAYLOAD_MAX_BYTES, TransportKeys};
+pub use transport::{OVERHEAD_BYTES, ObjectOpener, Sealer, StreamOpener};
 
-/// STUB: helper extends. Why a handshake or a ciphertext failed.
+use crate::identity::KeyError;
+
+/// Why a handshake message or a ciphertext was not taken, or could not be made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum NoiseError {
-    /// Tag mismatch.
-    #[error("decryption failed")]
+    /// The tag does not match: another key, another transcript, or changed bytes.
+    #[error("decryption failed: the peer used another key, or the bytes were changed on the way")]
     Decrypt,
+    /// A handshake message ends before its last field.
+    #[error("handshake message of {0} bytes is cut short")]
+    MessageTooShort(usize),
+    /// A handshake message, or one that would carry this payload, does not fit a frame.
+    #[error("handshake message or payload of {0} bytes, a message has at most {MESSAGE_MAX_BYTES}")]
+    MessageTooLong(usize),
+    /// A key in a handshake message is no public key.
+    #[error("handshake message carries an invalid key: {0}")]
+    InvalidKey(#[from] KeyError),
+    /// Write when it is the peer's turn, read when it is ours, or either after the last message.
+    #[error("handshake message out of turn")]
+    OutOfTurn,
+    /// The handshake failed before and cannot go on; start a new one.
+    #[error("the handshake has failed already")]
+    HandshakeOver,
+    /// Shorter than a counter and a tag.
+    #[error("ciphertext of {0} bytes, the least is {OVERHEAD_BYTES}")]
+    CiphertextTooShort(usize),
+    /// Counter 0, which no sender uses.
+    #[error("ciphertext with counter 0, the first is 1")]
+    CounterZero,
+    /// On a stream, a counter that does not grow: a repeated or overtaken frame.
+    #[error("stream frame with counter {counter} after {last}: repeated or reordered")]
+    CounterNotGreater {
+        /// Of the refused frame.
+        counter: u64,
+        /// Of the last frame that was taken.
+        last: u64,
+    },
+    /// On a session, a counter that was seen.
+    #[error("session object with counter {0} for the second time")]
+    CounterSeen(u64),
+    /// On a session, a counter too far behind to know whether it was seen.
+    #[error("session object with counter {counter} is too far behind {newest}")]
+    CounterTooOld {
+        /// Of the refused object.
+        counter: u64,
+        /// The greatest that was taken.
+        newest: u64,
+    },
+    /// All counters of the key are used up; a new session or stream gets a new key.
+    #[error("all counters of this key are used up, dial again")]
+    CountersExhausted,
 }
 
-/// A handshake in progress, either pattern, either role.
-pub struct Handshake {}
-
-impl Handshake {
-    /// Session, client side: the server's key is known.
-    #[must_use]
-    pub fn xk_initiator(_local: &SecretKey, _remote: PublicKey, _ephemeral: SecretKey) -> Self {
-        todo!()
-    }
-    /// Session, server side.
-    #[must_use]
-    pub fn xk_responder(_local: &SecretKey, _ephemeral: SecretKey) -> Self {
-        todo!()
-    }
-    /// Stream, dialling side.
-    #[must_use]
-    pub fn kk_initiator(_local: &SecretKey, _remote: PublicKey, _ephemeral: SecretKey) -> Self {
-        todo!()
-    }
-    /// Stream, accepting side.
-    #[must_use]
-    pub fn kk_responder(_local: &SecretKey, _remote: PublicKey, _ephemeral: SecretKey) -> Self {
-        todo!()
-    }
-    /// Appends the next message (bare, without length) to `out`.
-    pub fn write_message(&mut self, _payload: &[u8], _out: &mut Vec<u8>) -> Result<(), NoiseError> {
-        todo!()
-    }
-    /// Processes the peer's next message and returns its payload (any payload is taken).
-    pub fn read_message(&mut self, _message: &[u8]) -> Result<Vec<u8>, NoiseError> {
-        todo!()
-    }
-    /// Whether this side has the turn to write.
-    #[must_use]
-    pub fn is_our_turn(&self) -> bool {
-        todo!()
-    }
-    /// Whether all messages are through.
-    #[must_use]
-    pub fn is_finished(&self) -> bool {
-        todo!()
-    }
-    /// The peer's static key, once known.
-    #[must_use]
-    pub fn remote_static(&self) -> Option<PublicKey> {
-        todo!()
-    }
-    /// The keys, for each direction as seen from this side. Panics unless finished.
-    #[must_use]
-    pub fn into_keys(self) -> TransportKeys {
-        todo!()
-    }
-}
-
-/// What a finished handshake gives. XK's swapped split is settled here (`wire.md §2.1`).
-pub struct TransportKeys {
-    /// Key of what we send.
-    pub send: Zeroizing<[u8; 32]>,
-    /// Key of what we receive.
-    pub recv: Zeroizing<[u8; 32]>,
-    /// The final handshake hash.
-    pub handshake_hash: [u8; 32],
-}
-
-/// Bytes a ciphertext is longer than its plaintext: counter 8, tag 16.
-pub const OVERHEAD_BYTES: usize = 24;
-
-/// Seals with a counter that starts at 1 and never repeats (`wire.md §2.2`). Used for session objects and stream frames.
-pub struct Sealer {}
-
-impl Sealer {
-    /// From a key of [`TransportKeys`].
-    #[must_use]
-    pub fn new(_key: &[u8; 32]) -> Self {
-        todo!()
-    }
-    /// Appends `counter || AEAD(plaintext)` to `out`.
-    pub fn seal(&mut self, _plaintext: &[u8], _out: &mut Vec<u8>) -> Result<(), NoiseError> {
-        todo!()
-    }
-}
-
-/// Opens the ciphertexts of one stream: counters must grow, gaps are allowed. A failure changes no state.
-pub struct StreamOpener {}
-
-impl StreamOpener {
-    /// From a key of [`TransportKeys`].
-    #[must_use]
-    pub fn new(_key: &[u8; 32]) -> Self {
-        todo!()
-    }
-    /// Decrypts in place and returns the plaintext within `ciphertext`.
-    pub fn open_in_place<'a>(
-        &mut self,
-        _ciphertext: &'a mut [u8],
-    ) -> Result<&'a mut [u8], NoiseError> {
-        todo!()
-    }
-}
-
-/// Opens session objects: any order within a window of 1024 (`wire.md §2.2`, G26).
-pub struct ObjectOpener {}
-
-impl ObjectOpener {
-    /// From a key of [`TransportKeys`].
-    #[must_use]
-    pub fn new(_key: &[u8; 32]) -> Self {
-        todo!()
-    }
-    /// Decrypts.
-    pub fn open(&mut self, _ciphertext: &[u8]) -> Result<Vec<u8>, NoiseError> {
-        todo!()
-    }
-}
+#[cfg(test)]
+mod tests;

@@ -69,7 +69,7 @@ pub struct Block {
 
 impl Block {
     /// The whole memory, for a receive call.
-    pub fn as_mut(&mut self) -> &mut [u8] {
+    pub fn memory_mut(&mut self) -> &mut [u8] {
         &mut self.memory
     }
 
@@ -167,7 +167,7 @@ mod tests {
     fn memory_returns_to_the_pool_with_the_last_slice() {
         let pool = BlockPool::new(16, 2);
         let mut block = pool.take();
-        block.as_mut()[..3].copy_from_slice(b"abc");
+        block.memory_mut()[..3].copy_from_slice(b"abc");
         let mut all = block.freeze(3);
         let head = all.split_to(1);
         assert_eq!((&*head, &*all), (&b"a"[..], &b"bc"[..]));

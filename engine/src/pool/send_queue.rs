@@ -119,6 +119,36 @@ impl SendQueue {
         self.advance(sent);
     }
 
+    /// Takes up to `bytes_max` contiguous bytes off the front, without a copy where they fill their segment; `None` when there
+    /// is nothing to take.
+    pub fn pop_front(&mut self, bytes_max: usize) -> Option<Slice> {
+        if bytes_max == 0 {
+            return None;
+        }
+        let slice = match self.segments.front_mut()? {
+            Segment::Slice(slice) => {
+                let mut rest = slice.clone();
+                rest.advance(self.head_sent);
+                rest.split_to(bytes_max)
+            }
+            Segment::Batch(batch) if self.head_sent == 0 && batch.len() <= bytes_max => {
+                Slice::from_vec(std::mem::take(batch))
+            }
+            Segment::Batch(batch) => {
+                let end = batch.len().min(self.head_sent + bytes_max);
+                Slice::copy_from(&batch[self.head_sent..end])
+            }
+        };
+        // `advance` would look at a batch that was taken out whole as an empty one, and that is right too.
+        if matches!(self.segments.front(), Some(Segment::Batch(batch)) if batch.is_empty()) {
+            self.segments.pop_front();
+            self.len -= slice.len();
+        } else {
+            self.advance(slice.len());
+        }
+        Some(slice)
+    }
+
     /// Drops everything.
     pub fn clear(&mut self) {
         *self = Self::default();
@@ -157,6 +187,24 @@ mod tests {
             queue.advance(1);
         }
         assert_eq!(seen, expected);
+    }
+
+    #[test]
+    fn popped_pieces_are_the_bytes_in_order() {
+        for bytes_max in [1, 3, 1000, 100_000] {
+            let mut queue = SendQueue::default();
+            let large: Vec<u8> = (0..5000).map(|i| i as u8).collect();
+            queue.push_bytes(b"abc");
+            queue.push_slice(Slice::from_vec(large.clone()));
+            queue.push_bytes(b"xyz");
+            let mut popped = Vec::new();
+            while let Some(slice) = queue.pop_front(bytes_max) {
+                assert!(!slice.is_empty() && slice.len() <= bytes_max);
+                popped.extend_from_slice(&slice);
+                assert_eq!(popped.len() + queue.len(), 5006);
+            }
+            assert_eq!(popped, [b"abc", &large[..], b"xyz"].concat());
+        }
     }
 
     #[test]

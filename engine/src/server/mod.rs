@@ -1,86 +1,262 @@
-//! The relay server: listeners, one relay machine per core (`wire.md §4.7`).
-//! STUB of the public interface.
+//! The relay server: one listener and one [`Relay`] per worker thread, and a handle to all of them.
+//!
+//! ```text
+//!            ┌ thread 0: driver ─ Relay ─ listener (SO_REUSEPORT) ┐
+//!   Server ──┤ …                                                  ├── Cores (who is where) · Stats
+//!            └ thread n: driver ─ Relay ─ listener                ┘
+//! ```
+//!
+//! The kernel spreads connections over the listeners; threads share nothing on the data path. The protocol is all in
+//! [`crate::relay`].
 
-use std::{io, net::SocketAddr};
-
-use crate::{
-    driver::DriverKind,
-    identity::{PublicKey, SecretKey},
+use std::{
+    io,
+    net::{SocketAddr, TcpListener},
+    sync::{Arc, atomic::Ordering::Relaxed},
 };
 
-/// How a server behaves. `ServerConfig::new(key, listen)` gives the defaults.
+use socket2::{Domain, Protocol, Socket, Type};
+
+use crate::{
+    driver::{self, DriverConfig, DriverKind, DriverThread},
+    identity::{PublicKey, SecretKey},
+    mux::MuxKind,
+    relay::{Command, Cores, RefuseReason, Relay, RelayConfig, RelayLimits, SessionEnd, Stats},
+};
+
+/// Commands between cores that may wait for one core. Stream messages are bounded by the peers' credit and may go
+/// beyond; this bounds the rest.
+const MAILBOX_MAX: usize = 65_536;
+
+/// Connections the kernel may complete before we accept them.
+const LISTEN_BACKLOG: i32 = 1024;
+
+/// How a server behaves. [`ServerConfig::new`] gives the defaults.
 #[derive(Debug, Clone)]
 pub struct ServerConfig {
     /// Our identity.
     pub secret_key: SecretKey,
     /// Where to listen.
     pub listen: SocketAddr,
-    /// Worker threads, each with its own listener (`SO_REUSEPORT`).
-    pub threads: usize,
+    /// Worker threads, each with its own listener (`SO_REUSEPORT`). At least one.
+    pub threads: u16,
     /// Which driver.
     pub driver: DriverKind,
-    /// Sessions to advertise and hold.
+    /// Sessions to advertise in discovery; twice as many are served.
     pub sessions_max: usize,
+    /// Bounds of each core.
+    pub limits: RelayLimits,
 }
 
 impl ServerConfig {
-    /// Defaults.
+    /// Defaults: one thread, any driver, 2048 sessions as deployed servers advertise.
     #[must_use]
     pub fn new(secret_key: SecretKey, listen: SocketAddr) -> Self {
-        Self { secret_key, listen, threads: 1, driver: DriverKind::Auto, sessions_max: 2048 }
+        Self {
+            secret_key,
+            listen,
+            threads: 1,
+            driver: DriverKind::Auto,
+            sessions_max: 2048,
+            limits: RelayLimits::default(),
+        }
     }
 }
 
-/// What a server counts.
+/// What a server counts, at one moment.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct ServerStats {
     /// Sessions that are up.
     pub sessions: u64,
-    /// Streams being relayed.
+    /// Sessions that came up since start.
+    pub sessions_total: u64,
+    /// Connections in the handshake.
+    pub handshakes: u64,
+    /// Streams open, whether relayed or still being dialled.
     pub streams: u64,
+    /// Streams accepted by their destination since start.
+    pub streams_total: u64,
     /// Payload bytes relayed since start.
     pub relayed_bytes: u64,
-    /// Streams refused since start, by reason.
+    /// Bytes that wait for slow receivers.
+    pub pending_bytes: u64,
+    /// Liveness pings answered since start.
+    pub pings_answered: u64,
+    /// IP look-ups answered since start.
+    pub ip_lookups: u64,
+    /// Streams ended since start, by reason; reasons that never happened are left out.
     pub refused: Vec<(&'static str, u64)>,
-    /// Sessions closed since start, by reason.
+    /// Sessions ended since start, by reason; reasons that never happened are left out.
     pub closed: Vec<(&'static str, u64)>,
 }
 
 /// A running relay server. Dropping it stops it.
-pub struct Server {}
+pub struct Server {
+    public_key: PublicKey,
+    local_addr: SocketAddr,
+    driver: DriverKind,
+    sessions_max: usize,
+    cores: Arc<Cores>,
+    stats: Arc<Stats>,
+    threads: Vec<DriverThread<Command>>,
+}
 
 impl Server {
     /// Binds and starts.
-    pub fn start(_config: ServerConfig) -> io::Result<Self> {
-        todo!()
+    ///
+    /// # Errors
+    /// The address cannot be bound, or the driver that was asked for is not to be had.
+    pub fn start(config: ServerConfig) -> io::Result<Self> {
+        let count = config.threads.max(1);
+        let cores = Arc::new(Cores::new(count));
+        let stats = Arc::new(Stats::default());
+        let first = listener(config.listen, count > 1)?;
+        let local_addr = first.local_addr()?;
+        let mut listeners = vec![first];
+        for _ in 1..count {
+            listeners.push(listener(local_addr, true)?);
+        }
+        let mut limits = config.limits.clone();
+        // The kernel does not spread evenly, so each core may take all of them.
+        limits.sessions_max = limits.sessions_max.min(config.sessions_max.saturating_mul(2));
+        let relay = RelayConfig { secret_key: config.secret_key.clone(), limits };
+        let mut server = Self {
+            public_key: config.secret_key.public_key(),
+            local_addr,
+            driver: config.driver,
+            sessions_max: config.sessions_max,
+            cores,
+            stats,
+            threads: Vec::new(),
+        };
+        for (core, listener) in (0..count).zip(listeners) {
+            let thread = server.start_core(core, listener, relay.clone(), config.driver)?;
+            server.driver = thread.kind;
+            server.threads.push(thread);
+        }
+        tracing::info!(
+            key = %server.public_key, address = %local_addr, driver = ?server.driver, threads = count,
+            "relay server is up"
+        );
+        Ok(server)
     }
+
+    fn start_core(
+        &self,
+        core: u16,
+        listener: TcpListener,
+        relay: RelayConfig,
+        kind: DriverKind,
+    ) -> io::Result<DriverThread<Command>> {
+        let (cores, stats) = (Arc::clone(&self.cores), Arc::clone(&self.stats));
+        let mut config = DriverConfig::new(format!("dmsg-relay-{core}"));
+        config.kind = kind;
+        config.listeners = vec![listener];
+        config.mailbox_max = MAILBOX_MAX;
+        driver::spawn(config, move |mailbox| {
+            cores.register(core, move |command| mailbox.post_release(command));
+            Relay::new(relay, core, cores, stats)
+        })
+    }
+
     /// Our identity.
     #[must_use]
     pub fn public_key(&self) -> PublicKey {
-        todo!()
+        self.public_key
     }
+
     /// The bound address (with the real port when 0 was asked for).
     #[must_use]
     pub fn local_addr(&self) -> SocketAddr {
-        todo!()
+        self.local_addr
     }
+
     /// The driver in use.
     #[must_use]
     pub fn driver(&self) -> DriverKind {
-        todo!()
+        self.driver
     }
+
+    /// What discovery shall say: how many more sessions are welcome.
+    #[must_use]
+    pub fn available_sessions(&self) -> usize {
+        let up = usize::try_from(self.stats.sessions.load(Relaxed)).unwrap_or(usize::MAX);
+        self.sessions_max.saturating_sub(up)
+    }
+
     /// Counters.
     #[must_use]
     pub fn stats(&self) -> ServerStats {
-        todo!()
+        let stats = &self.stats;
+        let nonzero = |(label, count): (&'static str, u64)| (count > 0).then_some((label, count));
+        ServerStats {
+            sessions: stats.sessions.load(Relaxed),
+            sessions_total: stats.sessions_total.load(Relaxed),
+            handshakes: stats.handshakes.load(Relaxed),
+            streams: stats.stream_halves.load(Relaxed).div_ceil(2),
+            streams_total: stats.streams_total.load(Relaxed),
+            relayed_bytes: stats.relayed_bytes.load(Relaxed),
+            pending_bytes: stats.pending_bytes.load(Relaxed),
+            pings_answered: stats.pings_answered.load(Relaxed),
+            ip_lookups: stats.ip_lookups.load(Relaxed),
+            refused: RefuseReason::ALL
+                .iter()
+                .filter_map(|why| nonzero((why.label(), stats.refused_count(*why))))
+                .collect(),
+            closed: SessionEnd::ALL
+                .iter()
+                .filter_map(|why| nonzero((why.label(), stats.ended_count(*why))))
+                .collect(),
+        }
     }
+
     /// Keys of the sessions that are up.
     #[must_use]
     pub fn session_keys(&self) -> Vec<PublicKey> {
-        todo!()
+        self.cores.keys()
     }
+
+    /// Tells which mux a client speaks, as its discovery entry has it (`wire.md §3.2`). Used only if the client has not
+    /// spoken yet.
+    pub fn hint_mux(&self, client: &PublicKey, kind: MuxKind) {
+        if let Some(session) = self.cores.find(client)
+            && let Some(thread) = self.threads.get(usize::from(session.core))
+        {
+            thread.mailbox.post_release(Command::MuxHint(session.conn, kind));
+        }
+    }
+
     /// Stops: sessions are closed, threads joined.
     pub fn shutdown(self) {
-        todo!()
+        drop(self);
     }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        for thread in &self.threads {
+            thread.mailbox.post_release(Command::Stop);
+        }
+        for thread in self.threads.drain(..) {
+            match thread.thread.join() {
+                Ok(Ok(())) => {}
+                Ok(Err(error)) => tracing::error!(%error, "a relay core ended with an error"),
+                Err(_) => tracing::error!("a relay core panicked; its sessions are lost"),
+            }
+        }
+    }
+}
+
+fn listener(address: SocketAddr, shared: bool) -> io::Result<TcpListener> {
+    let explain = |error: io::Error| {
+        io::Error::new(error.kind(), format!("cannot listen on {address}: {error}"))
+    };
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    socket.set_reuse_address(true)?;
+    if shared {
+        socket.set_reuse_port(true)?;
+    }
+    socket.bind(&address.into()).map_err(explain)?;
+    socket.listen(LISTEN_BACKLOG).map_err(explain)?;
+    Ok(socket.into())
 }

@@ -1,0 +1,413 @@
+//! The driver for kernels and containers without io_uring.
+//!
+//! ```text
+//!  wait ─▶ note what is ready ─▶ read each ready connection once ─▶ due verbs, commands, timers ─▶ send what was queued ─┐
+//!    ▲                                                                                                                   │
+//!    └───────────────────────────────────────────────────────────────────────────────────────────────────────────────────┘
+//! ```
+//!
+//! Edge-triggered: a connection is registered once, and what is ready is remembered here until a call
+//! says it is not. One vectored read per connection and turn is both the large receive that makes
+//! epoll fast and the bound that keeps one busy peer from starving the others.
+//!
+//! Invariant: a connection that is readable, not paused, and not gone is in `ready`.
+
+mod poller;
+
+use std::{
+    collections::VecDeque,
+    io::{self, IoSlice, IoSliceMut, Read},
+    net::{Shutdown, SocketAddr, TcpStream},
+    os::fd::AsRawFd,
+    time::Instant,
+};
+
+use socket2::SockRef;
+
+pub(super) use self::poller::Poller;
+use self::poller::{Readiness, Token};
+use super::{
+    host::{ACCEPT_REST, Host},
+    sys::{self, SpareFd},
+};
+use crate::{
+    io::{Action, CloseMode, Closed, ConnId, Machine},
+    pool::{Block, BlockPool, Slice},
+};
+
+/// A receive block. Larger ones cost cache, smaller ones send calls.
+const BLOCK_BYTES: usize = 64 * 1024;
+
+/// Blocks of one read: 256 KiB, what one connection may receive in a turn.
+const READ_BLOCKS: usize = 4;
+
+/// Free blocks kept: 4 MiB.
+const FREE_BLOCKS_MAX: usize = 64;
+
+/// Less than this in a block is copied out of it, so that queued bytes pin at most four times their size.
+const COPY_MAX_BYTES: usize = BLOCK_BYTES / 4;
+
+/// Pieces of one send call; more gain nothing.
+const SEND_PIECES_MAX: usize = 64;
+
+/// Connections accepted in one turn at most.
+const ACCEPTS_PER_TURN: usize = 64;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    Connecting,
+    Open,
+    /// The machine closed it: what is queued is sent, what arrives is discarded.
+    Flushing,
+    /// All is sent, and writing is shut down; the peer's end of stream is awaited.
+    Lingering,
+}
+
+struct Conn {
+    id: ConnId,
+    stream: TcpStream,
+    phase: Phase,
+    readable: bool,
+    writable: bool,
+    hangup: bool,
+    /// It is in `ready`.
+    listed: bool,
+}
+
+struct Driver<M: Machine> {
+    host: Host<M>,
+    poller: Poller,
+    conns: Vec<Option<Conn>>,
+    ready: VecDeque<ConnId>,
+    pool: BlockPool,
+    scratch: [Block; READ_BLOCKS],
+    spare: SpareFd,
+    /// The listeners rest until then.
+    rest_until: Option<Instant>,
+}
+
+/// Runs the machine until it asks to stop.
+pub(super) fn run<M: Machine>(host: Host<M>, poller: Poller) -> io::Result<()> {
+    let pool = BlockPool::new(BLOCK_BYTES, FREE_BLOCKS_MAX);
+    let scratch = std::array::from_fn(|_| pool.take());
+    let (conns, ready) = (Vec::new(), VecDeque::new());
+    let spare = SpareFd::new();
+    let mut driver = Driver { host, poller, conns, ready, pool, scratch, spare, rest_until: None };
+    while !driver.host.is_done() {
+        driver.turn()?;
+    }
+    Ok(())
+}
+
+impl<M: Machine> Driver<M> {
+    fn turn(&mut self) -> io::Result<()> {
+        let busy = !self.ready.is_empty();
+        let timeout = self.host.sleep_time(busy, self.rest_until);
+        let count = self.poller.wait(timeout)?;
+        self.host.inbox.awake();
+        self.host.tick();
+        for index in 0..count {
+            match self.poller.event(index) {
+                (Token::Mailbox, _) => self.host.inbox.clear_signal(),
+                (Token::Listener(index), _) => self.accept(index)?,
+                (token, readiness) => self.note(token, readiness),
+            }
+        }
+        for _ in 0..self.ready.len() {
+            if let Some(id) = self.ready.pop_front() {
+                self.read(id);
+            }
+        }
+        self.host.run_due();
+        self.carry_out();
+        while let Some(id) = self.host.io.next_dirty() {
+            self.send(id);
+        }
+        while let Some(id) = self.host.next_flush_end() {
+            self.abort(id, Closed::ByUs);
+        }
+        if self.rest_until.is_some_and(|at| at <= self.host.io.now()) {
+            self.end_rest()?;
+        }
+        if self.host.begins_to_stop() {
+            self.poller.drop_listeners();
+            self.carry_out();
+        }
+        Ok(())
+    }
+
+    fn conn(&mut self, id: ConnId) -> Option<&mut Conn> {
+        self.conns.get_mut(id.index())?.as_mut().filter(|conn| conn.id == id)
+    }
+
+    fn insert(&mut self, id: ConnId, stream: TcpStream, phase: Phase) -> io::Result<()> {
+        self.poller.add_conn(stream.as_raw_fd(), id)?;
+        if self.conns.len() <= id.index() {
+            self.conns.resize_with(id.index() + 1, || None);
+        }
+        let writable = phase == Phase::Open;
+        let conn =
+            Conn { id, stream, phase, readable: false, writable, hangup: false, listed: false };
+        self.conns[id.index()] = Some(conn);
+        Ok(())
+    }
+
+    /// Closes the descriptor; `closed` is due.
+    fn end(&mut self, id: ConnId, why: Closed) {
+        if self.conn(id).is_some() {
+            self.conns[id.index()] = None;
+            self.host.end(id, why);
+            if self.rest_until.is_some() {
+                // There is a descriptor again.
+                self.rest_until = Some(self.host.io.now());
+            }
+        }
+    }
+
+    fn abort(&mut self, id: ConnId, why: Closed) {
+        if let Some(conn) = self.conn(id) {
+            sys::reset_on_close(&conn.stream);
+            self.end(id, why);
+        }
+    }
+
+    /// Does what the machine has asked for.
+    fn carry_out(&mut self) {
+        while let Some(action) = self.host.io.next_action() {
+            match action {
+                Action::Connect(id, to) => {
+                    if let Err(error) = self.connect(id, to) {
+                        self.host.end(id, Closed::Error(error));
+                    }
+                }
+                Action::Close(id, mode) => self.close(id, mode),
+                Action::Pause(_) => {}
+                Action::Resume(id) => self.list(id),
+            }
+        }
+    }
+
+    fn connect(&mut self, id: ConnId, to: SocketAddr) -> io::Result<()> {
+        if self.host.is_stopping() {
+            return Err(io::ErrorKind::NotConnected.into());
+        }
+        let socket = sys::stream_socket(to)?;
+        match socket.connect(&to.into()) {
+            Err(error) if error.raw_os_error() != Some(libc::EINPROGRESS) => Err(error),
+            _ => self.insert(id, socket.into(), Phase::Connecting),
+        }
+    }
+
+    fn close(&mut self, id: ConnId, mode: CloseMode) {
+        let Some(conn) = self.conn(id) else { return };
+        if mode == CloseMode::Abort || conn.phase != Phase::Open {
+            return self.abort(id, Closed::ByUs);
+        }
+        conn.phase = Phase::Flushing;
+        self.host.flush_begins(id);
+        self.list(id);
+        self.send(id);
+    }
+
+    /// Puts a connection that can be read into `ready`.
+    fn list(&mut self, id: ConnId) {
+        let paused = self.host.io.is_paused(id);
+        let Some(conn) = self.conn(id) else { return };
+        let wanted = conn.phase != Phase::Open || !paused;
+        if conn.readable && wanted && !conn.listed && conn.phase != Phase::Connecting {
+            conn.listed = true;
+            self.ready.push_back(id);
+        }
+    }
+}
+
+/// Events.
+impl<M: Machine> Driver<M> {
+    fn accept(&mut self, index: usize) -> io::Result<()> {
+        for _ in 0..ACCEPTS_PER_TURN {
+            let Some(listener) = self.poller.listeners.get(index) else { break };
+            match listener.accept() {
+                Ok((stream, peer)) => self.accepted(stream, peer),
+                Err(error) if sys::is_exhaustion(&error) => {
+                    let mut turned_away = 0;
+                    while turned_away < ACCEPTS_PER_TURN && self.spare.turn_away(listener) {
+                        turned_away += 1;
+                    }
+                    tracing::warn!(
+                        turned_away,
+                        "no descriptor for a new connection ({error}): raise the open-files limit"
+                    );
+                    self.rest_until = Some(self.host.io.now() + ACCEPT_REST);
+                    return self.poller.arm_listeners(false);
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+                // The peer gave up while it waited: the next one may not have.
+                Err(_) => {}
+            }
+        }
+        Ok(())
+    }
+
+    fn accepted(&mut self, stream: TcpStream, peer: SocketAddr) {
+        sys::tune(&stream);
+        if stream.set_nonblocking(true).is_err() {
+            return;
+        }
+        let id = self.host.io.add_conn();
+        if self.insert(id, stream, Phase::Open).is_err() {
+            return self.host.io.remove_conn(id);
+        }
+        self.host.machine.accepted(&mut self.host.io, id, peer);
+        self.carry_out();
+    }
+
+    fn end_rest(&mut self) -> io::Result<()> {
+        self.rest_until = None;
+        self.poller.arm_listeners(true)
+    }
+
+    /// Remembers what became ready.
+    fn note(&mut self, token: Token, readiness: Readiness) {
+        let Token::Conn(index, _) = token else { return };
+        let Some(conn) = self.conns.get_mut(index).and_then(Option::as_mut) else { return };
+        let id = conn.id;
+        if Token::of(id) != token {
+            return;
+        }
+        if conn.phase == Phase::Connecting {
+            return self.note_connecting(id, readiness);
+        }
+        conn.readable |= readiness.is_readable();
+        conn.hangup |= readiness.is_hangup();
+        if readiness.is_writable() && !conn.writable {
+            conn.writable = true;
+            self.send(id);
+        }
+        self.list(id);
+        if readiness.is_failed() && self.host.io.is_paused(id) {
+            self.note_failed_while_paused(id);
+        }
+    }
+
+    fn note_connecting(&mut self, id: ConnId, readiness: Readiness) {
+        let Some(conn) = self.conn(id) else { return };
+        match conn.stream.take_error() {
+            Ok(None) if readiness.is_failed() || !readiness.is_writable() => {}
+            Ok(None) => {
+                conn.phase = Phase::Open;
+                conn.writable = true;
+                conn.readable = readiness.is_readable();
+                conn.hangup = readiness.is_hangup();
+                self.host.machine.connected(&mut self.host.io, id);
+                self.carry_out();
+                self.list(id);
+            }
+            Ok(Some(error)) | Err(error) => self.end(id, Closed::Error(error)),
+        }
+    }
+
+    /// A reset of a connection that nobody reads is reported, unless bytes lie before it.
+    fn note_failed_while_paused(&mut self, id: ConnId) {
+        let Some(conn) = self.conn(id) else { return };
+        if conn.phase != Phase::Open || conn.stream.peek(&mut [0]).is_ok_and(|len| len > 0) {
+            return;
+        }
+        if let Ok(Some(error)) | Err(error) = conn.stream.take_error() {
+            self.end(id, Closed::Error(error));
+        }
+    }
+}
+
+/// Bytes.
+impl<M: Machine> Driver<M> {
+    /// Receives once.
+    fn read(&mut self, id: ConnId) {
+        let paused = self.host.io.is_paused(id);
+        let Some(conn) = self.conns.get_mut(id.index()).and_then(Option::as_mut) else { return };
+        if conn.id != id {
+            return;
+        }
+        conn.listed = false;
+        if paused && conn.phase == Phase::Open {
+            return;
+        }
+        let mut memory = self.scratch.each_mut().map(|block| IoSliceMut::new(block.memory_mut()));
+        let result = conn.stream.read_vectored(&mut memory);
+        match result {
+            Ok(0) if conn.phase == Phase::Flushing => conn.readable = false,
+            Ok(0) if conn.phase == Phase::Lingering => self.end(id, Closed::ByUs),
+            Ok(0) => self.end(id, Closed::ByPeer),
+            Ok(len) => {
+                // Less than was asked for: the rest will be a new event, unless the end is here already.
+                conn.readable = len == READ_BLOCKS * BLOCK_BYTES || conn.hangup;
+                self.received(id, len);
+                self.list(id);
+            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => conn.readable = false,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => self.list(id),
+            Err(_) if conn.phase != Phase::Open => self.end(id, Closed::ByUs),
+            Err(error) => self.end(id, Closed::Error(error)),
+        }
+    }
+
+    /// Hands over the first `len` bytes of the scratch blocks.
+    fn received(&mut self, id: ConnId, mut len: usize) {
+        for index in 0..READ_BLOCKS {
+            if len == 0 || self.conn(id).is_none_or(|conn| conn.phase != Phase::Open) {
+                return;
+            }
+            let part = len.min(BLOCK_BYTES);
+            len -= part;
+            let slice = if part <= COPY_MAX_BYTES {
+                Slice::copy_from(&self.scratch[index].memory_mut()[..part])
+            } else {
+                std::mem::replace(&mut self.scratch[index], self.pool.take()).freeze(part)
+            };
+            self.host.machine.received(&mut self.host.io, id, slice);
+            self.carry_out();
+        }
+    }
+
+    /// Sends what is queued, as far as the kernel takes it.
+    fn send(&mut self, id: ConnId) {
+        let Some(conn) = self.conns.get_mut(id.index()).and_then(Option::as_mut) else { return };
+        if conn.id != id || !matches!(conn.phase, Phase::Open | Phase::Flushing) {
+            return;
+        }
+        let Some(queue) = self.host.io.driver_queue(id) else { return };
+        while conn.writable && !queue.is_empty() {
+            let mut pieces = [IoSlice::new(&[]); SEND_PIECES_MAX];
+            let mut count = 0;
+            for (slot, piece) in pieces.iter_mut().zip(queue.pieces()) {
+                *slot = IoSlice::new(piece);
+                count += 1;
+            }
+            let socket = SockRef::from(&conn.stream);
+            match socket.send_vectored_with_flags(&pieces[..count], libc::MSG_NOSIGNAL) {
+                Ok(len) => queue.advance(len),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => conn.writable = false,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(_) if conn.phase == Phase::Flushing => return self.end(id, Closed::ByUs),
+                Err(error) => return self.end(id, Closed::Error(error)),
+            }
+        }
+        let flushed = queue.is_empty() && conn.phase == Phase::Flushing;
+        self.host.sent(id);
+        if flushed {
+            self.linger(id);
+        }
+    }
+
+    /// Ends a flush: at once when the peer's kernel has everything, else when the peer has closed too.
+    fn linger(&mut self, id: ConnId) {
+        let Some(conn) = self.conn(id) else { return };
+        let delivered = sys::unacknowledged_bytes(&conn.stream) == 0;
+        let shut = conn.stream.shutdown(Shutdown::Write);
+        // Closing over unread bytes would reset the connection.
+        let ended = sys::discard_input(&mut &conn.stream);
+        if delivered || ended || shut.is_err() {
+            return self.end(id, Closed::ByUs);
+        }
+        conn.phase = Phase::Lingering;
+    }
+}

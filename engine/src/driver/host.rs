@@ -1,0 +1,133 @@
+//! What both real drivers have around a machine: its clock, its mailbox, and the verbs that are due.
+//!
+//! Verbs that an action causes (a connect that fails at once, a close) are not run inside the
+//! action but in the next turn. So a machine that answers each failure with a new attempt cannot hold
+//! its thread, and no verb runs while another does.
+
+use std::{
+    collections::VecDeque,
+    time::{Duration, Instant},
+};
+
+use super::{mailbox::Inbox, sys};
+use crate::io::{CloseMode, Closed, ConnId, FLUSH_TIMEOUT, Io, Machine};
+
+/// Commands run in one turn at most, so that a storm of them does not starve the sockets.
+const COMMANDS_PER_TURN: usize = 1024;
+
+/// How long a listener rests after descriptors ran out, unless a connection closes before.
+pub(super) const ACCEPT_REST: Duration = Duration::from_millis(100);
+
+enum Due {
+    Closed(ConnId, Closed),
+    Writable(ConnId),
+}
+
+pub(super) struct Host<M: Machine> {
+    pub(super) machine: M,
+    pub(super) io: Io,
+    pub(super) inbox: Inbox<M::Command>,
+    due: VecDeque<Due>,
+    /// Flushing connections, in the order of their deadlines. Those that are gone stay until then.
+    flushing: VecDeque<(Instant, ConnId)>,
+    stopping: bool,
+}
+
+impl<M: Machine> Host<M> {
+    pub(super) fn new(machine: M, inbox: Inbox<M::Command>) -> Self {
+        let io = Io::new(Box::new(sys::system_random), Instant::now(), sys::unix_nanos());
+        Self {
+            machine,
+            io,
+            inbox,
+            due: VecDeque::new(),
+            flushing: VecDeque::new(),
+            stopping: false,
+        }
+    }
+
+    /// Reads the clocks; every verb until the next call sees this time.
+    pub(super) fn tick(&mut self) {
+        self.io.set_time(Instant::now(), sys::unix_nanos());
+    }
+
+    /// `closed` is due: the driver has freed all that belonged to `conn`.
+    pub(super) fn end(&mut self, conn: ConnId, why: Closed) {
+        self.due.push_back(Due::Closed(conn, why));
+    }
+
+    /// Bytes of `conn` were sent.
+    pub(super) fn sent(&mut self, conn: ConnId) {
+        if self.io.note_sent(conn) {
+            self.due.push_back(Due::Writable(conn));
+        }
+    }
+
+    /// Runs what is due: what becomes due meanwhile waits for the next turn.
+    pub(super) fn run_due(&mut self) {
+        for due in std::mem::take(&mut self.due) {
+            match due {
+                Due::Closed(conn, why) => {
+                    self.io.remove_conn(conn);
+                    self.machine.closed(&mut self.io, conn, why);
+                }
+                Due::Writable(conn) if self.io.is_open(conn) => {
+                    self.machine.writable(&mut self.io, conn);
+                }
+                Due::Writable(_) => {}
+            }
+        }
+        for _ in 0..COMMANDS_PER_TURN {
+            let Some(command) = self.inbox.pop() else { break };
+            self.machine.command(&mut self.io, command);
+        }
+        if self.io.wake_time().is_some_and(|at| at <= self.io.now()) {
+            self.io.take_wake_at();
+            self.machine.timeout(&mut self.io);
+        }
+    }
+
+    /// Whether this is the turn in which the machine asked to stop; then every connection is asked to close.
+    pub(super) fn begins_to_stop(&mut self) -> bool {
+        if self.stopping || !self.io.is_stopped() {
+            return false;
+        }
+        self.stopping = true;
+        for conn in self.io.live_conns() {
+            self.io.close(conn, CloseMode::Flush);
+        }
+        true
+    }
+
+    /// Whether the machine asked to stop: nothing new is accepted or connected.
+    pub(super) fn is_stopping(&self) -> bool {
+        self.stopping
+    }
+
+    /// Whether the driver may return: asked to stop, and every `closed` was delivered.
+    pub(super) fn is_done(&self) -> bool {
+        self.stopping && self.due.is_empty() && self.io.conn_count() == 0
+    }
+
+    /// Starts the clock of a flush.
+    pub(super) fn flush_begins(&mut self, conn: ConnId) {
+        self.flushing.push_back((self.io.now() + FLUSH_TIMEOUT, conn));
+    }
+
+    /// The next connection whose flush has lasted long enough.
+    pub(super) fn next_flush_end(&mut self) -> Option<ConnId> {
+        let (_, conn) = self.flushing.pop_front_if(|(at, _)| *at <= self.io.now())?;
+        Some(conn)
+    }
+
+    /// How long the driver may sleep; zero when something is due, and `None` when only the outside can wake it.
+    /// Announces the sleep to the mailbox: [`Inbox::awake`] ends it.
+    pub(super) fn sleep_time(&mut self, busy: bool, other: Option<Instant>) -> Option<Duration> {
+        if busy || !self.due.is_empty() || !self.inbox.prepare_sleep() {
+            return Some(Duration::ZERO);
+        }
+        let flush = self.flushing.front().map(|(at, _)| *at);
+        let first = [flush, self.io.wake_time(), other].into_iter().flatten().min()?;
+        Some(first.saturating_duration_since(Instant::now()))
+    }
+}

@@ -1,0 +1,155 @@
+//! Stream requests: what an initiator asks for (`wire.md §4.2`, `§4.4`).
+
+use std::sync::LazyLock;
+
+use super::{
+    Dialect, GobError, ObjectError, SignedObject, WireAddr,
+    gob::{self, Slot, Target, encode, id},
+};
+use crate::identity::PublicKey;
+
+/// A dial request (`wire.md §4.2`, `§4.4`).
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct StreamRequest {
+    /// Unix nanoseconds.
+    pub timestamp: i64,
+    /// The initiator and its ephemeral port.
+    pub src: WireAddr,
+    /// The destination.
+    pub dst: WireAddr,
+    /// Asks the server for the caller's address instead (`wire.md §5.1`); not in [`Dialect::G23`].
+    pub ip_info: bool,
+    /// Asks for a location too (`wire.md §5.2`); only in [`Dialect::G26`].
+    pub geo_info: bool,
+    /// First KK message.
+    pub noise_msg: Vec<u8>,
+}
+
+/// Room for everything of a value but the noise message: message header 12, timestamp 10, two
+/// addresses of 42, flags 4, header of the noise message 6, end 1.
+const VALUE_BYTES: usize = 128;
+
+/// Ids in the order in which a fresh encoder meets the types.
+const REQUEST: i64 = id::FIRST_OWN;
+const ADDR: i64 = REQUEST + 1;
+const KEY: i64 = ADDR + 1;
+
+static DEFINITIONS: LazyLock<[Vec<u8>; 3]> = LazyLock::new(|| Dialect::ALL.map(definitions));
+
+fn definitions(dialect: Dialect) -> Vec<u8> {
+    let mut fields = vec![("Timestamp", id::INT), ("SrcAddr", ADDR), ("DstAddr", ADDR)];
+    if dialect >= Dialect::G24 {
+        fields.push(("IPinfo", id::BOOL));
+    }
+    if dialect >= Dialect::G26 {
+        fields.push(("GeoInfo", id::BOOL));
+    }
+    fields.push(("NoiseMsg", id::BYTES));
+    let mut out = Vec::new();
+    encode::define_struct(&mut out, "StreamRequest", REQUEST, &fields);
+    encode::define_struct(&mut out, "Addr", ADDR, &[("PK", KEY), ("Port", id::UINT)]);
+    encode::define_binary_marshaler(&mut out, "PubKey", KEY);
+    out
+}
+
+impl StreamRequest {
+    /// Gob bytes, exactly as Go's fresh encoder gives them (`wire.md §4.3`). Fields the dialect
+    /// does not have are left out.
+    #[must_use]
+    pub fn encode(&self, dialect: Dialect) -> Vec<u8> {
+        let definitions = &DEFINITIONS[dialect as usize];
+        let capacity = definitions.len() + VALUE_BYTES + self.noise_msg.len();
+        let mut out = Vec::with_capacity(capacity);
+        out.extend_from_slice(definitions);
+        encode::value(&mut out, |fields| {
+            fields.int(self.timestamp);
+            fields.nested(|fields| self.src.encode(fields));
+            fields.nested(|fields| self.dst.encode(fields));
+            if dialect >= Dialect::G24 {
+                fields.bool(self.ip_info);
+            }
+            if dialect >= Dialect::G26 {
+                fields.bool(self.geo_info);
+            }
+            fields.bytes(&self.noise_msg);
+        });
+        out
+    }
+
+    /// Decodes the gob of any dialect, in any form Go takes (`wire.md §4.3`). Whether the request
+    /// makes sense, [`StreamRequest::verify`] tells.
+    pub fn decode(gob: &[u8]) -> Result<Self, GobError> {
+        let mut request = Self::default();
+        gob::decode(gob, &mut request)?;
+        Ok(request)
+    }
+
+    /// Checks 3 to 8 of `wire.md §4.4`, in that order: fields and signature. `object` is the one
+    /// whose gob this request was decoded from.
+    pub fn verify(&self, object: &SignedObject) -> Result<(), ObjectError> {
+        let src = self.src.key.ok_or(ObjectError::SourceKeyNull)?;
+        if self.src.port == 0 {
+            return Err(ObjectError::SourcePort);
+        }
+        if self.dst.key.is_none() {
+            return Err(ObjectError::DestinationKeyNull);
+        }
+        if self.dst.port == 0 {
+            return Err(ObjectError::DestinationPort);
+        }
+        if self.timestamp <= 0 {
+            return Err(ObjectError::Timestamp(self.timestamp));
+        }
+        object.verify(&src).map_err(ObjectError::RequestSignature)
+    }
+
+    /// Check 9 of a server that relays only its own clients' requests (`wire.md §4.4`, `§5.4`):
+    /// the source is the session's key.
+    pub fn verify_source(&self, session_key: &PublicKey) -> Result<(), ObjectError> {
+        match self.src.key {
+            None => Err(ObjectError::SourceKeyNull),
+            Some(key) if key == *session_key => Ok(()),
+            Some(_) => Err(ObjectError::SourceKeyForeign),
+        }
+    }
+
+    /// Check 9 of a client (`wire.md §4.4`): the destination is its own key.
+    pub fn verify_destination(&self, own_key: &PublicKey) -> Result<(), ObjectError> {
+        match self.dst.key {
+            None => Err(ObjectError::DestinationKeyNull),
+            Some(key) if key == *own_key => Ok(()),
+            Some(_) => Err(ObjectError::DestinationKeyForeign),
+        }
+    }
+}
+
+impl Target for StreamRequest {
+    fn slot(&mut self, name: &[u8]) -> Option<Slot<'_>> {
+        Some(match name {
+            b"Timestamp" => Slot::Int64(&mut self.timestamp),
+            b"SrcAddr" => Slot::Struct(&mut self.src),
+            b"DstAddr" => Slot::Struct(&mut self.dst),
+            b"IPinfo" => Slot::Bool(&mut self.ip_info),
+            b"GeoInfo" => Slot::Bool(&mut self.geo_info),
+            b"NoiseMsg" => Slot::Bytes(&mut self.noise_msg),
+            _ => return None,
+        })
+    }
+}
+
+impl WireAddr {
+    fn encode(&self, fields: &mut encode::Struct<'_>) {
+        fields.bytes(self.key.as_ref().map_or(&[], |key| &key.as_bytes()[..]));
+        fields.uint(u64::from(self.port));
+    }
+}
+
+impl Target for WireAddr {
+    fn slot(&mut self, name: &[u8]) -> Option<Slot<'_>> {
+        Some(match name {
+            b"PK" => Slot::Key(&mut self.key),
+            b"Port" => Slot::Uint16(&mut self.port),
+            _ => return None,
+        })
+    }
+}
