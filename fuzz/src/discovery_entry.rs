@@ -7,7 +7,7 @@ use dmsg_http::discovery::{RawEntry, UnixNanos, check_new};
 pub fn run(data: &[u8]) {
     let Ok(raw) = RawEntry::parse(data) else { return };
     let verified = raw.verify().is_ok();
-    drop(check_new(&raw, UnixNanos(1_700_000_000_000_000_000), false));
+    let _verdict = check_new(&raw, UnixNanos(1_700_000_000_000_000_000), false);
     let entry = raw.into_entry();
     let again = RawEntry::parse(entry.to_text().as_bytes()).expect("what we write can be read");
     assert_eq!(again.entry(), &entry, "an entry changed on its way");
