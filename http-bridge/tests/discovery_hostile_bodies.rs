@@ -6,8 +6,12 @@ mod discovery_common;
 
 use bytes::Bytes;
 use discovery_common::{Discovery, key, signed};
-use dmsg_http::discovery::{BATCH_BYTES_MAX, ENTRY_BYTES_MAX, Entry};
-use http::{Method, StatusCode};
+use dmsg_http::discovery::{
+    BATCH_BYTES_MAX, DiscoveryConfig, DiscoveryService, ENTRY_BYTES_MAX, Entry, router,
+    store::{MemoryStore, StoreLimits},
+};
+use http::{Method, Request, StatusCode};
+use tower::ServiceExt;
 
 const UNEXPECTED: &str = "something unexpected happened";
 
@@ -96,4 +100,29 @@ async fn bad_paths_methods_and_keys_are_answered_in_json() {
     let upper = format!("/dmsg-discovery/entry/{}", key("c").to_string().to_uppercase());
     discovery.put(discovery.client_entry("c", &[]), "c").await;
     assert_eq!(discovery.get(&upper).await.status, StatusCode::OK);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_body_that_never_ends_is_given_up() {
+    let store = std::sync::Arc::new(MemoryStore::new(StoreLimits::default()));
+    let app = router(DiscoveryService::new(DiscoveryConfig::default(), store));
+    let silent = futures_util::stream::pending::<Result<Bytes, std::io::Error>>();
+    let request =
+        Request::post("/dmsg-discovery/entry/").body(axum::body::Body::from_stream(silent));
+    let start = tokio::time::Instant::now();
+    let answer = app.oneshot(request.unwrap()).await.unwrap();
+    assert_eq!(answer.status(), StatusCode::REQUEST_TIMEOUT);
+    assert_eq!(start.elapsed().as_secs(), 10);
+}
+
+#[tokio::test]
+async fn a_full_discovery_says_so_and_goes_on_with_those_it_knows() {
+    let limits = StoreLimits { entries_max: 1, ..StoreLimits::default() };
+    let store = std::sync::Arc::new(MemoryStore::new(limits));
+    let discovery = Discovery::start_with(store, |_| {}).await;
+    discovery.put(discovery.client_entry("a", &[]), "a").await;
+    let refused = discovery.post(signed(discovery.client_entry("b", &[]), "b")).await;
+    refused.is(503, "the discovery is full");
+    assert_eq!(refused.headers["retry-after"], "1");
+    discovery.put(Entry { sequence: 1, ..discovery.client_entry("a", &[]) }, "a").await;
 }
