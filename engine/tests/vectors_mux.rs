@@ -1,8 +1,8 @@
 //! Captured yamux and smux sessions of the Go libraries, played against [`Mux`] from either side.
 //!
 //! What the other side wrote goes into the mux, cut at several lengths, and must mean the events
-//! listed here. What our side wrote must come out of the mux, byte for byte: by itself where it is an
-//! answer, else when the mux is told to do what the Go side did.
+//! listed here. What our side wrote must come out of the mux, byte for byte: by itself where it is
+//! an answer, else when the mux is told to do what the Go side did.
 
 #![allow(clippy::unwrap_used)]
 
@@ -23,7 +23,8 @@ struct Scenario {
     /// smux only.
     version: Option<u8>,
     frames: Vec<Frame>,
-    /// Present where the client is hand-made and breaks rules: then only the server's side is played.
+    /// Present where the client is hand-made and breaks rules: then only the server's side is
+    /// played.
     server_session_closed: Option<bool>,
 }
 
@@ -166,7 +167,8 @@ impl Player {
         self.expect_written(&frame.bytes());
     }
 
-    /// As the reader of the capture did: 50000 bytes at a time, told when half a window is together.
+    /// As the reader of the capture did: 50000 bytes at a time, told when half a window is
+    /// together.
     fn grant_in_steps(&mut self, id: StreamId, total: u32) {
         let steps = total.div_ceil(50_000);
         for step in 0..steps {

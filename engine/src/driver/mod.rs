@@ -18,7 +18,7 @@ pub mod sim;
 mod sys;
 
 use std::{
-    io,
+    fmt, io,
     net::TcpListener,
     sync::mpsc,
     thread::{self, JoinHandle},
@@ -86,7 +86,6 @@ impl DriverConfig {
 }
 
 /// A running driver thread.
-#[derive(Debug)]
 pub struct DriverThread<C> {
     /// Its mailbox.
     pub mailbox: Mailbox<C>,
@@ -94,6 +93,12 @@ pub struct DriverThread<C> {
     pub kind: DriverKind,
     /// Ends when the machine calls [`crate::io::Io::stop`].
     pub thread: JoinHandle<io::Result<()>>,
+}
+
+impl<C> fmt::Debug for DriverThread<C> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "DriverThread({:?}, {:?})", self.thread.thread().name(), self.kind)
+    }
 }
 
 /// Starts a driver thread and builds the machine on it. Returns when the driver is ready; `build` may still run.

@@ -58,8 +58,8 @@ proptest! {
         prop_assert_eq!(&whole, &replay(kind, server, &bytes, &cuts));
     }
 
-    /// Frames of any content between any calls of the owner, known streams or not: no panic, and the
-    /// mux never answers more than it was asked.
+    /// Frames of any content between any calls of the owner, known streams or not: no panic, and
+    /// the mux never answers more than it was asked.
     #[test]
     fn anything_received_is_survived(
         kind in select(&KINDS[..]),
@@ -176,7 +176,8 @@ impl AnyFrame {
     }
 }
 
-/// Everything observable of a mux that accepts each stream at once and is fed `bytes`, cut as given.
+/// Everything observable of a mux that accepts each stream at once and is fed `bytes`, cut as
+/// given.
 fn replay(kind: MuxKind, server: bool, bytes: &[u8], cuts: &[usize]) -> (Vec<String>, Vec<u8>) {
     let mut mux = new(kind, server);
     let mut queue = SendQueue::default();

@@ -4,7 +4,9 @@
 //! Nothing here knows of sockets or protocols.
 
 pub mod block;
+pub mod ports;
 pub mod send_queue;
 
 pub use block::{Block, BlockPool, Slice};
+pub use ports::{NoFreePort, PortGuard, PortPool, PortTaken};
 pub use send_queue::{Segment, SendQueue};

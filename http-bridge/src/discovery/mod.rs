@@ -24,6 +24,7 @@ pub mod client;
 mod codec;
 mod entry;
 mod error;
+pub mod store;
 pub mod transport;
 mod validate;
 

@@ -309,10 +309,15 @@ impl<M: Machine> Driver<M> {
     /// A reset of a connection that nobody reads is reported, unless bytes lie before it.
     fn note_failed_while_paused(&mut self, id: ConnId) {
         let Some(conn) = self.conn(id) else { return };
-        if conn.phase != Phase::Open || conn.stream.peek(&mut [0]).is_ok_and(|len| len > 0) {
+        if conn.phase != Phase::Open {
             return;
         }
-        if let Ok(Some(error)) | Err(error) = conn.stream.take_error() {
+        let error = match conn.stream.peek(&mut [0]) {
+            Ok(_) => return,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => conn.stream.take_error(),
+            Err(error) => Ok(Some(error)),
+        };
+        if let Ok(Some(error)) | Err(error) = error {
             self.end(id, Closed::Error(error));
         }
     }

@@ -188,6 +188,18 @@ fn version_1_has_no_windows() {
     assert_eq!(mux.send_credit(id), 0);
 }
 
+/// A Go peer's first update shrinks its window; who waits for credit must hear when it grows again.
+#[test]
+fn credit_that_comes_back_is_told_as_zero() {
+    let mut mux = server(Version::V2, 3, State::Held { local_open: true, remote_open: true }, 8);
+    let queue = &mut SendQueue::default();
+    mux.send(StreamId(3), &[0; 99_900][..], queue);
+    assert!(feed(&mut mux, &update(3, 20_000, 65_536), queue).0.is_empty());
+    assert_eq!(mux.send_credit(StreamId(3)), 0);
+    assert_eq!(feed(&mut mux, &update(3, 52_768, 65_536), queue).0, ["credit 3 0"]);
+    assert_eq!(mux.send_credit(StreamId(3)), 52_768 + 65_536 - 100_000);
+}
+
 #[test]
 fn more_consumed_than_written_ends_the_stream_and_not_the_session() {
     let mut mux = server(Version::V2, 3, State::Held { local_open: true, remote_open: true }, 8);

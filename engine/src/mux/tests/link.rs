@@ -1,5 +1,5 @@
-//! Two muxes joined by a wire, with a model beside them that counts what each stream has sent, received,
-//! granted and been credited with.
+//! Two muxes joined by a wire, with a model beside them that counts what each stream has sent,
+//! received, granted and been credited with.
 
 use std::collections::{BTreeMap, VecDeque};
 

@@ -375,8 +375,8 @@ fn streams_beyond_the_accept_backlog_are_reset() {
     assert_eq!(written(queue), [(1, 8, 2 * ACCEPT_BACKLOG as u32 + 1, 0)]);
 }
 
-/// Threats 3 and 4: whatever is flooded, the answer is no longer than the question, the state does not
-/// grow, and the counters show it.
+/// Threats 3 and 4: whatever is flooded, the answer is no longer than the question, the state does
+/// not grow, and the counters show it.
 #[test]
 fn floods_are_counted_and_leave_no_state() {
     let mut mux = Yamux::new(Role::Server, MuxConfig::default());

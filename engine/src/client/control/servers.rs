@@ -1,0 +1,72 @@
+//! Keeping the list of servers fresh (`discovery.md §6`).
+
+use std::{sync::Arc, time::Duration};
+
+use tokio::{
+    sync::watch,
+    time::{sleep, timeout},
+};
+use tracing::{info, warn};
+
+use super::{names, status::Notes};
+use crate::client::{Directory, EngineLink, machine::Command, stats::SessionGauge};
+
+/// First wait while there is no list.
+const RETRY_FIRST: Duration = Duration::from_secs(1);
+
+/// Each further wait is longer by this factor …
+const RETRY_FACTOR: f64 = 1.3;
+
+/// … up to this.
+const RETRY_MAX: Duration = Duration::from_secs(20);
+
+/// Limit of one question to the directory.
+const LIST_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// The list is asked for again after this while no session is up, however long the update interval.
+const LONELY_INTERVAL: Duration = Duration::from_secs(60);
+
+/// Reads the list and hands it to the machine, for ever: at each interval, and when all sessions were lost.
+pub(super) async fn keep_fresh(
+    directory: Arc<dyn Directory>,
+    link: Arc<EngineLink>,
+    mut sessions: watch::Receiver<Vec<Arc<SessionGauge>>>,
+    notes: Notes,
+    interval: Duration,
+) {
+    let mut retry = RETRY_FIRST;
+    loop {
+        let trouble = match timeout(LIST_TIMEOUT, directory.servers()).await {
+            Ok(Ok(records)) if !records.is_empty() => {
+                info!(count = records.len(), "list of servers read");
+                notes.set_list_trouble(None);
+                link.post_release(Command::Servers(names::resolve_all(records).await));
+                retry = RETRY_FIRST;
+                wait_for_need(&mut sessions, interval).await;
+                continue;
+            }
+            Ok(Ok(_)) => "the list of servers is empty".to_owned(),
+            Ok(Err(error)) => error.to_string(),
+            Err(_) => "no list of servers in time".to_owned(),
+        };
+        warn!(trouble, ?retry, "no servers to connect to");
+        notes.set_list_trouble(Some(trouble));
+        sleep(retry).await;
+        retry = retry.mul_f64(RETRY_FACTOR).min(RETRY_MAX);
+    }
+}
+
+/// Waits for the interval (a shorter one while no session is up), or for the loss of the last session.
+async fn wait_for_need(sessions: &mut watch::Receiver<Vec<Arc<SessionGauge>>>, interval: Duration) {
+    let lonely = sleep(LONELY_INTERVAL.min(interval));
+    tokio::select! {
+        up = sessions.wait_for(|up| !up.is_empty()) => drop(up),
+        () = lonely => return,
+    }
+    tokio::select! {
+        lost = sessions.wait_for(Vec::is_empty) => drop(lost),
+        () = sleep(interval) => return,
+    }
+    // A session that comes back at once needs no new list.
+    sleep(RETRY_FIRST).await;
+}

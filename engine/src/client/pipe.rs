@@ -1,0 +1,330 @@
+//! The two pipes between a stream's handle and the machine. Both carry ciphertext only.
+//!
+//! ```text
+//!   machine ──push──▶ inbound  ──poll_take──▶ handle     bounded by the mux window, or by INBOUND_MAX_BYTES
+//!   machine ◀──pop── outbound ◀──poll_room, push── handle     bounded by OUTBOUND_MAX_BYTES
+//! ```
+//!
+//! Each side works under a lock held for a few instructions and never over an await; only the methods here touch it.
+//! A pipe ends once: with the peer's FIN (inbound only), or with a [`StreamEnd`] in both directions. What
+//! arrived before a FIN can still be read; what arrived before a reset is dropped with it.
+
+use std::{
+    collections::VecDeque,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+    task::{Context, Poll, Waker},
+};
+
+use super::{
+    error::StreamEnd,
+    lease::Lease,
+    link::{EngineLink, StreamKey},
+};
+use crate::{mux::MuxKind, pool::Slice};
+
+/// Bytes of one stream that may wait unread where the mux has no window to bound them (smux v1); above it the stream is
+/// reset. Four yamux windows: a bound must be wider than what a window would let through.
+pub(crate) const INBOUND_MAX_BYTES: usize = 1024 * 1024;
+
+/// Sealed bytes of one stream that may wait for the machine; a writer pends above it. One yamux window: more could not be sent anyway.
+pub(crate) const OUTBOUND_MAX_BYTES: usize = 256 * 1024;
+
+/// A pending writer is woken when the pipe has fallen to this.
+const OUTBOUND_LOW_BYTES: usize = OUTBOUND_MAX_BYTES / 2;
+
+/// Received pieces up to this many bytes are copied together, so that a slow reader of small frames does not hold
+/// a whole receive block for each.
+const GATHER_MAX_BYTES: usize = 4096;
+
+/// Bytes of one gathered piece.
+const GATHERED_BYTES: usize = 16 * 1024;
+
+enum Piece {
+    Shared(Slice),
+    Gathered(Vec<u8>),
+}
+
+#[derive(Default)]
+struct Inbound {
+    pieces: VecDeque<Piece>,
+    bytes: usize,
+    /// Bytes the handle took and the machine has not granted again yet.
+    taken: u32,
+    finished: bool,
+    reader: Option<Waker>,
+}
+
+#[derive(Default)]
+struct Outbound {
+    chunks: VecDeque<Slice>,
+    bytes: usize,
+    /// The handle wants a FIN behind the chunks.
+    finish: bool,
+    /// The machine has sent it.
+    finished: bool,
+    writer: Option<Waker>,
+}
+
+/// What the machine finds when it looks at a pipe.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct OutboundState {
+    /// Bytes that wait.
+    pub(crate) waiting: usize,
+    /// A FIN shall follow them.
+    pub(crate) finish: bool,
+}
+
+/// Both pipes of one stream, and what the stream holds.
+pub(crate) struct Pipe {
+    key: StreamKey,
+    link: Arc<EngineLink>,
+    lease: Arc<Lease>,
+    grant_step: u32,
+    inbound_max: usize,
+    marked: AtomicBool,
+    dropped: AtomicBool,
+    inbound: Mutex<Inbound>,
+    outbound: Mutex<Outbound>,
+    end: Mutex<Option<StreamEnd>>,
+}
+
+/// For both sides.
+impl Pipe {
+    pub(crate) fn new(
+        key: StreamKey,
+        mux: MuxKind,
+        link: Arc<EngineLink>,
+        lease: Arc<Lease>,
+    ) -> Arc<Self> {
+        // Credit is given back in steps, so that a reader of small messages does not wake the machine for each. The mux
+        // holds back up to half a window more; step and half together stay below the window (smux v2: 64 KiB).
+        let (grant_step, inbound_max) = match mux {
+            MuxKind::Yamux => (64 * 1024, usize::MAX),
+            MuxKind::SmuxV2 => (16 * 1024, INBOUND_MAX_BYTES),
+            MuxKind::SmuxV1 => (64 * 1024, INBOUND_MAX_BYTES),
+        };
+        Arc::new(Self {
+            key,
+            link,
+            lease,
+            grant_step,
+            inbound_max,
+            marked: AtomicBool::new(false),
+            dropped: AtomicBool::new(false),
+            inbound: Mutex::default(),
+            outbound: Mutex::default(),
+            end: Mutex::default(),
+        })
+    }
+
+    /// Why the stream ended, if it did other than by FIN.
+    pub(crate) fn end_reason(&self) -> Option<StreamEnd> {
+        lock(&self.end).clone()
+    }
+
+    fn mark(&self) {
+        if !self.marked.swap(true, Ordering::AcqRel) {
+            self.link.mark(self.key);
+        }
+    }
+}
+
+/// For the handle.
+impl Pipe {
+    /// The next ciphertext; `None` after the peer's FIN.
+    pub(crate) fn poll_take(&self, cx: &Context<'_>) -> Poll<Result<Option<Slice>, StreamEnd>> {
+        let mut inbound = lock(&self.inbound);
+        if let Some(end) = self.end_reason() {
+            return Poll::Ready(Err(end));
+        }
+        let slice = match inbound.pieces.pop_front() {
+            Some(Piece::Shared(slice)) => slice,
+            Some(Piece::Gathered(bytes)) => Slice::from_vec(bytes),
+            None if inbound.finished => return Poll::Ready(Ok(None)),
+            None => {
+                register(&mut inbound.reader, cx);
+                return Poll::Pending;
+            }
+        };
+        inbound.bytes -= slice.len();
+        inbound.taken =
+            inbound.taken.saturating_add(u32::try_from(slice.len()).unwrap_or(u32::MAX));
+        let grant = inbound.taken >= self.grant_step && !inbound.finished;
+        drop(inbound);
+        if grant {
+            self.mark();
+        }
+        Poll::Ready(Ok(Some(slice)))
+    }
+
+    /// Ready when the pipe takes another chunk.
+    pub(crate) fn poll_room(&self, cx: &Context<'_>) -> Poll<Result<(), StreamEnd>> {
+        let mut outbound = lock(&self.outbound);
+        if let Some(end) = self.end_reason() {
+            return Poll::Ready(Err(end));
+        }
+        if outbound.finish {
+            return Poll::Ready(Err(StreamEnd::Closed));
+        }
+        if outbound.bytes >= OUTBOUND_MAX_BYTES {
+            register(&mut outbound.writer, cx);
+            return Poll::Pending;
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    /// Hands sealed bytes to the machine; the caller asked [`Pipe::poll_room`] before.
+    pub(crate) fn push_outbound(&self, chunk: Slice) {
+        let mut outbound = lock(&self.outbound);
+        outbound.bytes += chunk.len();
+        outbound.chunks.push_back(chunk);
+        drop(outbound);
+        self.mark();
+    }
+
+    /// Asks for a FIN behind what was pushed; ready when the machine has sent it.
+    pub(crate) fn poll_finish(&self, cx: &Context<'_>) -> Poll<Result<(), StreamEnd>> {
+        let mut outbound = lock(&self.outbound);
+        if outbound.finished {
+            return Poll::Ready(Ok(()));
+        }
+        if let Some(end) = self.end_reason() {
+            return Poll::Ready(Err(end));
+        }
+        register(&mut outbound.writer, cx);
+        let first = !std::mem::replace(&mut outbound.finish, true);
+        drop(outbound);
+        if first {
+            self.mark();
+        }
+        Poll::Pending
+    }
+
+    /// The handle is gone: port and place are free at once, the machine sends what waits and a FIN.
+    pub(crate) fn drop_handle(&self) {
+        self.lease.release();
+        lock(&self.outbound).finish = true;
+        let mut inbound = lock(&self.inbound);
+        inbound.pieces.clear();
+        inbound.bytes = 0;
+        drop(inbound);
+        self.dropped.store(true, Ordering::Release);
+        self.mark();
+    }
+}
+
+/// For the machine.
+impl Pipe {
+    /// Takes the stream off the dirty list; call before looking at anything below.
+    pub(crate) fn unmark(&self) {
+        self.marked.swap(false, Ordering::AcqRel);
+    }
+
+    /// Whether the handle is gone.
+    pub(crate) fn is_dropped(&self) -> bool {
+        self.dropped.load(Ordering::Acquire)
+    }
+
+    /// Hands ciphertext to the reader. `Err` with the bound when too much waits.
+    pub(crate) fn push_inbound(&self, slice: Slice) -> Result<(), usize> {
+        if self.is_dropped() {
+            return Ok(());
+        }
+        let mut inbound = lock(&self.inbound);
+        inbound.bytes += slice.len();
+        if inbound.bytes > self.inbound_max {
+            return Err(self.inbound_max);
+        }
+        match inbound.pieces.back_mut() {
+            _ if slice.len() > GATHER_MAX_BYTES => inbound.pieces.push_back(Piece::Shared(slice)),
+            Some(Piece::Gathered(bytes)) if bytes.len() + slice.len() <= GATHERED_BYTES => {
+                bytes.extend_from_slice(&slice);
+            }
+            _ => inbound.pieces.push_back(Piece::Gathered(slice.to_vec())),
+        }
+        wake(inbound.reader.take(), inbound);
+        Ok(())
+    }
+
+    /// The peer sent FIN.
+    pub(crate) fn finish_inbound(&self) {
+        let mut inbound = lock(&self.inbound);
+        inbound.finished = true;
+        wake(inbound.reader.take(), inbound);
+    }
+
+    /// Bytes the peer may send again.
+    pub(crate) fn take_grant(&self) -> u32 {
+        std::mem::take(&mut lock(&self.inbound).taken)
+    }
+
+    /// What waits to be sent.
+    pub(crate) fn outbound_state(&self) -> OutboundState {
+        let outbound = lock(&self.outbound);
+        OutboundState { waiting: outbound.bytes, finish: outbound.finish }
+    }
+
+    /// Takes up to `bytes_max` bytes to send, at most one chunk.
+    pub(crate) fn pop_outbound(&self, bytes_max: usize) -> Option<Slice> {
+        let mut outbound = lock(&self.outbound);
+        let first = outbound.chunks.front_mut()?;
+        let chunk = first.split_to(bytes_max);
+        if first.is_empty() {
+            outbound.chunks.pop_front();
+        }
+        outbound.bytes -= chunk.len();
+        if outbound.bytes <= OUTBOUND_LOW_BYTES && !outbound.finish {
+            wake(outbound.writer.take(), outbound);
+        }
+        Some(chunk)
+    }
+
+    /// The FIN is out.
+    pub(crate) fn note_finished(&self) {
+        let mut outbound = lock(&self.outbound);
+        outbound.finished = true;
+        wake(outbound.writer.take(), outbound);
+    }
+
+    /// The stream is over in both directions; reader and writer learn why. Only the first reason stands.
+    pub(crate) fn end(&self, why: StreamEnd) {
+        self.lease.release();
+        lock(&self.end).get_or_insert(why);
+        let mut inbound = lock(&self.inbound);
+        inbound.pieces.clear();
+        inbound.bytes = 0;
+        wake(inbound.reader.take(), inbound);
+        let mut outbound = lock(&self.outbound);
+        outbound.chunks.clear();
+        outbound.bytes = 0;
+        wake(outbound.writer.take(), outbound);
+    }
+
+    /// Both directions ended with FIN: nothing more will happen on the wire.
+    pub(crate) fn close(&self) {
+        self.lease.release();
+    }
+}
+
+/// A poisoned pipe is still whole: nothing below panics between two writes.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Wakes after the lock is released, so that the woken thread does not run into it.
+fn wake<T>(waker: Option<Waker>, guard: MutexGuard<'_, T>) {
+    drop(guard);
+    if let Some(waker) = waker {
+        waker.wake();
+    }
+}
+
+fn register(slot: &mut Option<Waker>, cx: &Context<'_>) {
+    match slot {
+        Some(waker) => waker.clone_from(cx.waker()),
+        None => *slot = Some(cx.waker().clone()),
+    }
+}

@@ -1,0 +1,202 @@
+//! The handle of a stream: an encrypted byte pipe between two clients.
+//!
+//! Sealing and opening run on the caller's task; the engine's thread only moves ciphertext ([`super::pipe`]).
+//! The handle needs no runtime and implements both tokio's and futures' traits.
+//!
+//! How a stream ends:
+//! - `shutdown` sends FIN behind everything written and returns when the mux has it. Reading goes on as long as the
+//!   relay lets it: relays of 2023–2026 end both directions with the first FIN (`wire.md §4.7`);
+//! - a read after the peer's FIN gives 0 bytes; if the FIN cut a frame in two, `UnexpectedEof` instead;
+//! - a reset, or the end of the session, fails reads and writes with an error that says which;
+//! - dropping the handle frees its port at once. What was written still goes out, then FIN; if that, or the peer's own
+//!   FIN, takes longer than [`super::machine::LINGER`], the stream is reset.
+
+use std::{
+    fmt, io,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll, ready},
+};
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+use super::pipe::Pipe;
+use crate::{
+    identity::PublicKey,
+    noise::TransportKeys,
+    pool::Slice,
+    stream::{FRAME_PLAINTEXT_MAX_BYTES, FrameError, FrameOpener, FrameSealer},
+    wire::Addr,
+};
+
+/// Plaintext sealed by one write at most: 16 full frames, close to 64 KiB on the wire. Large enough that a write is worth
+/// the engine's wake-up, small enough that the first bytes leave while the next are sealed.
+const WRITE_MAX_BYTES: usize = 16 * FRAME_PLAINTEXT_MAX_BYTES;
+
+/// An encrypted byte stream between two clients. Dropping it closes it.
+pub struct Stream {
+    pipe: Arc<Pipe>,
+    local: Addr,
+    remote: Addr,
+    server: PublicKey,
+    sealer: FrameSealer,
+    opener: FrameOpener,
+    /// Ciphertext that is being opened.
+    current: Slice,
+    /// Stands in for `current` when there is none, so that no receive block is held while idle.
+    empty: Slice,
+}
+
+impl Stream {
+    pub(crate) fn new(
+        pipe: Arc<Pipe>,
+        local: Addr,
+        remote: Addr,
+        server: PublicKey,
+        keys: &TransportKeys,
+    ) -> Self {
+        let empty = Slice::from_vec(Vec::new());
+        Self {
+            pipe,
+            local,
+            remote,
+            server,
+            sealer: FrameSealer::new(&keys.send),
+            opener: FrameOpener::new(&keys.recv),
+            current: empty.clone(),
+            empty,
+        }
+    }
+
+    /// Our key and port.
+    #[must_use]
+    pub fn local_addr(&self) -> Addr {
+        self.local
+    }
+
+    /// The peer's key (authenticated by the handshake) and port.
+    #[must_use]
+    pub fn remote_addr(&self) -> Addr {
+        self.remote
+    }
+
+    /// The server it runs through.
+    #[must_use]
+    pub fn server(&self) -> PublicKey {
+        self.server
+    }
+
+    fn poll_fill(&mut self, cx: &mut Context<'_>, out: &mut [u8]) -> Poll<io::Result<usize>> {
+        if out.is_empty() {
+            return Poll::Ready(Ok(0));
+        }
+        loop {
+            let filled = self.opener.read(&mut self.current, out).map_err(frame_error)?;
+            if self.current.is_empty() {
+                self.current = self.empty.clone();
+            }
+            if filled > 0 {
+                return Poll::Ready(Ok(filled));
+            }
+            match ready!(self.pipe.poll_take(cx))? {
+                Some(slice) => self.current = slice,
+                None => return Poll::Ready(self.opener.finish().map_err(frame_error).map(|()| 0)),
+            }
+        }
+    }
+
+    fn poll_seal(&mut self, cx: &mut Context<'_>, data: &[u8]) -> Poll<io::Result<usize>> {
+        if data.is_empty() {
+            return Poll::Ready(Ok(0));
+        }
+        ready!(self.pipe.poll_room(cx))?;
+        let part = &data[..data.len().min(WRITE_MAX_BYTES)];
+        let mut sealed = Vec::new();
+        self.sealer.write(part, &mut sealed).map_err(io::Error::other)?;
+        self.pipe.push_outbound(Slice::from_vec(sealed));
+        Poll::Ready(Ok(part.len()))
+    }
+
+    /// Nothing is held back: a write is on its way when it returns. So a flush only tells whether the stream still stands.
+    fn poll_intact(&self) -> Poll<io::Result<()>> {
+        Poll::Ready(self.pipe.end_reason().map_or(Ok(()), |end| Err(end.into())))
+    }
+}
+
+fn frame_error(error: FrameError) -> io::Error {
+    let kind = match error {
+        FrameError::Truncated(_) => io::ErrorKind::UnexpectedEof,
+        _ => io::ErrorKind::InvalidData,
+    };
+    io::Error::new(kind, error)
+}
+
+impl AsyncRead for Stream {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let filled = ready!(self.poll_fill(cx, buf.initialize_unfilled()))?;
+        buf.advance(filled);
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncWrite for Stream {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        data: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        self.poll_seal(cx, data)
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.poll_intact()
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.pipe.poll_finish(cx).map_err(Into::into)
+    }
+}
+
+impl futures_io::AsyncRead for Stream {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        out: &mut [u8],
+    ) -> Poll<io::Result<usize>> {
+        self.poll_fill(cx, out)
+    }
+}
+
+impl futures_io::AsyncWrite for Stream {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        data: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        self.poll_seal(cx, data)
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.poll_intact()
+    }
+
+    fn poll_close(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.pipe.poll_finish(cx).map_err(Into::into)
+    }
+}
+
+impl Drop for Stream {
+    fn drop(&mut self) {
+        self.pipe.drop_handle();
+    }
+}
+
+impl fmt::Debug for Stream {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Stream({} to {} via {})", self.local, self.remote, self.server.short())
+    }
+}
