@@ -16,6 +16,7 @@ pub mod io;
 pub mod mux;
 pub mod noise;
 pub mod pool;
+pub mod relay;
 pub mod server;
 pub mod session;
 pub mod stream;

@@ -1,1 +1,17 @@
-//! HTTP over DMSG.
+//! HTTP over DMSG, the DMSG discovery service and its client, and the program `dmsg`.
+//!
+//! ```text
+//!   cli ─────────── one module per subcommand of `dmsg`
+//!    ├─ files · proxy ─────── what `dmsg serve` offers
+//!    ├─ discovery ─────────── entries, the service, its client, the directory of an engine client
+//!    └─ http ── url ───────── HTTP/1.1 on streams of the engine: client, server
+//! ```
+
+pub mod cli;
+pub mod directory;
+pub mod discovery;
+mod escape;
+pub mod files;
+pub mod http;
+pub mod proxy;
+pub mod url;

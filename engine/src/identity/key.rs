@@ -18,10 +18,10 @@ pub enum KeyError {
     /// A secret key outside `1..n`.
     #[error("a secret key must be between 1 and the order of secp256k1")]
     InvalidSecret,
-    /// The length in bytes (or hex digits) does not fit the kind of key.
-    #[error("a {kind} key has {expected} bytes ({} hex digits), got {got}", expected * 2)]
+    /// The length in bytes (or hex digits) is not the one of its kind.
+    #[error("a {kind} has {expected} bytes ({} hex digits), got {got}", expected * 2)]
     Length {
-        /// `"public"` or `"secret"`.
+        /// `"public key"`, `"secret key"` or `"signature"`.
         kind: &'static str,
         /// The length in bytes that is asked for.
         expected: usize,
@@ -50,7 +50,7 @@ impl PublicKey {
     /// Parses the compressed form; rejects everything that is not a point with x < p.
     pub fn from_bytes(bytes: &[u8]) -> Result<Self, KeyError> {
         let bytes: [u8; Self::LEN] = bytes.try_into().map_err(|_| KeyError::Length {
-            kind: "public",
+            kind: "public key",
             expected: Self::LEN,
             got: bytes.len(),
         })?;
@@ -101,7 +101,7 @@ impl FromStr for PublicKey {
 
     /// Reads 66 hex digits of either case.
     fn from_str(text: &str) -> Result<Self, KeyError> {
-        Self::from_bytes(&unhex::<{ Self::LEN }>("public", text)?)
+        Self::from_bytes(&unhex::<{ Self::LEN }>("public key", text)?)
     }
 }
 
@@ -125,7 +125,7 @@ impl SecretKey {
     /// Parses a big-endian scalar.
     pub fn from_bytes(bytes: &[u8]) -> Result<Self, KeyError> {
         let bytes: Zeroizing<[u8; Self::LEN]> = Zeroizing::new(bytes.try_into().map_err(|_| {
-            KeyError::Length { kind: "secret", expected: Self::LEN, got: bytes.len() }
+            KeyError::Length { kind: "secret key", expected: Self::LEN, got: bytes.len() }
         })?);
         secp256k1::SecretKey::from_secret_bytes(*bytes)
             .map(|scalar| Self { scalar })
@@ -209,7 +209,7 @@ impl FromStr for SecretKey {
 
     /// Reads 64 hex digits of either case.
     fn from_str(text: &str) -> Result<Self, KeyError> {
-        Self::from_bytes(&*Zeroizing::new(unhex::<{ Self::LEN }>("secret", text)?))
+        Self::from_bytes(&*Zeroizing::new(unhex::<{ Self::LEN }>("secret key", text)?))
     }
 }
 
@@ -236,4 +236,76 @@ pub(super) fn unhex<const N: usize>(kind: &'static str, text: &str) -> Result<[u
         *byte = nibble(pair[0]) << 4 | nibble(pair[1]);
     }
     Ok(out)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+
+    const SECRET: &str = "5acb728f8a5302afd8c415bd6e081524d6e404a19670d5b8c0c07ceb8b2a49c0";
+    const PUBLIC: &str = "02cf870034cf38645649176461798fe605d36d5f60257aefcc6adcea9283429cd1";
+
+    #[test]
+    fn keys_survive_their_text_and_byte_forms() {
+        let secret: SecretKey = SECRET.parse().unwrap();
+        let public: PublicKey = PUBLIC.parse().unwrap();
+        assert_eq!(secret.public_key(), public);
+        assert_eq!(*secret.to_hex(), SECRET);
+        assert_eq!(public.to_string(), PUBLIC);
+        assert_eq!(public.short(), PUBLIC[..8]);
+        assert_eq!(SecretKey::from_bytes(&*secret.to_bytes()), Ok(secret));
+        assert_eq!(PublicKey::from_bytes(public.as_bytes()), Ok(public));
+        assert_eq!(PUBLIC.to_uppercase().parse(), Ok(public));
+    }
+
+    #[test]
+    fn each_malformed_text_names_its_rule() {
+        let public = |text: &str| text.parse::<PublicKey>().unwrap_err();
+        let secret = |text: &str| text.parse::<SecretKey>().unwrap_err();
+        let length = |kind, expected, got| KeyError::Length { kind, expected, got };
+        assert_eq!(public(""), length("public key", 33, 0));
+        assert_eq!(public(&PUBLIC[1..]), length("public key", 33, 65));
+        assert_eq!(secret(PUBLIC), length("secret key", 32, 66));
+        assert_eq!(public(&format!(" {PUBLIC}")), KeyError::NotHex(' '));
+        assert_eq!(public(&PUBLIC.replace('c', "é")), KeyError::NotHex('é'));
+        assert_eq!(secret(&SECRET.replace('5', "g")), KeyError::NotHex('g'));
+        assert_eq!(public(&"0".repeat(66)), KeyError::Null);
+        assert_eq!(secret(&"0".repeat(64)), KeyError::InvalidSecret);
+        assert_eq!(public(&PUBLIC.replacen("02", "04", 1)), KeyError::NotOnCurve);
+        assert_eq!(public("00").to_string(), "a public key has 33 bytes (66 hex digits), got 2");
+    }
+
+    #[test]
+    fn only_zeros_are_null_and_only_where_null_is_allowed() {
+        for text in ["", "0", "0000", &"0".repeat(66), &"0".repeat(1000)] {
+            assert_eq!(parse_nullable(text), Ok(None), "{text:?}");
+            assert!(text.parse::<PublicKey>().is_err(), "{text:?}");
+        }
+        assert_eq!(parse_nullable(PUBLIC), PUBLIC.parse().map(Some));
+        assert_eq!(parse_nullable(" "), Err(KeyError::NotHex(' ')));
+        assert!(matches!(parse_nullable("01"), Err(KeyError::Length { .. })));
+    }
+
+    #[test]
+    fn generated_keys_differ_and_seeded_ones_repeat() {
+        assert_ne!(SecretKey::generate().unwrap(), SecretKey::generate().unwrap());
+        assert_eq!(SecretKey::from_seed(b"a"), SecretKey::from_seed(b"a"));
+        assert_ne!(SecretKey::from_seed(b"a"), SecretKey::from_seed(b"b"));
+    }
+
+    #[test]
+    fn debug_shows_public_keys_and_never_secret_ones() {
+        let secret: SecretKey = SECRET.parse().unwrap();
+        assert_eq!(format!("{secret:?}"), "SecretKey(redacted)");
+        assert_eq!(format!("{:?}", secret.public_key()), format!("PublicKey({PUBLIC})"));
+    }
+
+    #[test]
+    fn ecdh_is_the_same_from_both_sides() {
+        let (a, b) = (SecretKey::from_seed(b"a"), SecretKey::from_seed(b"b"));
+        assert_eq!(a.ecdh(&b.public_key()), b.ecdh(&a.public_key()));
+        assert_ne!(a.ecdh(&b.public_key()), a.ecdh(&a.public_key()));
+    }
 }

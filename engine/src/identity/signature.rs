@@ -125,3 +125,76 @@ impl FromStr for Signature {
         unhex("signature", text).map(Self)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn signed() -> (PublicKey, [u8; 65]) {
+        let key = SecretKey::from_seed(b"signer");
+        (key.public_key(), *Signature::sign(&key, b"payload").as_bytes())
+    }
+
+    /// The verdict on the signature over `payload` after a change.
+    fn verdict(change: impl FnOnce(&mut [u8; 65])) -> Result<(), SignatureError> {
+        let (key, mut bytes) = signed();
+        change(&mut bytes);
+        Signature::from_bytes(bytes).verify(&key, b"payload")
+    }
+
+    #[test]
+    fn each_broken_rule_is_named() {
+        use SignatureError as E;
+        assert_eq!(verdict(|_| ()), Ok(()));
+        for id in [4, 27, 255] {
+            assert_eq!(verdict(|s| s[64] = id), Err(E::RecoveryId(id)));
+        }
+        assert_eq!(verdict(|s| s[..32].fill(0)), Err(E::OutOfRange));
+        assert_eq!(verdict(|s| s[..32].fill(0xff)), Err(E::OutOfRange));
+        assert_eq!(verdict(|s| s[32..64].fill(0)), Err(E::OutOfRange));
+        assert_eq!(verdict(|s| s[32..64].fill(0xff)), Err(E::OutOfRange));
+        assert_eq!(verdict(|s| s[32] |= 0x80), Err(E::HighS));
+        assert_eq!(verdict(|s| s[64] |= 2), Err(E::Unrecoverable));
+        assert_eq!(verdict(|s| s[64] ^= 1), Err(E::WrongKey));
+        assert_eq!(verdict(|s| s[63] ^= 1), Err(E::WrongKey));
+    }
+
+    #[test]
+    fn half_the_order_is_the_largest_s() {
+        let with_s = |s: [u8; 32]| verdict(|bytes| bytes[32..64].copy_from_slice(&s));
+        assert_eq!(with_s(HALF_ORDER), Err(SignatureError::WrongKey));
+        let mut above = HALF_ORDER;
+        above[31] += 1;
+        assert_eq!(with_s(above), Err(SignatureError::HighS));
+    }
+
+    #[test]
+    fn text_form_is_hex_of_the_wire_form() {
+        let signature = Signature::from_bytes(signed().1);
+        assert_eq!(signature.to_string().len(), 130);
+        assert_eq!(signature.to_string().parse(), Ok(signature));
+        let length = KeyError::Length { kind: "signature", expected: 65, got: 2 };
+        assert_eq!("00".parse::<Signature>(), Err(length));
+    }
+
+    proptest! {
+        #[test]
+        fn own_signatures_verify_and_changed_ones_do_not(
+            seed: [u8; 4],
+            payload: Vec<u8>,
+            bit in 0usize..65 * 8,
+        ) {
+            let key = SecretKey::from_seed(&seed);
+            let signature = Signature::sign(&key, &payload);
+            prop_assert_eq!(signature.verify(&key.public_key(), &payload), Ok(()));
+            let mut bytes = *signature.as_bytes();
+            bytes[bit / 8] ^= 1 << (bit % 8);
+            let changed = Signature::from_bytes(bytes);
+            prop_assert!(changed.verify(&key.public_key(), &payload).is_err());
+        }
+    }
+}

@@ -1,4 +1,5 @@
-//! Finding frames in a stream of slices: headers that may be cut anywhere, payloads that pass through.
+//! Finding frames in a stream of slices: headers that may be cut anywhere, payloads that pass
+//! through.
 
 use super::{Event, StreamId};
 use crate::pool::{SendQueue, Slice};
@@ -33,7 +34,8 @@ impl Payload for &[u8] {
     }
 }
 
-/// Collects a header of `N` bytes. One that lies whole in the input never touches the buffer's state.
+/// Collects a header of `N` bytes. One that lies whole in the input never touches the buffer's
+/// state.
 #[derive(Debug)]
 pub(super) struct HeaderBuffer<const N: usize> {
     bytes: [u8; N],

@@ -7,10 +7,10 @@
 //!   open · accept · send · grant · finish · reset · ping ──▶ SendQueue ──▶ the connection
 //! ```
 //!
-//! A [`Mux`] is the protocol state of one connection and nothing more: it checks every frame against
-//! the state of its stream, accounts windows, answers pings, and cuts data into frames. It holds
-//! **no payload**: data goes to the caller as slices of the receive block, as it arrives, and what
-//! the caller sends goes straight into the connection's send queue. Credit is explicit in both
+//! A [`Mux`] is the protocol state of one connection and nothing more: it checks every frame
+//! against the state of its stream, accounts windows, answers pings, and cuts data into frames. It
+//! holds **no payload**: data goes to the caller as slices of the receive block, as it arrives, and
+//! what the caller sends goes straight into the connection's send queue. Credit is explicit in both
 //! directions, so a relay can pass on its peers' credit and a client can grant what its application
 //! has read.
 //!
@@ -29,6 +29,9 @@ mod smux;
 mod table;
 mod yamux;
 
+#[cfg(test)]
+mod tests;
+
 use crate::pool::{SendQueue, Slice};
 use smux::Smux;
 use yamux::Yamux;
@@ -41,8 +44,8 @@ pub const INITIAL_WINDOW_BYTES: u32 = 256 * 1024;
 /// libraries use, and far enough below 2³² that no sum of two windows overflows.
 pub const CREDIT_MAX_BYTES: u32 = 1 << 30;
 
-/// Streams that the peer opened and that wait for [`Mux::accept`]; one more is refused with a reset.
-/// 256 is what deployed yamux peers allow (`wire.md §3.3`).
+/// Streams that the peer opened and that wait for [`Mux::accept`]; one more is refused with a
+/// reset. 256 is what deployed yamux peers allow (`wire.md §3.3`).
 pub const ACCEPT_BACKLOG: usize = 256;
 
 /// Payload of one smux frame that we send; what Go peers use as `MaxFrameSize` (`wire.md §3.4`).
@@ -101,9 +104,9 @@ pub enum Event {
     /// The peer lets us send this many bytes more on the stream than it ever allowed before:
     /// [`INITIAL_WINDOW_BYTES`] plus all these is what it allows in all.
     ///
-    /// Zero (smux version 2 only) means that [`Mux::send_credit`] has grown, but not beyond what was
-    /// allowed before: a peer whose first update shrinks its window takes credit back for a while. A
-    /// caller grants the number to the source of the data, and sends what it holds back.
+    /// Zero (smux version 2 only) means that [`Mux::send_credit`] has grown, but not beyond what
+    /// was allowed before: a peer whose first update shrinks its window takes credit back for a
+    /// while. A caller grants the number to the source of the data, and sends what it holds back.
     Credit(StreamId, u32),
     /// The peer will send nothing more on the stream.
     Finished(StreamId),
@@ -258,8 +261,8 @@ impl Mux {
         }
     }
 
-    /// Whether streams have windows. Without (smux version 1) a peer may send any amount: the caller
-    /// must bound what it holds for each stream, and stop reading or reset.
+    /// Whether streams have windows. Without (smux version 1) a peer may send any amount: the
+    /// caller must bound what it holds for each stream, and stop reading or reset.
     #[must_use]
     pub fn has_windows(&self) -> bool {
         self.kind() != MuxKind::SmuxV1
@@ -270,8 +273,9 @@ impl Mux {
     /// `queue`. Call until `None`: an event may need no byte of `input`.
     ///
     /// # Errors
-    /// The rule that the peer broke. The mux is dead then and repeats the error; the error's go-away,
-    /// if it has one, is in `queue`.
+    /// The rule that the peer broke. The mux is dead then and repeats the error; the error's
+    /// go-away, if it has one, is in `queue`, and [`Mux::stream_ids`] still tells whose streams die
+    /// with it.
     pub fn next_event(
         &mut self,
         input: &mut Slice,
@@ -282,8 +286,8 @@ impl Mux {
 
     /// Opens a stream; `None` when ids or `streams_max` are used up, or after a go-away.
     ///
-    /// A yamux peer resets what exceeds its accept backlog ([`ACCEPT_BACKLOG`] or more): a caller that
-    /// opens many at once compares [`Mux::unacked_count`].
+    /// A yamux peer resets what exceeds its accept backlog ([`ACCEPT_BACKLOG`] or more): a caller
+    /// that opens many at once compares [`Mux::unacked_count`].
     pub fn open(&mut self, queue: &mut SendQueue) -> Option<StreamId> {
         each!(self, mux => mux.open(queue))
     }
@@ -312,9 +316,9 @@ impl Mux {
     }
 
     /// Lets the peer send `bytes` more (they were taken by the application, or the far side granted
-    /// them). May be accumulated and sent later when `eager` is false (an end point; sent from half a
-    /// window on), is sent at once when true (a relay). Nothing for a stream that is gone or that the
-    /// peer finished, nor where the mux has no window.
+    /// them). May be accumulated and sent later when `eager` is false (an end point; sent from half
+    /// a window on), is sent at once when true (a relay). Nothing for a stream that is gone or that
+    /// the peer finished, nor where the mux has no window.
     pub fn grant(&mut self, id: StreamId, bytes: u32, eager: bool, queue: &mut SendQueue) {
         each!(self, mux => mux.grant(id, bytes, eager, queue));
     }
@@ -335,8 +339,8 @@ impl Mux {
         each!(self, mux => mux.ping(value, queue));
     }
 
-    /// Accepts no new streams from now on and says so where the wire can (yamux: go-away code 0). What
-    /// the peer opens still is refused; streams that are open go on.
+    /// Accepts no new streams from now on and says so where the wire can (yamux: go-away code 0).
+    /// What the peer opens still is refused; streams that are open go on.
     pub fn go_away(&mut self, queue: &mut SendQueue) {
         each!(self, mux => mux.go_away(queue));
     }

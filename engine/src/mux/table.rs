@@ -6,8 +6,9 @@
 //!                                  └───────────── reset, from either state ──────────────────▲
 //! ```
 //!
-//! Shared by the protocols; what a stream's windows are is theirs (`W`). A B-tree rather than a hash
-//! table: peers choose half of the ids, and a tree has no bad ids; and its order makes runs repeat.
+//! Shared by the protocols; what a stream's windows are is theirs (`W`). A B-tree rather than a
+//! hash table: peers choose half of the ids, and a tree has no bad ids; and its order makes runs
+//! repeat.
 
 use std::collections::BTreeMap;
 
@@ -83,8 +84,8 @@ impl<W> StreamTable<W> {
         id.0 != 0 && id.0 & 1 != self.parity
     }
 
-    /// Takes in a stream that the peer opens under a free id of its own; false when there is no room
-    /// for it and it must be refused.
+    /// Takes in a stream that the peer opens under a free id of its own; false when there is no
+    /// room for it and it must be refused.
     pub(super) fn admit(&mut self, id: StreamId, windows: W) -> bool {
         debug_assert!(
             self.is_theirs(id) && !self.streams.contains_key(&id),
@@ -135,7 +136,8 @@ impl<W> StreamTable<W> {
         self.get_mut(id).is_some_and(|stream| !std::mem::replace(&mut stream.answered, true))
     }
 
-    /// Ends our direction; true if it was open, so that a FIN is due. The stream may be gone after it.
+    /// Ends our direction; true if it was open, so that a FIN is due. The stream may be gone after
+    /// it.
     pub(super) fn finish_local(&mut self, id: StreamId) -> bool {
         let Some(stream) = self.get_mut(id) else { return false };
         let was_open = std::mem::replace(&mut stream.local_open, false);

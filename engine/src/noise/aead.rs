@@ -1,7 +1,8 @@
 //! The one seam to the AEAD: 32-byte key, counter as nonce.
 //!
-//! The rest of the crate sees a key that seals and opens under a counter. Another cipher of the same
-//! library joins as another constructor, another implementation as another inside of [`AeadKey`].
+//! The rest of the crate sees a key that seals and opens under a counter. Another cipher of the
+//! same library joins as another constructor, another implementation as another inside of
+//! [`AeadKey`].
 
 use aws_lc_rs::aead::{Aad, CHACHA20_POLY1305, LessSafeKey, Nonce, UnboundKey};
 
@@ -21,7 +22,8 @@ impl AeadKey {
         Self(LessSafeKey::new(key))
     }
 
-    /// Encrypts `plaintext` into `out`, which is [`TAG_BYTES`] longer. `ad` is authenticated with it.
+    /// Encrypts `plaintext` into `out`, which is [`TAG_BYTES`] longer. `ad` is authenticated with
+    /// it.
     pub(super) fn seal(&self, counter: u64, ad: &[u8], plaintext: &[u8], out: &mut [u8]) {
         let (ciphertext, tag) = out.split_at_mut(plaintext.len());
         self.0
@@ -45,8 +47,8 @@ impl AeadKey {
         tag.copy_from_slice(sealed.as_ref());
     }
 
-    /// Decrypts `sealed` (ciphertext and tag) into `out`, which is [`TAG_BYTES`] shorter. After a failure
-    /// `out` holds nothing of the plaintext.
+    /// Decrypts `sealed` (ciphertext and tag) into `out`, which is [`TAG_BYTES`] shorter. After a
+    /// failure `out` holds nothing of the plaintext.
     pub(super) fn open(
         &self,
         counter: u64,

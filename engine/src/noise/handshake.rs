@@ -1,4 +1,4 @@
-//! The handshake state machine: a table of message patterns and one interpreter for it (`wire.md §2.1`).
+//! The handshake: a table of message patterns and one interpreter for it (`wire.md §2.1`).
 //!
 //! ```text
 //!   XK   <- s                 KK   -> s   <- s
@@ -8,7 +8,8 @@
 //!        -> s, se
 //! ```
 //!
-//! Each message ends with an encrypted payload, empty unless the post-quantum offer is made (`§2.6`).
+//! Each message ends with an encrypted payload, empty unless the post-quantum offer is made
+//! (`§2.6`).
 
 use std::fmt;
 
@@ -21,10 +22,12 @@ use crate::identity::{PublicKey, SecretKey};
 /// The post-quantum offer needs 1233.
 pub const MESSAGE_MAX_BYTES: usize = 4094;
 
-/// Bytes of the longest payload that every message has room for: XK's third has 65 bytes of its own.
+/// Bytes of the longest payload that every message has room for: XK's third has 65 bytes of its
+/// own.
 pub const PAYLOAD_MAX_BYTES: usize = MESSAGE_MAX_BYTES - (PublicKey::LEN + 2 * TAG_BYTES);
 
-/// A part of a message, in Noise's notation: a key that is sent, or a DH of (initiator's, responder's) keys.
+/// A part of a message, in Noise's notation: a key that is sent, or a DH of (initiator's,
+/// responder's) keys.
 #[derive(Clone, Copy)]
 enum Token {
     E,
@@ -39,8 +42,8 @@ use Token::{E, Ee, Es, S, Se, Ss};
 
 struct Pattern {
     protocol_name: &'static str,
-    /// Whether the responder knows the initiator's static key beforehand. The initiator always knows the
-    /// responder's.
+    /// Whether the responder knows the initiator's static key beforehand. The initiator always
+    /// knows the responder's.
     initiator_is_known: bool,
     /// Initiator and responder take turns, the initiator begins.
     messages: &'static [&'static [Token]],
@@ -129,8 +132,8 @@ impl Handshake {
         }
     }
 
-    /// Appends the next message (bare, without length) to `out`. Nothing is appended on an error, and
-    /// the handshake can go on.
+    /// Appends the next message (bare, without length) to `out`. Nothing is appended on an error,
+    /// and the handshake can go on.
     pub fn write_message(&mut self, payload: &[u8], out: &mut Vec<u8>) -> Result<(), NoiseError> {
         let tokens = self.next_message(true)?;
         if payload.len() > PAYLOAD_MAX_BYTES {
@@ -155,8 +158,8 @@ impl Handshake {
         Ok(())
     }
 
-    /// Processes the peer's next message and returns its payload (any payload is taken). After an error
-    /// other than [`NoiseError::OutOfTurn`] the handshake is over.
+    /// Processes the peer's next message and returns its payload (any payload is taken). After an
+    /// error other than [`NoiseError::OutOfTurn`] the handshake is over.
     pub fn read_message(&mut self, message: &[u8]) -> Result<Vec<u8>, NoiseError> {
         let tokens = self.next_message(false)?;
         self.failed = true;
@@ -234,8 +237,8 @@ impl Handshake {
         self.done_count == self.pattern.messages.len()
     }
 
-    /// The peer's static key, once known. The peer has proved to hold it when the handshake is finished,
-    /// not before.
+    /// The peer's static key, once known. The peer has proved to hold it when the handshake is
+    /// finished, not before.
     #[must_use]
     pub fn remote_static(&self) -> Option<PublicKey> {
         self.remote_static
@@ -249,8 +252,9 @@ impl Handshake {
 
     /// The keys, for each direction as seen from this side.
     ///
-    /// DMSG hands out Noise's two keys by who wrote the last message, not by who began: the last writer
-    /// sends with the second. In XK that is the initiator, the reverse of the Noise specification.
+    /// DMSG hands out Noise's two keys by who wrote the last message, not by who began: the last
+    /// writer sends with the second. In XK that is the initiator, the reverse of the Noise
+    /// specification.
     ///
     /// # Panics
     ///

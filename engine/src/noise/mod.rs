@@ -1,17 +1,19 @@
 //! Noise XK and KK as DMSG speaks them (`wire.md §2`), and the ciphers that come out.
 //!
 //! ```text
-//!   Handshake ──write/read_message──▶ … ──into_keys──▶ TransportKeys ──▶ Sealer         what we send
-//!   (XK: a session, KK: a stream)                                   ├──▶ StreamOpener   stream frames, in order
-//!                                                                   └──▶ ObjectOpener   session objects, any order
+//!   Handshake ──write_message, read_message──▶ … ──into_keys──▶ TransportKeys
+//!   XK: a session                                                 ├──▶ Sealer: what we send
+//!   KK: a stream                                                  ├──▶ StreamOpener: in order
+//!                                                                 └──▶ ObjectOpener: any order
 //! ```
 //!
 //! Messages and ciphertexts are bare here; the length in front of them is put and read by
-//! [`session`](crate::session) and [`stream`](crate::stream). Ephemeral keys are arguments, so nothing in
-//! here draws randomness.
+//! [`session`](crate::session) and [`stream`](crate::stream). Ephemeral keys are arguments, so
+//! nothing in here draws randomness.
 //!
 //! Invariants: a counter seals once; what does not authenticate changes no state; a handshake that
-//! failed stays failed; every key of a peer has been checked by [`PublicKey`](crate::identity::PublicKey).
+//! failed stays failed; every key of a peer has been checked by
+//! [`PublicKey`](crate::identity::PublicKey).
 
 mod aead;
 mod handshake;

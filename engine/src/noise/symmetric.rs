@@ -49,7 +49,8 @@ impl SymmetricState {
         self.hash = Sha256::new().chain_update(self.hash).chain_update(data).finalize().into();
     }
 
-    /// Takes the result of a DH: SHA-256 of the point, and a zero that pads it to DHLEN 33 (`wire.md §1.3`).
+    /// Takes the result of a DH: SHA-256 of the point, and a zero that pads it to DHLEN 33
+    /// (`wire.md §1.3`).
     pub(super) fn mix_dh(&mut self, shared: &[u8; 32]) {
         let mut input = Zeroizing::new([0; 33]);
         input[..32].copy_from_slice(shared);

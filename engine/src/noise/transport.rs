@@ -4,7 +4,8 @@
 //! | counter, 8 bytes, big-endian | AEAD ciphertext, as long as the plaintext | tag, 16 bytes |
 //! ```
 //!
-//! The counter is also the AEAD's nonce, little-endian there. There is no associated data and no rekey.
+//! The counter is also the AEAD's nonce, little-endian there. There is no associated data and no
+//! rekey.
 
 use std::fmt;
 
@@ -22,7 +23,8 @@ pub const OVERHEAD_BYTES: usize = COUNTER_BYTES + TAG_BYTES;
 /// The last counter that seals. Noise keeps the one above for itself.
 const COUNTER_LAST: u64 = u64::MAX - 1;
 
-/// Seals with a counter that starts at 1 and never repeats (`wire.md §2.2`). Used for session objects and stream frames.
+/// Seals with a counter that starts at 1 and never repeats (`wire.md §2.2`). Used for session
+/// objects and stream frames.
 pub struct Sealer {
     key: AeadKey,
     /// The counter that was used last.
@@ -36,8 +38,8 @@ impl Sealer {
         Self { key: AeadKey::chacha20_poly1305(key), last: 0 }
     }
 
-    /// Appends `counter || AEAD(plaintext)` to `out`; allocates only if `out` has to grow. Fails, and
-    /// appends nothing, when the counters are used up.
+    /// Appends `counter || AEAD(plaintext)` to `out`; allocates only if `out` has to grow. Fails,
+    /// and appends nothing, when the counters are used up.
     pub fn seal(&mut self, plaintext: &[u8], out: &mut Vec<u8>) -> Result<(), NoiseError> {
         let counter = self.next_counter()?;
         out.extend_from_slice(&counter.to_be_bytes());
@@ -47,8 +49,9 @@ impl Sealer {
         Ok(())
     }
 
-    /// Seals a plaintext where it is. It stands in `buffer` with 8 bytes of room before and 16 behind it; the ciphertext
-    /// fills the whole. Fails, and changes nothing, when the counters are used up.
+    /// Seals a plaintext where it is. It stands in `buffer` with 8 bytes of room before and 16
+    /// behind it; the ciphertext fills the whole. Fails, and changes nothing, when the counters are
+    /// used up.
     ///
     /// # Panics
     ///
@@ -71,9 +74,11 @@ impl Sealer {
     }
 }
 
-/// Opens the ciphertexts of one stream: counters must grow, gaps are allowed. A failure changes no state.
+/// Opens the ciphertexts of one stream: counters must grow, gaps are allowed. A failure changes no
+/// state.
 ///
-/// Deployed code takes the counter of a forgery as seen and refuses the genuine frames after it; this does not.
+/// Deployed code takes the counter of a forgery as seen and refuses the genuine frames after it;
+/// this does not.
 pub struct StreamOpener {
     key: AeadKey,
     /// The counter that was taken last.
@@ -87,8 +92,8 @@ impl StreamOpener {
         Self { key: AeadKey::chacha20_poly1305(key), last: 0 }
     }
 
-    /// Decrypts in place and returns the plaintext within `ciphertext`. After a failure the bytes of
-    /// `ciphertext` are of no more use.
+    /// Decrypts in place and returns the plaintext within `ciphertext`. After a failure the bytes
+    /// of `ciphertext` are of no more use.
     pub fn open_in_place<'a>(
         &mut self,
         ciphertext: &'a mut [u8],
@@ -122,7 +127,8 @@ impl StreamOpener {
     }
 }
 
-/// Opens session objects: any order within a window of 1024 (`wire.md §2.2`, G26). A failure changes no state.
+/// Opens session objects: any order within a window of 1024 (`wire.md §2.2`, G26). A failure
+/// changes no state.
 pub struct ObjectOpener {
     key: AeadKey,
     window: ReplayWindow,
@@ -174,6 +180,8 @@ impl fmt::Debug for ObjectOpener {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used)]
+
     use proptest::prelude::*;
 
     use super::*;

@@ -8,8 +8,8 @@
 
 use super::NoiseError;
 
-/// Counters below the newest, and itself, of which is known whether they were seen. A sender may let that many
-/// objects overtake an older one.
+/// Counters, down from the newest, of which is known whether they were seen: 1023 newer objects may
+/// overtake an older one.
 const WINDOW_COUNT: u64 = 1024;
 
 const WORD_BITS: u64 = u64::BITS as u64;
@@ -19,7 +19,8 @@ const WORD_BITS: u64 = u64::BITS as u64;
 pub(super) struct ReplayWindow {
     /// Zero until the first mark; no counter in use is.
     newest: u64,
-    /// Bit `counter % WINDOW_COUNT`, set if seen; stale bits are cleared when `newest` moves over them.
+    /// Bit `counter % WINDOW_COUNT`, set if seen; stale bits are cleared when `newest` moves over
+    /// them.
     seen: [u64; (WINDOW_COUNT / WORD_BITS) as usize],
 }
 
@@ -67,6 +68,8 @@ fn place(counter: u64) -> (usize, u64) {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used)]
+
     use std::collections::BTreeSet;
 
     use proptest::prelude::*;

@@ -15,7 +15,8 @@ use crate::{
 pub enum HandshakeError {
     /// A length field above the limit.
     #[error(
-        "session handshake message of {0} bytes, the most is {MESSAGE_MAX_BYTES}: the peer does not speak DMSG"
+        "session handshake message of {0} bytes, the most is {MESSAGE_MAX_BYTES}: \
+         the peer does not speak DMSG"
     )]
     TooLong(usize),
     /// Noise failed.
@@ -67,7 +68,8 @@ pub enum Step {
     Done(Box<Established>),
 }
 
-/// XK over a byte stream in either role. Holds at most one incomplete message (a few KiB, grown as bytes arrive).
+/// XK over a byte stream in either role. Holds at most one incomplete message (a few KiB, grown as
+/// bytes arrive).
 pub struct SessionHandshake {
     /// `None` when it is over.
     noise: Option<Box<Handshake>>,
@@ -100,8 +102,8 @@ impl SessionHandshake {
         Self { noise: Some(Box::new(noise)), message, is_initiator }
     }
 
-    /// Feeds received bytes (any cut); appends what must be sent to `out`. After an error, or when done, the
-    /// handshake is over.
+    /// Feeds received bytes (any cut); appends what must be sent to `out`. After an error, or when
+    /// done, the handshake is over.
     pub fn receive(&mut self, mut data: Slice, out: &mut Vec<u8>) -> Result<Step, HandshakeError> {
         let mut noise = self.noise.take().ok_or(HandshakeError::Over)?;
         while !noise.is_finished() {

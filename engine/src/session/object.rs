@@ -8,7 +8,8 @@ use crate::{
     stream::{Prefixed, TooLong},
 };
 
-/// What a G26 client writes on a stream of its own, and is answered with, to see that the session lives.
+/// What a G26 client writes on a stream of its own, and is answered with, to see that the session
+/// lives.
 pub const PING_MARKER: [u8; 2] = [0, 0];
 
 /// Bytes of the longest sealed object, the greatest value of its length field.
@@ -59,8 +60,9 @@ impl ObjectReader {
         Self { frame: Prefixed::new(max), max }
     }
 
-    /// Consumes the bytes of one object and opens it; `None` while it is incomplete. What lies behind the object
-    /// stays in `input`: a request has nothing behind it, the data of the stream may follow a response.
+    /// Consumes the bytes of one object and opens it; `None` while it is incomplete. What lies
+    /// behind the object stays in `input`: a request has nothing behind it, the data of the stream
+    /// may follow a response.
     pub fn read(
         &mut self,
         input: &mut Slice,

@@ -1,12 +1,14 @@
 //! The end-to-end encryption of a stream's data, between the two clients (`wire.md §2.3`, `§4.6`).
 //!
 //! ```text
-//!   write ──FrameSealer──▶ | u16 length | u64 counter | ciphertext, tag | … ──any cut──▶ FrameOpener ──▶ read
-//!                          └── length field ≤ 4094: plaintext ≤ 4070 per frame
+//!   write ──FrameSealer──▶ | u16 length | u64 counter | ciphertext | tag | …
+//!                             ≤ 4094: plaintext ≤ 4070 per frame
+//!                          … any cut ──FrameOpener──▶ read
 //! ```
 //!
-//! The two directions of a stream are independent. Closing, credit and the order of streams are the mux's; there
-//! is no end of stream inside the encryption, so a relay can cut one short at a frame's edge.
+//! The two directions of a stream are independent. Closing, credit and the order of streams are the
+//! mux's; there is no end of stream inside the encryption, so a relay can cut one short at a
+//! frame's edge.
 
 mod opener;
 mod prefixed;

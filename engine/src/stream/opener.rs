@@ -53,12 +53,12 @@ impl FrameOpener {
         }
     }
 
-    /// Fills `out` with plaintext and consumes the bytes of `input` it is made of, and returns how much was
-    /// filled. Call it until it returns 0 (for an `out` that is not empty): then `input` is used up and
-    /// no plaintext and no error is waiting.
+    /// Fills `out` with plaintext and consumes the bytes of `input` it is made of, and returns how
+    /// much was filled. Call it until it returns 0 (for an `out` that is not empty): then `input`
+    /// is used up and no plaintext and no error is waiting.
     ///
-    /// A frame that lies whole in `input` and whose plaintext has room in `out` is decrypted from the one to the other.
-    /// An error comes after all plaintext before it, and is final.
+    /// A frame that lies whole in `input` and whose plaintext has room in `out` is decrypted from
+    /// the one to the other. An error comes after all plaintext before it, and is final.
     pub fn read(&mut self, input: &mut Slice, out: &mut [u8]) -> Result<usize, FrameError> {
         let mut filled = 0;
         loop {
@@ -94,7 +94,8 @@ impl FrameOpener {
         !self.unread.is_empty()
     }
 
-    /// Opens the next frame, into `room` if it fits and else in here; `None` if there is no whole frame.
+    /// Opens the next frame, into `room` if it fits and else in here; `None` if there is no whole
+    /// frame.
     fn open_next(
         &mut self,
         input: &mut Slice,

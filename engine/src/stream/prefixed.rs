@@ -9,8 +9,8 @@ pub(crate) struct TooLong(pub(crate) usize);
 
 /// Holds one message while it arrives.
 ///
-/// Memory follows the bytes: it at most doubles with each step and never exceeds the message, whose length is
-/// checked before any of its body is taken.
+/// Memory follows the bytes: it at most doubles with each step and never exceeds the message, whose
+/// length is checked before any of its body is taken.
 pub(crate) struct Prefixed {
     body_max: usize,
     bytes: Vec<u8>,
@@ -22,7 +22,8 @@ impl Prefixed {
         Self { body_max, bytes: Vec::new() }
     }
 
-    /// Moves bytes from `input` in here until one message is whole; true when it is. The error stays.
+    /// Moves bytes from `input` in here until one message is whole; true when it is. The error
+    /// stays.
     pub(crate) fn fill(&mut self, input: &mut Slice) -> Result<bool, TooLong> {
         loop {
             let body_len = self.body_len(&self.bytes)?;
@@ -60,6 +61,11 @@ impl Prefixed {
     /// Bytes held, the length field included.
     pub(crate) fn len(&self) -> usize {
         self.bytes.len()
+    }
+
+    #[cfg(test)]
+    pub(super) fn capacity(&self) -> usize {
+        self.bytes.capacity()
     }
 
     fn body_len(&self, bytes: &[u8]) -> Result<Option<usize>, TooLong> {

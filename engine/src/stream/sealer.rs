@@ -21,8 +21,9 @@ impl FrameSealer {
         Self(Sealer::new(key))
     }
 
-    /// Appends `plaintext` to `out` as full frames and a rest; nothing for an empty one. Fails when the counters
-    /// are used up; the stream is then at its end, and `out` holds the frames before that.
+    /// Appends `plaintext` to `out` as full frames and a rest; nothing for an empty one. Fails when
+    /// the counters are used up; the stream is then at its end, and `out` holds the frames before
+    /// that.
     pub fn write(&mut self, plaintext: &[u8], out: &mut Vec<u8>) -> Result<(), NoiseError> {
         out.reserve(sealed_len(plaintext.len()));
         for part in plaintext.chunks(FRAME_PLAINTEXT_MAX_BYTES) {

@@ -49,3 +49,6 @@ impl Dialect {
     /// All dialects, oldest first; each stands at the index `dialect as usize`.
     pub const ALL: [Self; 3] = [Self::G23, Self::G24, Self::G26];
 }
+
+#[cfg(test)]
+mod tests;

@@ -5,8 +5,8 @@ use crate::identity::{PublicKey, SecretKey, Signature, SignatureError, sha256};
 
 /// Signature and gob bytes as they stand on the wire; never re-encoded (`wire.md §4.1`).
 ///
-/// Always longer than its signature, and no longer than [`SignedObject::LEN_MAX`] if it was
-/// received.
+/// Never shorter than its signature; if it was received, longer than that, and no longer than
+/// [`SignedObject::LEN_MAX`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SignedObject(Vec<u8>);
 
@@ -53,7 +53,7 @@ impl SignedObject {
 
     /// Checks that `key` signed the gob part.
     pub fn verify(&self, key: &PublicKey) -> Result<(), SignatureError> {
-        let signature = self.0.first_chunk().expect("an object is longer than its signature");
+        let signature = self.0.first_chunk().expect("an object begins with a whole signature");
         Signature::from_bytes(*signature).verify(key, self.gob())
     }
 }
@@ -66,7 +66,7 @@ pub enum ObjectError {
     #[error("the signed object has only {0} bytes: its signature alone has 65")]
     TooShort(usize),
     /// Longer than what fits its frame.
-    #[error("the signed object has {0} bytes, more than the {max} of a frame", max = SignedObject::LEN_MAX)]
+    #[error("the signed object has {0} bytes, more than the 65511 that fit a frame")]
     TooLong(usize),
     /// The gob does not decode.
     #[error("the signed object does not decode: {0}")]

@@ -9,7 +9,7 @@ use super::{
 use crate::identity::PublicKey;
 
 /// A dial request (`wire.md §4.2`, `§4.4`).
-#[derive(Debug, Clone, PartialEq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct StreamRequest {
     /// Unix nanoseconds.
     pub timestamp: i64,

@@ -1,4 +1,5 @@
-//! The smux header (`wire.md §3.4`): 8 bytes, little-endian; and the payload of an update, 8 bytes too.
+//! The smux header (`wire.md §3.4`): 8 bytes, little-endian; and the payload of an update, 8 bytes
+//! too.
 //!
 //! ```text
 //!   0         1         2        4           8

@@ -17,14 +17,18 @@
 //! | UPD | open | `Credit` if our credit has grown |
 //! | NOP | – | ignored |
 //!
-//! Errors end the session without an answer, as smux has none to give; so does an unknown version or command, or
-//! a length that the command cannot have. A broken window is the matter of its stream only.
+//! Errors end the session without an answer, as smux has none to give; so does an unknown version
+//! or command, or a length that the command cannot have. A broken window is the matter of its
+//! stream only.
 //!
-//! There is no half-close between Go peers: one that ends its direction forgets the stream. What comes
-//! after is dropped there as it is here once both directions have ended.
+//! There is no half-close between Go peers: one that ends its direction forgets the stream. What
+//! comes after is dropped there as it is here once both directions have ended.
 
 mod header;
 mod window;
+
+#[cfg(test)]
+mod tests;
 
 pub(super) use self::header::Version;
 use self::{

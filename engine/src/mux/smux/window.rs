@@ -6,10 +6,11 @@
 //!     the reader      │                │                    │
 //! ```
 //!
-//! Totals are kept in 64 bits and cut only for the wire. For each direction, at every moment: what may
-//! still be sent + what is under way + what the receiver holds and has not granted = the initial window +
-//! all credit beyond it, once the limit has passed the initial window; a peer may begin with a limit
-//! below it (Go peers do: 65536 behind what they consumed), which takes credit back for a while.
+//! Totals are kept in 64 bits and cut only for the wire. For each direction, at every moment: what
+//! may still be sent + what is under way + what the receiver holds and has not granted = the
+//! initial window + all credit beyond it, once the limit has passed the initial window; a peer may
+//! begin with a limit below it (Go peers do: 65536 behind what they consumed), which takes credit
+//! back for a while.
 
 use super::header::Update;
 use crate::mux::{CREDIT_MAX_BYTES, INITIAL_WINDOW_BYTES};
@@ -27,8 +28,8 @@ pub(super) struct SendWindow {
     limit_max: u64,
 }
 
-/// An update that tells more consumed than was written (or absurdly less): it is of another stream's
-/// life, and nothing can be concluded from it.
+/// An update that tells more consumed than was written (or absurdly less): it is of another
+/// stream's life, and nothing can be concluded from it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Inconsistent;
 
@@ -51,8 +52,8 @@ impl SendWindow {
         taken
     }
 
-    /// Takes in what the peer tells. Returns the credit beyond every earlier limit if the credit has
-    /// grown at all (then it may be 0), and `None` if it has not.
+    /// Takes in what the peer tells. Returns the credit beyond every earlier limit if the credit
+    /// has grown at all (then it may be 0), and `None` if it has not.
     pub(super) fn update(&mut self, update: Update) -> Result<Option<u32>, Inconsistent> {
         #[expect(clippy::cast_possible_truncation, reason = "the wire counts modulo 2^32")]
         let in_flight = u64::from((self.written as u32).wrapping_sub(update.consumed));
@@ -96,9 +97,9 @@ impl RecvWindow {
 
     /// Grants `bytes`; returns the update to send now, if one is due.
     ///
-    /// The window told is [`INITIAL_WINDOW_BYTES`]. Only when more was granted than came (a relay passing on
-    /// a larger window) it is larger by the difference, as no peer may hear of more consumed than it
-    /// wrote; it stays within [`CREDIT_MAX_BYTES`].
+    /// The window told is [`INITIAL_WINDOW_BYTES`]. Only when more was granted than came (a relay
+    /// passing on a larger window) it is larger by the difference, as no peer may hear of more
+    /// consumed than it wrote; it stays within [`CREDIT_MAX_BYTES`].
     pub(super) fn grant(&mut self, bytes: u32, eager: bool) -> Option<Update> {
         let ahead_max = u64::from(CREDIT_MAX_BYTES - INITIAL_WINDOW_BYTES);
         self.granted = (self.granted + u64::from(bytes)).min(self.received + ahead_max);

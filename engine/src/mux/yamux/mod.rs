@@ -24,11 +24,14 @@
 //! | FIN | open | `Finished`, behind the data |
 //!
 //! Frames of the session: a ping with SYN is answered, else one with ACK is a `Pong`, else it is
-//! ignored; go away 0 is `GoAway`, once, and any other code is [`MuxError::GoAway`]. Their stream id
-//! is not looked at. An unknown version or type ends the session without an answer.
+//! ignored; go away 0 is `GoAway`, once, and any other code is [`MuxError::GoAway`]. Their stream
+//! id is not looked at. An unknown version or type ends the session without an answer.
 
 mod header;
 mod window;
+
+#[cfg(test)]
+mod tests;
 
 use self::{
     header::{Flags, HEADER_BYTES, Header, Type},
@@ -314,8 +317,8 @@ impl Yamux {
     }
 }
 
-/// Checks a frame without SYN or RST against an open stream and accounts it; returns the credit that
-/// the caller must hear of.
+/// Checks a frame without SYN or RST against an open stream and accounts it; returns the credit
+/// that the caller must hear of.
 fn check_open_stream(
     stream: &mut Stream<Windows>,
     header: Header,

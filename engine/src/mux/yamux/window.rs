@@ -1,7 +1,7 @@
 //! yamux windows: credit given in deltas that only add (`wire.md §3.3`).
 //!
-//! For each direction, at every moment: what the sender may still send + what is under way + what the
-//! receiver holds and has not granted = the initial window + all credit beyond it.
+//! For each direction, at every moment: what the sender may still send + what is under way + what
+//! the receiver holds and has not granted = the initial window + all credit beyond it.
 
 use crate::mux::{CREDIT_MAX_BYTES, INITIAL_WINDOW_BYTES};
 
@@ -65,8 +65,8 @@ impl RecvWindow {
         left.is_some()
     }
 
-    /// Grants `bytes`; returns the delta to send now, if one is due. Grants that would lift the window
-    /// above [`CREDIT_MAX_BYTES`] are cut: no sum of a peer's making can wrap.
+    /// Grants `bytes`; returns the delta to send now, if one is due. Grants that would lift the
+    /// window above [`CREDIT_MAX_BYTES`] are cut: no sum of a peer's making can wrap.
     pub(super) fn grant(&mut self, bytes: u32, eager: bool) -> Option<u32> {
         let room = CREDIT_MAX_BYTES.saturating_sub(self.left);
         self.kept_back = self.kept_back.saturating_add(bytes).min(room);

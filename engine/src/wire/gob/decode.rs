@@ -36,7 +36,7 @@ pub(in crate::wire) enum Slot<'s> {
 /// an error `target` may be filled in part.
 pub(in crate::wire) fn decode(input: &[u8], target: &mut dyn Target) -> Result<(), GobError> {
     let mut messages = Reader::new(input);
-    let mut decoder = Decoder::default();
+    let mut decoder = Decoder { types: Types::new() };
     while !messages.is_empty() {
         let mut message = Reader::new(messages.bytes()?);
         let type_id = message.int()?;
@@ -51,7 +51,6 @@ pub(in crate::wire) fn decode(input: &[u8], target: &mut dyn Target) -> Result<(
     Err(GobError::NoValue)
 }
 
-#[derive(Default)]
 struct Decoder<'a> {
     types: Types<'a>,
 }

@@ -54,7 +54,7 @@ pub(in crate::wire) fn define_binary_marshaler(out: &mut Vec<u8>, name: &str, ty
 
 /// A definition: a struct of which only the field numbered `kind` is set, to a struct that starts
 /// with the common part.
-fn definition(
+pub(super) fn definition(
     out: &mut Vec<u8>,
     kind: u64,
     name: &str,
@@ -93,7 +93,7 @@ pub(in crate::wire) struct Struct<'a> {
 }
 
 impl Struct<'_> {
-    fn write(out: &mut Vec<u8>, fields: impl FnOnce(&mut Struct<'_>)) {
+    pub(super) fn write(out: &mut Vec<u8>, fields: impl FnOnce(&mut Struct<'_>)) {
         let mut value = Struct { out, number: 0, sent: 0 };
         fields(&mut value);
         value.out.push(0);

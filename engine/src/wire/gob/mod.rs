@@ -60,9 +60,7 @@ pub enum GobError {
     #[error("the gob ends inside a number: it was cut off")]
     Truncated,
     /// A length or count is larger than the rest of the message could hold.
-    #[error(
-        "the gob tells of {length} bytes or elements where {rest} bytes are left: it was cut off or is corrupt"
-    )]
+    #[error("the gob tells of {length} bytes or elements, {rest} bytes are left: it was cut off")]
     LengthBeyondEnd {
         /// The length or count as sent.
         length: u64,

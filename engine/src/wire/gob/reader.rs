@@ -88,3 +88,51 @@ impl FieldNumbers {
         Ok(Some(self.last))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::wire::gob::encode::{put_int, put_uint};
+
+    #[test]
+    fn numbers_have_the_forms_of_the_specification() {
+        let uint = |value| {
+            let mut out = Vec::new();
+            put_uint(&mut out, value);
+            out
+        };
+        assert_eq!(uint(0), [0]);
+        assert_eq!(uint(127), [127]);
+        assert_eq!(uint(128), [0xff, 128]);
+        assert_eq!(uint(256), [0xfe, 1, 0]);
+        assert_eq!(uint(u64::MAX), [0xf8, 255, 255, 255, 255, 255, 255, 255, 255]);
+        let mut out = Vec::new();
+        for value in [0, 1, -1, 63, -64, 64, i64::MAX, i64::MIN] {
+            put_int(&mut out, value);
+        }
+        let expected = [
+            &[0, 2, 1, 126, 127, 0xff, 128][..],
+            &[0xf8, 255, 255, 255, 255, 255, 255, 255, 254],
+            &[0xf8, 255, 255, 255, 255, 255, 255, 255, 255],
+        ];
+        assert_eq!(out, expected.concat());
+        // Any width is read.
+        assert_eq!(Reader::new(&[0xf8, 0, 0, 0, 0, 0, 0, 0, 5]).uint(), Ok(5));
+        assert_eq!(Reader::new(&[0xff, 5]).uint(), Ok(5));
+    }
+
+    proptest! {
+        #[test]
+        fn numbers_survive(unsigned: u64, signed: i64) {
+            let mut out = Vec::new();
+            put_uint(&mut out, unsigned);
+            put_int(&mut out, signed);
+            let mut reader = Reader::new(&out);
+            prop_assert_eq!(reader.uint(), Ok(unsigned));
+            prop_assert_eq!(reader.int(), Ok(signed));
+            prop_assert!(reader.is_empty());
+        }
+    }
+}

@@ -53,13 +53,19 @@ pub(super) struct Field<'a> {
 }
 
 /// The definitions met so far. At most [`DEFINITIONS_MAX`] and [`FIELDS_MAX`].
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Types<'a> {
     defined: Vec<(i64, Type)>,
     fields: Vec<Field<'a>>,
 }
 
 impl<'a> Types<'a> {
+    /// No definitions, with room for those of DMSG's largest object, so that an ordinary one
+    /// allocates twice.
+    pub(super) fn new() -> Self {
+        Self { defined: Vec::with_capacity(4), fields: Vec::with_capacity(12) }
+    }
+
     /// The type with this id.
     pub(super) fn resolve(&self, type_id: i64) -> Result<Type, GobError> {
         if let Some(predefined) = predefined(type_id) {

@@ -1,0 +1,92 @@
+//! Who is where: the only state that the cores of a server share.
+//!
+//! Asked once per dial and once per session, never per frame. Sharded, so that cores rarely meet; no lock is
+//! held while anything else happens.
+
+use std::{
+    collections::HashMap,
+    sync::{Mutex, MutexGuard, OnceLock, PoisonError},
+};
+
+use super::Command;
+use crate::{identity::PublicKey, io::ConnId};
+
+/// Shards of the table: a few times the cores of a large machine.
+const SHARDS: usize = 64;
+
+/// Where a session lives.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SessionRef {
+    /// Index of the core.
+    pub core: u16,
+    /// Its connection there.
+    pub conn: ConnId,
+}
+
+type Post = Box<dyn Fn(Command) + Send + Sync>;
+
+/// The session table of a server, and the way to each core.
+pub struct Cores {
+    shards: Vec<Mutex<HashMap<PublicKey, SessionRef>>>,
+    posts: Vec<OnceLock<Post>>,
+}
+
+impl Cores {
+    /// A table for `count` cores.
+    #[must_use]
+    pub fn new(count: u16) -> Self {
+        Self {
+            shards: (0..SHARDS).map(|_| Mutex::default()).collect(),
+            posts: (0..count).map(|_| OnceLock::new()).collect(),
+        }
+    }
+
+    /// Tells how commands reach a core; each core does this once as it starts.
+    pub fn register(&self, core: u16, post: impl Fn(Command) + Send + Sync + 'static) {
+        if let Some(slot) = self.posts.get(usize::from(core)) {
+            drop(slot.set(Box::new(post)));
+        }
+    }
+
+    /// Posts to another core. To a core that is not (or no longer) there it does nothing: its sessions are gone too.
+    pub(super) fn post(&self, core: u16, command: Command) {
+        if let Some(post) = self.posts.get(usize::from(core)).and_then(OnceLock::get) {
+            post(command);
+        }
+    }
+
+    /// Enters a session and returns the one it replaces.
+    pub(super) fn enter(&self, key: PublicKey, session: SessionRef) -> Option<SessionRef> {
+        self.shard(&key).insert(key, session)
+    }
+
+    /// Removes `session`, unless a newer one of the same key has taken its place.
+    pub(super) fn leave(&self, key: &PublicKey, session: SessionRef) {
+        let mut shard = self.shard(key);
+        if shard.get(key) == Some(&session) {
+            shard.remove(key);
+        }
+    }
+
+    /// The session of a key.
+    #[must_use]
+    pub fn find(&self, key: &PublicKey) -> Option<SessionRef> {
+        self.shard(key).get(key).copied()
+    }
+
+    /// Keys of all sessions.
+    #[must_use]
+    pub fn keys(&self) -> Vec<PublicKey> {
+        self.shards.iter().flat_map(|s| lock(s).keys().copied().collect::<Vec<_>>()).collect()
+    }
+
+    fn shard(&self, key: &PublicKey) -> MutexGuard<'_, HashMap<PublicKey, SessionRef>> {
+        // The last byte of x is as good as random, and a peer gains nothing by choosing it: a shard is only a lock.
+        lock(&self.shards[usize::from(key.as_bytes()[32]) % SHARDS])
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // Nothing panics while a shard is locked; a map is whole even if something did.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,294 @@
+//! Stream dials: a request is read, checked, delivered, answered (`wire.md §4.4`, `§4.5`, `§4.7`, `§5.1`).
+//!
+//! The relay checks both objects completely before they cost the other side anything, passes the bytes on
+//! unchanged, and closes what it refuses at once, so that an initiator never waits for its time-out.
+
+use std::{net::IpAddr, sync::atomic::Ordering::Relaxed, time::Duration};
+
+use super::{
+    Command, Delivery, Half, RefuseReason, Relay, SessionEnd, Stage, StreamMsg, StreamRef,
+    TimerKey,
+    session::Up,
+    stream::{Answer, Relaying},
+};
+use crate::{
+    identity::PublicKey,
+    io::{ConnId, Io},
+    mux::StreamId,
+    pool::Slice,
+    session::{Object, ObjectReader, write_object},
+    wire::{Dialect, SignedObject, StreamRequest, StreamResponse},
+};
+
+/// The initiator's half outlives the destination's by this much, so that the destination's reason is the one reported.
+const INITIATOR_SLACK: Duration = Duration::from_secs(1);
+
+impl Relay {
+    /// A client opened a stream: acknowledge at once (`wire.md §3.3`) and wait for its request.
+    pub(super) fn client_opened(&mut self, io: &mut Io, conn: ConnId, id: StreamId) {
+        let now = io.now();
+        let Some(up) = self.up(conn) else { return };
+        if let Some(queue) = io.queue(conn) {
+            up.mux().accept(id, queue);
+        }
+        let stage = Stage::Request(Box::default());
+        up.streams.insert(id, Half { stage, active: now, early_credit: 0 });
+        self.stats.stream_halves.fetch_add(1, Relaxed);
+        self.timers.set(TimerKey::Stream(conn, id), now + self.limits.dial_timeout);
+    }
+
+    /// Bytes on a stream whose request is being read.
+    pub(super) fn request_bytes(
+        &mut self,
+        io: &mut Io,
+        conn: ConnId,
+        id: StreamId,
+        mut data: Slice,
+    ) {
+        let Some(Up { streams, opener, .. }) = self.up(conn) else { return };
+        let Some(Half { stage: Stage::Request(reader), .. }) = streams.get_mut(&id) else { return };
+        let object = match reader.read(&mut data, opener) {
+            Ok(Some(object)) => object,
+            Ok(None) => return,
+            Err(_) => return self.refuse(io, conn, id, RefuseReason::BadCiphertext),
+        };
+        if !data.is_empty() {
+            return self.refuse(io, conn, id, RefuseReason::EarlyData);
+        }
+        match object {
+            Object::Ping => self.answer_ping(io, conn, id),
+            Object::Signed(signed) => {
+                if let Err(reason) = self.handle_request(io, conn, id, signed) {
+                    self.refuse(io, conn, id, reason);
+                }
+            }
+        }
+    }
+
+    /// The liveness marker of `wire.md §3.5`: echo it and close.
+    fn answer_ping(&mut self, io: &mut Io, conn: ConnId, id: StreamId) {
+        self.stats.pings_answered.fetch_add(1, Relaxed);
+        if let (Some(up), Some(queue)) = (self.up(conn), io.queue(conn)) {
+            up.mux().send_bytes(id, &[0, 0], queue);
+        }
+        self.close_half(io, conn, id);
+    }
+
+    fn handle_request(
+        &mut self,
+        io: &mut Io,
+        conn: ConnId,
+        id: StreamId,
+        signed: Vec<u8>,
+    ) -> Result<(), RefuseReason> {
+        let (object, request) = checked_request(signed)?;
+        let Some(up) = self.up(conn) else { return Ok(()) };
+        if request.src.key != Some(up.key) {
+            return Err(RefuseReason::ForeignSource);
+        }
+        let destination = request.dst.key.ok_or(RefuseReason::BadRequest)?;
+        if request.ip_info && destination == self.public_key {
+            self.answer_ip(io, conn, id, &object);
+            return Ok(());
+        }
+        self.forward_request(io, conn, id, destination, object)
+    }
+
+    fn forward_request(
+        &mut self,
+        io: &mut Io,
+        conn: ConnId,
+        id: StreamId,
+        destination: PublicKey,
+        request: SignedObject,
+    ) -> Result<(), RefuseReason> {
+        let target = self.cores.find(&destination).ok_or(RefuseReason::NoSession)?;
+        let from = StreamRef { core: self.core, conn, id };
+        let Some(half) = self.half(conn, id) else { return Ok(()) };
+        half.stage = Stage::Dialing { peer: None };
+        let deadline = io.now() + self.limits.dial_timeout + INITIATOR_SLACK;
+        self.timers.set(TimerKey::Stream(conn, id), deadline);
+        let delivery = Delivery { from, conn: target.conn, destination, request };
+        if target.core == self.core {
+            self.deliver(io, delivery);
+        } else {
+            self.cores.post(target.core, Command::Deliver(Box::new(delivery)));
+        }
+        Ok(())
+    }
+
+    /// Where the client is seen from (`wire.md §5.1`).
+    fn answer_ip(&mut self, io: &mut Io, conn: ConnId, id: StreamId, request: &SignedObject) {
+        let Some(session) = self.session(conn) else { return };
+        let ip = match session.peer.ip().to_canonical() {
+            IpAddr::V4(v4) => v4.octets().to_vec(),
+            IpAddr::V6(v6) => v6.octets().to_vec(),
+        };
+        let response = StreamResponse {
+            req_hash: request.hash(),
+            accepted: true,
+            ip,
+            ..StreamResponse::default()
+        };
+        let object = SignedObject::sign(&self.secret_key, &response.encode(Dialect::G24));
+        self.stats.ip_lookups.fetch_add(1, Relaxed);
+        if self.write_sealed(io, conn, id, &object) {
+            self.close_half(io, conn, id);
+        }
+    }
+
+    /// A checked request reached the destination's core: open a stream and write it in one go (`wire.md §4.7`).
+    pub(super) fn deliver(&mut self, io: &mut Io, delivery: Delivery) {
+        let Delivery { from, conn, destination, request } = delivery;
+        match self.open_to(io, conn, &destination, &request) {
+            Ok(id) => {
+                let answer = Answer {
+                    reader: ObjectReader::new(),
+                    initiator: Some(from),
+                    request_hash: request.hash(),
+                    destination,
+                };
+                let stage = Stage::Answer(Box::new(answer));
+                let now = io.now();
+                let Some(up) = self.up(conn) else { return };
+                up.streams.insert(id, Half { stage, active: now, early_credit: 0 });
+                self.stats.stream_halves.fetch_add(1, Relaxed);
+                self.timers.set(TimerKey::Stream(conn, id), now + self.limits.dial_timeout);
+                let here = StreamRef { core: self.core, conn, id };
+                self.tell(io, from, here, StreamMsg::Delivered);
+            }
+            Err(reason) => {
+                let nowhere = StreamRef { core: self.core, conn, id: StreamId(0) };
+                self.tell(io, from, nowhere, StreamMsg::Refused(reason));
+            }
+        }
+    }
+
+    fn open_to(
+        &mut self,
+        io: &mut Io,
+        conn: ConnId,
+        destination: &PublicKey,
+        request: &SignedObject,
+    ) -> Result<StreamId, RefuseReason> {
+        let up =
+            self.up(conn).filter(|up| up.key == *destination).ok_or(RefuseReason::NoSession)?;
+        let queue = io.queue(conn).ok_or(RefuseReason::NoSession)?;
+        let id = up.mux().open(queue).ok_or(RefuseReason::DestinationFull)?;
+        self.write_sealed(io, conn, id, request);
+        Ok(id)
+    }
+
+    /// Bytes on a stream whose answer is being read.
+    pub(super) fn answer_bytes(
+        &mut self,
+        io: &mut Io,
+        conn: ConnId,
+        id: StreamId,
+        mut data: Slice,
+    ) {
+        let Some(Up { streams, opener, .. }) = self.up(conn) else { return };
+        let Some(Half { stage: Stage::Answer(answer), .. }) = streams.get_mut(&id) else { return };
+        let signed = match answer.reader.read(&mut data, opener) {
+            Ok(Some(Object::Signed(signed))) => signed,
+            Ok(None) => return,
+            Ok(Some(Object::Ping)) => {
+                return self.decline(io, conn, id, RefuseReason::BadResponse);
+            }
+            Err(_) => return self.decline(io, conn, id, RefuseReason::BadCiphertext),
+        };
+        let (initiator, hash, destination) =
+            (answer.initiator, answer.request_hash, answer.destination);
+        let Some(initiator) = initiator else { return self.close_half(io, conn, id) };
+        match checked_response(signed, &hash, &destination) {
+            Err(reason) => self.decline(io, conn, id, reason),
+            Ok(response) => {
+                self.start_relaying(io, conn, id, initiator);
+                let here = StreamRef { core: self.core, conn, id };
+                self.tell(io, initiator, here, StreamMsg::Accepted(response));
+                self.flush_early_credit(io, conn, id);
+                if !data.is_empty() {
+                    self.client_data(io, conn, id, data);
+                }
+            }
+        }
+    }
+
+    /// The initiator's half hears that the destination accepted.
+    pub(super) fn dial_accepted(
+        &mut self,
+        io: &mut Io,
+        conn: ConnId,
+        id: StreamId,
+        peer: StreamRef,
+        response: &SignedObject,
+    ) {
+        if self.write_sealed(io, conn, id, response) {
+            self.stats.streams_total.fetch_add(1, Relaxed);
+            self.start_relaying(io, conn, id, peer);
+            self.flush_early_credit(io, conn, id);
+        }
+    }
+
+    fn start_relaying(&mut self, io: &mut Io, conn: ConnId, id: StreamId, peer: StreamRef) {
+        let now = io.now();
+        if let Some(half) = self.half(conn, id) {
+            half.stage = Stage::Relaying(Relaying::new(peer));
+            half.active = now;
+            self.timers.set(TimerKey::Stream(conn, id), now + self.limits.idle_timeout);
+        }
+    }
+
+    /// Seals a signed object with the session's next counter and writes it whole.
+    fn write_sealed(
+        &mut self,
+        io: &mut Io,
+        conn: ConnId,
+        id: StreamId,
+        object: &SignedObject,
+    ) -> bool {
+        let (Some(up), Some(queue)) = (self.up(conn), io.queue(conn)) else { return false };
+        let mut bytes = Vec::with_capacity(object.as_bytes().len() + 64);
+        if write_object(&mut up.sealer, object.as_bytes(), &mut bytes).is_err() {
+            // 2^64 objects: the session's key is used up.
+            self.end_session(io, conn, SessionEnd::ConnectionLost);
+            return false;
+        }
+        up.mux().send_bytes(id, &bytes, queue);
+        true
+    }
+
+    /// The destination's half gives up on the dial: closes, and tells the initiator why.
+    pub(super) fn decline(&mut self, io: &mut Io, conn: ConnId, id: StreamId, why: RefuseReason) {
+        let Some(Half { stage: Stage::Answer(answer), .. }) = self.half(conn, id) else { return };
+        let initiator = answer.initiator;
+        self.close_half(io, conn, id);
+        match initiator {
+            Some(to) => {
+                let here = StreamRef { core: self.core, conn, id };
+                self.tell(io, to, here, StreamMsg::Refused(why));
+            }
+            None => self.stats.refused(why),
+        }
+    }
+}
+
+/// Checks 1 to 8 of `wire.md §4.4`.
+fn checked_request(plain: Vec<u8>) -> Result<(SignedObject, StreamRequest), RefuseReason> {
+    let object = SignedObject::from_bytes(plain).map_err(|_| RefuseReason::BadRequest)?;
+    let request = StreamRequest::decode(object.gob()).map_err(|_| RefuseReason::BadRequest)?;
+    request.verify(&object).map_err(|_| RefuseReason::BadRequest)?;
+    Ok((object, request))
+}
+
+/// Checks 1 to 4 of `wire.md §4.5`.
+fn checked_response(
+    plain: Vec<u8>,
+    request_hash: &[u8; 32],
+    destination: &PublicKey,
+) -> Result<SignedObject, RefuseReason> {
+    let object = SignedObject::from_bytes(plain).map_err(|_| RefuseReason::BadResponse)?;
+    let response = StreamResponse::decode(object.gob()).map_err(|_| RefuseReason::BadResponse)?;
+    response.verify(&object, request_hash, destination).map_err(|_| RefuseReason::BadResponse)?;
+    Ok(object)
+}

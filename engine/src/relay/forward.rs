@@ -1,0 +1,474 @@
+//! The flow of a relayed stream: data, credit, and the ways it ends (`wire.md §4.6`–`§4.8`).
+//!
+//! ```text
+//!   client A ─Data─▶ half A ─StreamMsg::Data─▶ half B ─ credit and room? ─▶ send queue of B
+//!                                                 └─ no ─▶ pending of B ─(writable · credit)─▶ send queue
+//!   client B ─window update─▶ half B ─StreamMsg::Credit─▶ half A ─▶ window update to A
+//! ```
+//!
+//! Half-close is carried through. A stream ends when both directions have ended, on a reset, or when nothing moves
+//! for the idle limit (the linger limit once one direction has ended).
+
+use std::sync::atomic::Ordering::Relaxed;
+
+use super::{
+    Command, Half, RefuseReason, Relay, SessionEnd, Stage, StreamMsg, StreamRef, TimerKey,
+    stream::Relaying,
+};
+use crate::{
+    io::{ConnId, Io},
+    mux::StreamId,
+    pool::Slice,
+};
+
+/// A half hands over this much before the next one of its session gets its turn.
+const TURN_BYTES: usize = 16 * 1024;
+
+/// What our client's frames mean for its half.
+impl Relay {
+    pub(super) fn client_data(&mut self, io: &mut Io, conn: ConnId, id: StreamId, data: Slice) {
+        let now = io.now();
+        let Some(half) = self.half(conn, id) else { return };
+        match &mut half.stage {
+            Stage::Relaying(relaying) => {
+                half.active = now;
+                let peer = relaying.peer;
+                self.stats.relayed_bytes.fetch_add(data.len() as u64, Relaxed);
+                let here = StreamRef { core: self.core, conn, id };
+                self.tell(io, peer, here, StreamMsg::Data(data));
+            }
+            Stage::Request(_) => self.request_bytes(io, conn, id, data),
+            Stage::Answer(_) => self.answer_bytes(io, conn, id, data),
+            Stage::Dialing { .. } => self.refuse(io, conn, id, RefuseReason::EarlyData),
+            Stage::Closing => {}
+        }
+    }
+
+    pub(super) fn client_credit(&mut self, io: &mut Io, conn: ConnId, id: StreamId, bytes: u32) {
+        let now = io.now();
+        let Some(half) = self.half(conn, id) else { return };
+        half.active = now;
+        if let Stage::Relaying(relaying) = &half.stage {
+            let (peer, waiting) = (relaying.peer, !relaying.pending.is_empty());
+            let here = StreamRef { core: self.core, conn, id };
+            if bytes > 0 {
+                self.tell(io, peer, here, StreamMsg::Credit(bytes));
+            }
+            if waiting {
+                self.drain(io, conn);
+            }
+        } else {
+            half.early_credit = half.early_credit.saturating_add(bytes);
+        }
+    }
+
+    pub(super) fn client_finished(&mut self, io: &mut Io, conn: ConnId, id: StreamId) {
+        let linger = io.now() + self.limits.linger_timeout;
+        let here = StreamRef { core: self.core, conn, id };
+        let Some(half) = self.half(conn, id) else { return };
+        match &mut half.stage {
+            Stage::Relaying(relaying) => {
+                relaying.client_done = true;
+                let (peer, over) = (relaying.peer, relaying.fin_sent);
+                self.tell(io, peer, here, StreamMsg::Finish);
+                if over {
+                    self.drop_half(io, conn, id);
+                } else {
+                    self.timers.set(TimerKey::Stream(conn, id), linger);
+                }
+            }
+            Stage::Request(_) => {
+                self.close_half(io, conn, id);
+                self.drop_half(io, conn, id);
+                self.note_abandoned(io, conn);
+            }
+            Stage::Dialing { peer } => {
+                if let Some(peer) = *peer {
+                    self.tell(io, peer, here, StreamMsg::Reset);
+                }
+                self.close_half(io, conn, id);
+                self.drop_half(io, conn, id);
+                self.note_abandoned(io, conn);
+            }
+            Stage::Answer(_) => {
+                self.decline(io, conn, id, RefuseReason::Declined);
+                self.drop_half(io, conn, id);
+            }
+            Stage::Closing => drop(self.drop_half(io, conn, id)),
+        }
+    }
+
+    pub(super) fn client_reset(&mut self, io: &mut Io, conn: ConnId, id: StreamId) {
+        let here = StreamRef { core: self.core, conn, id };
+        let Some(half) = self.drop_half(io, conn, id) else { return };
+        let abandoned = matches!(half.stage, Stage::Request(_) | Stage::Dialing { .. });
+        match half.stage {
+            Stage::Relaying(Relaying { peer, .. }) | Stage::Dialing { peer: Some(peer) } => {
+                self.tell(io, peer, here, StreamMsg::Reset);
+            }
+            Stage::Answer(answer) => {
+                if let Some(to) = answer.initiator {
+                    self.tell(io, to, here, StreamMsg::Refused(RefuseReason::Declined));
+                }
+            }
+            _ => {}
+        }
+        if abandoned {
+            self.note_abandoned(io, conn);
+        }
+    }
+
+    /// Opening and abandoning streams costs us checks and the destination a handshake: it has a budget per session.
+    fn note_abandoned(&mut self, io: &mut Io, conn: ConnId) {
+        let max = self.limits.resets_per_interval_max;
+        let Some(up) = self.up(conn) else { return };
+        up.abandoned += 1;
+        if up.abandoned > max {
+            self.end_session(io, conn, SessionEnd::ResetFlood);
+        }
+    }
+}
+
+/// What the other half says.
+impl Relay {
+    /// Speaks to a half: directly on this core, through the mailbox on another.
+    pub(super) fn tell(&mut self, io: &mut Io, to: StreamRef, from: StreamRef, msg: StreamMsg) {
+        if to.core == self.core {
+            self.stream_message(io, to, from, msg);
+        } else {
+            self.cores.post(to.core, Command::Stream { to, from, msg });
+        }
+    }
+
+    pub(super) fn stream_message(
+        &mut self,
+        io: &mut Io,
+        to: StreamRef,
+        from: StreamRef,
+        msg: StreamMsg,
+    ) {
+        let (conn, id) = (to.conn, to.id);
+        let Some(half) = self.half(conn, id).filter(|half| listens_to(half, from)) else {
+            // Our half is gone: so is the stream. Ends are not answered, or two dead halves would talk for ever.
+            if !matches!(msg, StreamMsg::Reset | StreamMsg::Refused(_)) {
+                self.tell(io, from, to, StreamMsg::Reset);
+            }
+            return;
+        };
+        match (&mut half.stage, msg) {
+            (Stage::Relaying(_), StreamMsg::Data(data)) => self.peer_data(io, conn, id, data),
+            (Stage::Relaying(_), StreamMsg::Credit(bytes)) => {
+                half.active = io.now();
+                if let (Some(up), Some(queue)) = (self.up(conn), io.queue(conn)) {
+                    up.mux().grant(id, bytes, true, queue);
+                }
+            }
+            (Stage::Relaying(relaying), StreamMsg::Finish) => {
+                relaying.peer_done = true;
+                self.timers.set(TimerKey::Stream(conn, id), io.now() + self.limits.linger_timeout);
+                self.finish_if_drained(io, conn, id);
+            }
+            (Stage::Relaying(_), StreamMsg::Hold) => self.source_hold(io, conn, id),
+            (Stage::Relaying(_), StreamMsg::Release) => self.source_release(io, conn, id),
+            (Stage::Relaying(_), StreamMsg::Reset | StreamMsg::Refused(_)) => {
+                self.reset_half(io, conn, id);
+            }
+            (Stage::Dialing { peer }, StreamMsg::Delivered) => *peer = Some(from),
+            (Stage::Dialing { .. }, StreamMsg::Accepted(response)) => {
+                self.dial_accepted(io, conn, id, from, &response);
+            }
+            (Stage::Dialing { .. }, StreamMsg::Refused(why)) => self.refuse(io, conn, id, why),
+            (Stage::Dialing { .. }, StreamMsg::Reset) => {
+                self.refuse(io, conn, id, RefuseReason::PeerSessionEnded);
+            }
+            (Stage::Answer(answer), StreamMsg::Reset) => answer.initiator = None,
+            // Nothing else is ever said at these stages.
+            _ => debug_assert!(false, "a half spoke out of turn"),
+        }
+    }
+
+    /// Data for our client: into its send queue if there is room and credit, else it waits here.
+    fn peer_data(&mut self, io: &mut Io, conn: ConnId, id: StreamId, data: Slice) {
+        let full = io.is_full(conn);
+        let now = io.now();
+        let Some(up) = self.up(conn) else { return };
+        let credit = up.mux().send_credit(id) as usize;
+        let Some(half) = up.streams.get_mut(&id) else { return };
+        half.active = now;
+        let Stage::Relaying(relaying) = &mut half.stage else { return };
+        if !full && relaying.pending.is_empty() && credit >= data.len() {
+            return self.hand_over(io, conn, id, data);
+        }
+        let len = data.len();
+        relaying.pending.push_slice(data);
+        let waiting = relaying.pending.len();
+        if !std::mem::replace(&mut relaying.queued, true) {
+            up.ready.push_back(id);
+        }
+        up.pending_bytes += len;
+        self.pending_bytes += len;
+        self.stats.pending_bytes.fetch_add(len as u64, Relaxed);
+        self.enforce_budget(io, conn, id, waiting);
+    }
+
+    /// Puts payload into our client's send queue.
+    fn hand_over(&mut self, io: &mut Io, conn: ConnId, id: StreamId, data: Slice) {
+        let bytes = u32::try_from(data.len()).expect("a slice is below 4 GiB");
+        let (Some(up), Some(queue)) = (self.up(conn), io.queue(conn)) else { return };
+        let mux = up.mux();
+        mux.send(id, data, queue);
+        if !mux.has_windows() {
+            // smux v1 tells us nothing of its receiver; what the connection takes counts as taken.
+            let Some(Half { stage: Stage::Relaying(Relaying { peer, .. }), .. }) =
+                up.streams.get(&id)
+            else {
+                return;
+            };
+            let (to, here) = (*peer, StreamRef { core: self.core, conn, id });
+            self.tell(io, to, here, StreamMsg::Credit(bytes));
+        }
+    }
+
+    /// Keeps what waits within its bounds: first the source is held, then the heaviest stream goes.
+    fn enforce_budget(&mut self, io: &mut Io, conn: ConnId, id: StreamId, waiting: usize) {
+        let limits = &self.limits;
+        let (stream_max, session_max) =
+            (limits.stream_pending_bytes_max, limits.session_pending_bytes_max);
+        if waiting > stream_max {
+            return self.break_off(io, conn, id, RefuseReason::SlowReceiver);
+        }
+        if waiting > stream_max / 2 {
+            self.tell_hold(io, conn, id);
+        }
+        let over_core = self.pending_bytes > self.limits.core_pending_bytes_max;
+        let Some(up) = self.up(conn) else { return };
+        if up.pending_bytes > session_max || over_core {
+            let heaviest = up.streams.iter().max_by_key(|(_, half)| pending_len(half));
+            if let Some((&heaviest, _)) = heaviest {
+                self.break_off(io, conn, heaviest, RefuseReason::SlowReceiver);
+            }
+        }
+    }
+
+    fn tell_hold(&mut self, io: &mut Io, conn: ConnId, id: StreamId) {
+        let here = StreamRef { core: self.core, conn, id };
+        if let Some(Half { stage: Stage::Relaying(relaying), .. }) = self.half(conn, id)
+            && !std::mem::replace(&mut relaying.holding, true)
+        {
+            let peer = relaying.peer;
+            self.tell(io, peer, here, StreamMsg::Hold);
+        }
+    }
+
+    /// Our client's mux may have no windows; then the only way to slow it down is not to read from it. For no longer than
+    /// the linger limit: a receiver that stalls must not hold up the source's other streams.
+    fn source_hold(&mut self, io: &mut Io, conn: ConnId, id: StreamId) {
+        let Some(up) = self.up(conn) else { return };
+        if up.mux().has_windows() {
+            return;
+        }
+        if let Some(Half { stage: Stage::Relaying(relaying), .. }) = self.half(conn, id)
+            && !std::mem::replace(&mut relaying.held, true)
+        {
+            self.hold(io, conn);
+            self.timers.set(TimerKey::Stream(conn, id), io.now() + self.limits.linger_timeout);
+        }
+    }
+
+    fn source_release(&mut self, io: &mut Io, conn: ConnId, id: StreamId) {
+        if let Some(Half { stage: Stage::Relaying(relaying), .. }) = self.half(conn, id)
+            && std::mem::take(&mut relaying.held)
+        {
+            self.release(io, conn);
+            self.timers.set(TimerKey::Stream(conn, id), io.now() + self.limits.idle_timeout);
+        }
+    }
+
+    /// Hands over what waits in a session, each half in its turn, while there is room.
+    pub(super) fn drain(&mut self, io: &mut Io, conn: ConnId) {
+        let turns = self.up(conn).map_or(0, |up| up.ready.len());
+        let mut blocked = 0;
+        while blocked <= turns && !io.is_full(conn) {
+            let Some(up) = self.up(conn) else { return };
+            let Some(id) = up.ready.pop_front() else { return };
+            let credit = up.mux().send_credit(id) as usize;
+            let Some(Half { stage: Stage::Relaying(relaying), .. }) = up.streams.get_mut(&id)
+            else {
+                continue;
+            };
+            let Some(data) = relaying.pending.pop_front(credit.min(TURN_BYTES)) else {
+                // Out of credit: keep its place for the next window update.
+                blocked += 1;
+                up.ready.push_back(id);
+                continue;
+            };
+            blocked = 0;
+            self.account_drained(io, conn, id, data.len());
+            self.hand_over(io, conn, id, data);
+            self.finish_if_drained(io, conn, id);
+        }
+    }
+
+    fn account_drained(&mut self, io: &mut Io, conn: ConnId, id: StreamId, len: usize) {
+        let release_at = self.limits.stream_pending_bytes_max / 4;
+        self.pending_bytes -= len;
+        self.stats.pending_bytes.fetch_sub(len as u64, Relaxed);
+        let here = StreamRef { core: self.core, conn, id };
+        let Some(up) = self.up(conn) else { return };
+        up.pending_bytes -= len;
+        let Some(Half { stage: Stage::Relaying(relaying), .. }) = up.streams.get_mut(&id) else {
+            return;
+        };
+        relaying.queued = !relaying.pending.is_empty();
+        if relaying.queued {
+            up.ready.push_back(id);
+        }
+        if relaying.holding && relaying.pending.len() <= release_at {
+            relaying.holding = false;
+            let peer = relaying.peer;
+            self.tell(io, peer, here, StreamMsg::Release);
+        }
+    }
+}
+
+/// The ends.
+impl Relay {
+    /// Sends our FIN once everything that waited is out.
+    fn finish_if_drained(&mut self, io: &mut Io, conn: ConnId, id: StreamId) {
+        let Some(up) = self.up(conn) else { return };
+        let Some(Half { stage: Stage::Relaying(relaying), .. }) = up.streams.get_mut(&id) else {
+            return;
+        };
+        if !relaying.peer_done || !relaying.pending.is_empty() || relaying.fin_sent {
+            return;
+        }
+        relaying.fin_sent = true;
+        let over = relaying.client_done;
+        if let Some(queue) = io.queue(conn) {
+            up.mux().finish(id, queue);
+        }
+        if over {
+            self.drop_half(io, conn, id);
+        }
+    }
+
+    /// A stream that was never relayed ends: FIN, and what still comes is dropped (`wire.md §4.7`, G26).
+    pub(super) fn refuse(&mut self, io: &mut Io, conn: ConnId, id: StreamId, why: RefuseReason) {
+        self.stats.refused(why);
+        if let Some(up) = self.up(conn) {
+            tracing::debug!(client = %up.key.short(), reason = why.label(), "stream refused");
+        }
+        if let Some(Half { stage: Stage::Dialing { peer: Some(peer) }, .. }) = self.half(conn, id) {
+            let (to, here) = (*peer, StreamRef { core: self.core, conn, id });
+            self.tell(io, to, here, StreamMsg::Reset);
+        }
+        self.close_half(io, conn, id);
+    }
+
+    /// Finishes our direction and waits for the client's FIN.
+    pub(super) fn close_half(&mut self, io: &mut Io, conn: ConnId, id: StreamId) {
+        let linger = io.now() + self.limits.linger_timeout;
+        let Some(up) = self.up(conn) else { return };
+        let Some(half) = up.streams.get_mut(&id) else { return };
+        half.stage = Stage::Closing;
+        if let Some(queue) = io.queue(conn) {
+            up.mux().finish(id, queue);
+        }
+        self.timers.set(TimerKey::Stream(conn, id), linger);
+    }
+
+    /// Breaks a relayed stream off in both directions.
+    pub(super) fn break_off(&mut self, io: &mut Io, conn: ConnId, id: StreamId, why: RefuseReason) {
+        self.stats.refused(why);
+        let here = StreamRef { core: self.core, conn, id };
+        if let Some(Half { stage: Stage::Relaying(Relaying { peer, .. }), .. }) =
+            self.reset_half(io, conn, id)
+        {
+            self.tell(io, peer, here, StreamMsg::Reset);
+        }
+    }
+
+    fn reset_half(&mut self, io: &mut Io, conn: ConnId, id: StreamId) -> Option<Half> {
+        if let (Some(up), Some(queue)) = (self.up(conn), io.queue(conn)) {
+            up.mux().reset(id, queue);
+        }
+        self.drop_half(io, conn, id)
+    }
+
+    /// Forgets a half and gives back all that it held.
+    pub(super) fn drop_half(&mut self, io: &mut Io, conn: ConnId, id: StreamId) -> Option<Half> {
+        let up = self.up(conn)?;
+        let half = up.streams.remove(&id)?;
+        let waiting = pending_len(&half);
+        up.pending_bytes -= waiting;
+        if waiting > 0 {
+            up.ready.retain(|other| *other != id);
+        }
+        self.pending_bytes -= waiting;
+        self.stats.pending_bytes.fetch_sub(waiting as u64, Relaxed);
+        self.stats.stream_halves.fetch_sub(1, Relaxed);
+        self.timers.cancel(TimerKey::Stream(conn, id));
+        if matches!(&half.stage, Stage::Relaying(relaying) if relaying.held) {
+            self.release(io, conn);
+        }
+        Some(half)
+    }
+
+    /// The deadline of a half's stage has come.
+    pub(super) fn stream_deadline(&mut self, io: &mut Io, conn: ConnId, id: StreamId) {
+        let now = io.now();
+        let (idle, linger) = (self.limits.idle_timeout, self.limits.linger_timeout);
+        let Some(half) = self.half(conn, id) else { return };
+        match &half.stage {
+            Stage::Request(_) => self.refuse(io, conn, id, RefuseReason::RequestTimeout),
+            Stage::Dialing { .. } => self.refuse(io, conn, id, RefuseReason::AnswerTimeout),
+            Stage::Answer(_) => self.decline(io, conn, id, RefuseReason::AnswerTimeout),
+            Stage::Closing => drop(self.reset_half(io, conn, id)),
+            Stage::Relaying(relaying) if relaying.held => {
+                self.break_off(io, conn, id, RefuseReason::SlowReceiver);
+            }
+            Stage::Relaying(relaying) => {
+                let half_closed = relaying.client_done || relaying.peer_done;
+                let (limit, why) = if half_closed {
+                    (linger, RefuseReason::Linger)
+                } else {
+                    (idle, RefuseReason::Idle)
+                };
+                let due = half.active + limit;
+                if due <= now {
+                    self.break_off(io, conn, id, why);
+                } else {
+                    self.timers.set(TimerKey::Stream(conn, id), due);
+                }
+            }
+        }
+    }
+
+    pub(super) fn flush_early_credit(&mut self, io: &mut Io, conn: ConnId, id: StreamId) {
+        let here = StreamRef { core: self.core, conn, id };
+        let Some(half) = self.half(conn, id) else { return };
+        let bytes = std::mem::take(&mut half.early_credit);
+        if let Stage::Relaying(Relaying { peer, .. }) = half.stage
+            && bytes > 0
+        {
+            self.tell(io, peer, here, StreamMsg::Credit(bytes));
+        }
+    }
+}
+
+/// Whether `half` expects to be spoken to by `from`.
+fn listens_to(half: &Half, from: StreamRef) -> bool {
+    match &half.stage {
+        Stage::Relaying(relaying) => relaying.peer == from,
+        Stage::Dialing { peer } => peer.is_none_or(|peer| peer == from),
+        Stage::Answer(answer) => answer.initiator == Some(from),
+        Stage::Request(_) | Stage::Closing => false,
+    }
+}
+
+fn pending_len(half: &Half) -> usize {
+    match &half.stage {
+        Stage::Relaying(relaying) => relaying.pending.len(),
+        _ => 0,
+    }
+}

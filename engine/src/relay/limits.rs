@@ -1,0 +1,61 @@
+//! The bounds of a relay core. `docs/limits.md` has the table with each one's metric and test.
+
+use std::time::Duration;
+
+/// Bounds of one relay core. All have defaults; none is without effect.
+#[derive(Debug, Clone)]
+pub struct RelayLimits {
+    /// Session handshake, from accept to the third message. Deployed servers use 5 s (`wire.md §2.4`).
+    pub handshake_timeout: Duration,
+    /// Connections in the handshake on this core. Beyond it the oldest is dropped. At 5 s each and about 150 µs of
+    /// CPU per handshake a core serves 6,000/s, so 1,024 cover a burst of a fifth of a second of full load.
+    pub handshakes_max: usize,
+    /// Connections in the handshake from one address (IPv4, or IPv6 /56): a quarter of `handshakes_max`.
+    pub handshakes_per_address_max: usize,
+    /// Sessions on this core. Beyond it new ones are closed. At 4 KiB each, 65,536 are 256 MiB.
+    pub sessions_max: usize,
+    /// Streams open at once in one session, as deployed servers have it (`wire.md §4.7`).
+    pub streams_per_session_max: usize,
+    /// Waiting for a request on a stream that a client opened, and for the destination's answer (`wire.md §4.8`).
+    pub dial_timeout: Duration,
+    /// Neither direction of a relayed stream carried anything (`wire.md §4.8`).
+    pub idle_timeout: Duration,
+    /// A stream of which one direction has ended and the other carries nothing.
+    pub linger_timeout: Duration,
+    /// Bytes that wait for one stream's slow receiver: two yamux windows; only a peer whose mux has no windows, or who
+    /// overruns them, gets there.
+    pub stream_pending_bytes_max: usize,
+    /// Bytes that wait for one session: 32 streams with a full yamux window in flight. Beyond it the stream with the most
+    /// is reset.
+    pub session_pending_bytes_max: usize,
+    /// Bytes that wait on this core: 32 sessions at their bound.
+    pub core_pending_bytes_max: usize,
+    /// Ping interval. A session that stays silent for another [`RelayLimits::ping_timeout`] after a ping is dead.
+    pub ping_interval: Duration,
+    /// See `ping_interval`; together 45 s, within which a vanished peer is noticed.
+    pub ping_timeout: Duration,
+    /// Streams that one session may open and then abandon before they are accepted, per `ping_interval`. An honest client
+    /// that cancels 60 dials a second stays below it.
+    pub resets_per_interval_max: u32,
+}
+
+impl Default for RelayLimits {
+    fn default() -> Self {
+        Self {
+            handshake_timeout: Duration::from_secs(5),
+            handshakes_max: 1024,
+            handshakes_per_address_max: 256,
+            sessions_max: 65_536,
+            streams_per_session_max: 2048,
+            dial_timeout: Duration::from_secs(5),
+            idle_timeout: Duration::from_secs(300),
+            linger_timeout: Duration::from_secs(10),
+            stream_pending_bytes_max: 512 * 1024,
+            session_pending_bytes_max: 8 * 1024 * 1024,
+            core_pending_bytes_max: 256 * 1024 * 1024,
+            ping_interval: Duration::from_secs(30),
+            ping_timeout: Duration::from_secs(15),
+            resets_per_interval_max: 2000,
+        }
+    }
+}

@@ -1,0 +1,177 @@
+//! The relay: what a DMSG server does with its sessions, as a pure state machine (`wire.md §3`, `§4.7`, `§5.1`).
+//!
+//! ```text
+//!  client A ── session ──┐                          ┌── session ── client B
+//!                        ▼                          ▼
+//!        Request ─check─▶ Dialing ── Deliver ──▶ Answer
+//!                           │  ◀──── Accepted ─────  │
+//!                           ▼                        ▼
+//!                        Relaying ◀─ Data·Credit ─▶ Relaying        (two halves, one per session)
+//! ```
+//!
+//! One [`Relay`] is one worker core: it owns its sessions and shares with the other cores only the
+//! [`Cores`] table (who is where, asked once per dial) and their mailboxes. The two halves of a relayed
+//! stream speak to each other in [`StreamMsg`]s, by a direct call on one core and through the mailbox across two, so
+//! that the rules exist once.
+//!
+//! Invariants:
+//! - credit is forwarded, not granted: what one half may receive is what the other half's peer allowed, so the
+//!   relay owns no stream buffers. What the far connection cannot take at once waits in its half,
+//!   counted against [`RelayLimits`];
+//! - an error of a stream ends that stream, an error of a session ends that session, nothing else;
+//! - requests and responses pass unchanged; only the session cipher around them is new.
+//!
+//! Files: `session.rs` handshake and frames of one connection · `dial.rs` requests and responses · `forward.rs` data,
+//! credit, ends · `cores.rs` who is where · `limits.rs` · `stats.rs`.
+
+mod cores;
+mod dial;
+mod forward;
+mod limits;
+mod session;
+mod stats;
+mod stream;
+
+use std::{
+    collections::VecDeque,
+    net::SocketAddr,
+    sync::{Arc, mpsc::SyncSender},
+};
+
+pub use cores::{Cores, SessionRef};
+pub use limits::RelayLimits;
+pub use stats::{RefuseReason, SessionEnd, Stats};
+pub use stream::{Command, Delivery, StreamMsg, StreamRef};
+
+use crate::{
+    identity::{PublicKey, SecretKey},
+    io::{Closed, ConnId, Io, Machine},
+    mux::StreamId,
+    pool::Slice,
+    timers::TimerQueue,
+};
+use session::Session;
+use stream::{Half, Stage};
+
+/// What a relay is built with.
+#[derive(Clone)]
+pub struct RelayConfig {
+    /// The server's identity.
+    pub secret_key: SecretKey,
+    /// Its bounds.
+    pub limits: RelayLimits,
+    /// Hears the key of each session that comes up; what does not fit is dropped. For [`Command::MuxHint`].
+    pub newcomers: Option<SyncSender<PublicKey>>,
+}
+
+/// One worker core of a relay server. Runs on any driver.
+pub struct Relay {
+    secret_key: SecretKey,
+    public_key: PublicKey,
+    limits: RelayLimits,
+    core: u16,
+    cores: Arc<Cores>,
+    stats: Arc<Stats>,
+    newcomers: Option<SyncSender<PublicKey>>,
+    /// By [`ConnId::index`].
+    sessions: Vec<Option<Box<Session>>>,
+    /// Sessions past their handshake.
+    sessions_up: usize,
+    /// Connections in the handshake, oldest first.
+    unproven: VecDeque<ConnId>,
+    timers: TimerQueue<TimerKey>,
+    /// Bytes that wait in halves of all sessions of this core.
+    pending_bytes: usize,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum TimerKey {
+    /// Handshake deadline, then the keep-alive tick.
+    Session(ConnId),
+    /// Deadline of the stage, idle check while relaying.
+    Stream(ConnId, StreamId),
+}
+
+impl Relay {
+    /// A relay core with index `core` in `cores`.
+    #[must_use]
+    pub fn new(config: RelayConfig, core: u16, cores: Arc<Cores>, stats: Arc<Stats>) -> Self {
+        Self {
+            public_key: config.secret_key.public_key(),
+            secret_key: config.secret_key,
+            limits: config.limits,
+            newcomers: config.newcomers,
+            core,
+            cores,
+            stats,
+            sessions: Vec::new(),
+            sessions_up: 0,
+            unproven: VecDeque::new(),
+            timers: TimerQueue::new(),
+            pending_bytes: 0,
+        }
+    }
+
+    /// Bytes that wait in this core for slow receivers.
+    #[must_use]
+    pub fn pending_bytes(&self) -> usize {
+        self.pending_bytes
+    }
+
+    fn session(&mut self, conn: ConnId) -> Option<&mut Session> {
+        self.sessions.get_mut(conn.index())?.as_deref_mut().filter(|s| s.conn == conn)
+    }
+
+    fn arm(&self, io: &mut Io) {
+        if let Some(at) = self.timers.next_at() {
+            io.wake_at(at);
+        }
+    }
+}
+
+impl Machine for Relay {
+    type Command = Command;
+
+    fn accepted(&mut self, io: &mut Io, conn: ConnId, peer: SocketAddr) {
+        self.session_accepted(io, conn, peer);
+        self.arm(io);
+    }
+
+    fn connected(&mut self, _io: &mut Io, _conn: ConnId) {
+        // A relay dials nobody.
+    }
+
+    fn received(&mut self, io: &mut Io, conn: ConnId, data: Slice) {
+        self.session_received(io, conn, data);
+        self.arm(io);
+    }
+
+    fn writable(&mut self, io: &mut Io, conn: ConnId) {
+        self.session_writable(io, conn);
+    }
+
+    fn closed(&mut self, io: &mut Io, conn: ConnId, _why: Closed) {
+        self.end_session(io, conn, SessionEnd::ConnectionLost);
+    }
+
+    fn command(&mut self, io: &mut Io, command: Command) {
+        match command {
+            Command::Deliver(delivery) => self.deliver(io, *delivery),
+            Command::Stream { to, from, msg } => self.stream_message(io, to, from, msg),
+            Command::Evict(conn) => self.evict(io, conn),
+            Command::MuxHint(conn, kind) => self.mux_hint(io, conn, kind),
+            Command::Stop => io.stop(),
+        }
+        self.arm(io);
+    }
+
+    fn timeout(&mut self, io: &mut Io) {
+        while let Some(key) = self.timers.pop_due(io.now()) {
+            match key {
+                TimerKey::Session(conn) => self.session_tick(io, conn),
+                TimerKey::Stream(conn, id) => self.stream_deadline(io, conn, id),
+            }
+        }
+        self.arm(io);
+    }
+}

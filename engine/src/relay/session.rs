@@ -1,0 +1,363 @@
+//! One connection: handshake, liveness, and the frames of its multiplexer.
+//!
+//! ```text
+//!   accepted ─▶ Handshake ─ third message ─▶ Up(mux unknown) ─ first byte, hint or need ─▶ Up(mux) ─▶ ended
+//! ```
+
+use std::{
+    collections::{HashMap, VecDeque},
+    net::{IpAddr, Ipv6Addr, SocketAddr},
+    sync::atomic::Ordering::Relaxed,
+    time::{Duration, Instant},
+};
+
+use super::{
+    Half, Relay, SessionEnd, SessionRef, Stage, StreamMsg, StreamRef, TimerKey, stream::Relaying,
+};
+use crate::{
+    identity::{PublicKey, SecretKey},
+    io::{CloseMode, ConnId, Io, SEND_HIGH_BYTES},
+    mux::{Event, Mux, MuxConfig, MuxKind, Role, StreamId},
+    noise::{ObjectOpener, Sealer},
+    pool::Slice,
+    session::{Established, SessionHandshake, Step},
+};
+
+/// A send queue that control frames alone have driven this far means the peer floods us with pings and the like without
+/// reading the answers: we stop reading from it. Data stops at [`SEND_HIGH_BYTES`], so twice that is never data.
+const CONTROL_BYTES_MAX: usize = 2 * SEND_HIGH_BYTES;
+
+/// smux peers end a session that carries no frame for 30 s and send theirs every 10 s (`wire.md §3.4`).
+const SMUX_KEEPALIVE: Duration = Duration::from_secs(10);
+
+pub(super) struct Session {
+    pub(super) conn: ConnId,
+    pub(super) peer: SocketAddr,
+    pub(super) phase: Phase,
+    last_received: Instant,
+    /// Reasons why we do not read from it: one for its own unread control frames, one per stream on hold.
+    holds: u32,
+    control_hold: bool,
+}
+
+pub(super) enum Phase {
+    Handshake(Box<SessionHandshake>),
+    Up(Box<Up>),
+}
+
+/// A session after its handshake.
+pub(super) struct Up {
+    pub(super) key: PublicKey,
+    pub(super) sealer: Sealer,
+    pub(super) opener: ObjectOpener,
+    mux: Option<Mux>,
+    pub(super) streams: HashMap<StreamId, Half>,
+    /// Halves with something pending, in the order in which they get their turn.
+    pub(super) ready: VecDeque<StreamId>,
+    /// Bytes that wait in `streams`.
+    pub(super) pending_bytes: usize,
+    pub(super) abandoned: u32,
+    streams_max: usize,
+}
+
+impl Up {
+    /// The mux; chosen now if it has to be (yamux is the default everywhere, `wire.md §3.2`).
+    pub(super) fn mux(&mut self) -> &mut Mux {
+        self.mux_or(MuxKind::Yamux)
+    }
+
+    fn mux_or(&mut self, kind: MuxKind) -> &mut Mux {
+        let config = MuxConfig { streams_max: self.streams_max };
+        self.mux.get_or_insert_with(|| Mux::new(kind, Role::Server, config))
+    }
+}
+
+impl Relay {
+    pub(super) fn up(&mut self, conn: ConnId) -> Option<&mut Up> {
+        match &mut self.session(conn)?.phase {
+            Phase::Up(up) => Some(up),
+            Phase::Handshake(_) => None,
+        }
+    }
+
+    pub(super) fn half(&mut self, conn: ConnId, id: StreamId) -> Option<&mut Half> {
+        self.up(conn)?.streams.get_mut(&id)
+    }
+
+    pub(super) fn session_accepted(&mut self, io: &mut Io, conn: ConnId, peer: SocketAddr) {
+        if self.sessions_up >= self.limits.sessions_max {
+            self.stats.ended(SessionEnd::TooManySessions);
+            return io.close(conn, CloseMode::Abort);
+        }
+        let prefix = address_prefix(peer.ip());
+        let same = |relay: &Self, c: &ConnId| {
+            relay.sessions[c.index()]
+                .as_ref()
+                .is_some_and(|s| address_prefix(s.peer.ip()) == prefix)
+        };
+        if self.unproven.iter().filter(|c| same(self, c)).count()
+            >= self.limits.handshakes_per_address_max
+        {
+            self.stats.ended(SessionEnd::HandshakeShed);
+            return io.close(conn, CloseMode::Abort);
+        }
+        if self.unproven.len() >= self.limits.handshakes_max
+            && let Some(oldest) = self.unproven.front().copied()
+        {
+            self.end_session(io, oldest, SessionEnd::HandshakeShed);
+        }
+        let handshake = SessionHandshake::responder(&self.secret_key, ephemeral(io));
+        let session = Session {
+            conn,
+            peer,
+            phase: Phase::Handshake(Box::new(handshake)),
+            last_received: io.now(),
+            holds: 0,
+            control_hold: false,
+        };
+        if self.sessions.len() <= conn.index() {
+            self.sessions.resize_with(conn.index() + 1, || None);
+        }
+        self.sessions[conn.index()] = Some(Box::new(session));
+        self.unproven.push_back(conn);
+        self.stats.handshakes.fetch_add(1, Relaxed);
+        self.timers.set(TimerKey::Session(conn), io.now() + self.limits.handshake_timeout);
+    }
+
+    pub(super) fn session_received(&mut self, io: &mut Io, conn: ConnId, data: Slice) {
+        let Some(session) = self.session(conn) else { return };
+        session.last_received = io.now();
+        let Phase::Handshake(handshake) = &mut session.phase else {
+            return self.mux_input(io, conn, data);
+        };
+        let mut reply = Vec::new();
+        let step = handshake.receive(data, &mut reply);
+        if let Some(queue) = io.queue(conn) {
+            queue.push_bytes(&reply);
+        }
+        match step {
+            Ok(Step::Pending) => {}
+            Ok(Step::Done(established)) => self.session_up(io, conn, *established),
+            Err(error) => {
+                tracing::debug!(%error, "session handshake failed");
+                self.end_session(io, conn, SessionEnd::HandshakeFailed);
+            }
+        }
+    }
+
+    fn session_up(&mut self, io: &mut Io, conn: ConnId, established: Established) {
+        let streams_max = self.limits.streams_per_session_max;
+        let Some(session) = self.session(conn) else { return };
+        let Established { remote, sealer, opener, rest, .. } = established;
+        session.phase = Phase::Up(Box::new(Up {
+            key: remote,
+            sealer,
+            opener,
+            mux: None,
+            streams: HashMap::new(),
+            ready: VecDeque::new(),
+            pending_bytes: 0,
+            abandoned: 0,
+            streams_max,
+        }));
+        self.proven(conn);
+        self.sessions_up += 1;
+        self.stats.sessions.fetch_add(1, Relaxed);
+        self.stats.sessions_total.fetch_add(1, Relaxed);
+        self.timers.set(TimerKey::Session(conn), io.now() + SMUX_KEEPALIVE);
+        tracing::debug!(client = %remote.short(), "session up");
+        // The newest session of a key wins, and the older one is closed (wire.md §3.1, G26).
+        let here = SessionRef { core: self.core, conn };
+        match self.cores.enter(remote, here) {
+            Some(old) if old.core == self.core => self.evict(io, old.conn),
+            Some(old) => self.cores.post(old.core, super::Command::Evict(old.conn)),
+            None => {}
+        }
+        if let Some(newcomers) = &self.newcomers {
+            // A full channel means that nobody asks discovery fast enough; the peer's own first byte decides as well.
+            let _dropped_when_full = newcomers.try_send(remote);
+        }
+        // Bytes right behind the third message belong to the mux (wire.md §2.4).
+        if !rest.is_empty() {
+            self.mux_input(io, conn, rest);
+        }
+    }
+
+    fn proven(&mut self, conn: ConnId) {
+        let before = self.unproven.len();
+        self.unproven.retain(|c| *c != conn);
+        self.stats.handshakes.fetch_sub((before - self.unproven.len()) as u64, Relaxed);
+    }
+
+    pub(super) fn evict(&mut self, io: &mut Io, conn: ConnId) {
+        if self.session(conn).is_some() {
+            self.end_session(io, conn, SessionEnd::Replaced);
+        }
+    }
+
+    pub(super) fn mux_hint(&mut self, _io: &mut Io, conn: ConnId, kind: MuxKind) {
+        if let Some(up) = self.up(conn) {
+            up.mux_or(kind);
+        }
+    }
+
+    fn mux_input(&mut self, io: &mut Io, conn: ConnId, mut data: Slice) {
+        let Some(up) = self.up(conn) else { return };
+        if up.mux.is_none() {
+            match data.first().copied().and_then(MuxKind::sniff) {
+                Some(kind) => drop(up.mux_or(kind)),
+                None => return self.end_session(io, conn, SessionEnd::MuxViolation),
+            }
+        }
+        loop {
+            let Some(up) = self.up(conn) else { return };
+            let Some(queue) = io.queue(conn) else { return };
+            match up.mux().next_event(&mut data, queue) {
+                Ok(None) => break,
+                Ok(Some(event)) => self.mux_event(io, conn, event),
+                Err(error) => {
+                    tracing::debug!(client = %up.key.short(), %error, "mux rule broken, closing the session");
+                    return self.end_session(io, conn, SessionEnd::MuxViolation);
+                }
+            }
+        }
+        if io.queued_bytes(conn) > CONTROL_BYTES_MAX {
+            self.hold_control(io, conn);
+        }
+    }
+
+    fn mux_event(&mut self, io: &mut Io, conn: ConnId, event: Event) {
+        match event {
+            Event::Data(id, data) => self.client_data(io, conn, id, data),
+            Event::Credit(id, bytes) => self.client_credit(io, conn, id, bytes),
+            Event::Opened(id) => self.client_opened(io, conn, id),
+            Event::Finished(id) => self.client_finished(io, conn, id),
+            Event::Reset(id) => self.client_reset(io, conn, id),
+            Event::Acked(_) | Event::Pong(_) | Event::GoAway => {}
+        }
+    }
+
+    /// The keep-alive tick of a session, or the end of its handshake's time.
+    pub(super) fn session_tick(&mut self, io: &mut Io, conn: ConnId) {
+        let (interval, timeout) = (self.limits.ping_interval, self.limits.ping_timeout);
+        let now = io.now();
+        let Some(session) = self.session(conn) else { return };
+        let quiet = now.saturating_duration_since(session.last_received);
+        let reading = session.holds == 0;
+        let Phase::Up(up) = &mut session.phase else {
+            return self.end_session(io, conn, SessionEnd::HandshakeTimeout);
+        };
+        if reading && quiet >= interval + timeout {
+            return self.end_session(io, conn, SessionEnd::Silent);
+        }
+        up.abandoned = 0;
+        let smux = up.mux.as_ref().is_some_and(|m| m.kind() != MuxKind::Yamux);
+        let next = if smux || quiet >= interval {
+            if let Some(queue) = io.queue(conn) {
+                up.mux().ping(0, queue);
+            }
+            now + if smux { SMUX_KEEPALIVE } else { timeout }
+        } else if up.mux.is_none() {
+            // Not known yet; an smux client would speak within its keep-alive.
+            now + SMUX_KEEPALIVE
+        } else {
+            now + (interval - quiet)
+        };
+        self.timers.set(TimerKey::Session(conn), next);
+    }
+
+    /// Stops or goes on reading from a session; holds are counted, so that several causes do not undo each other.
+    pub(super) fn hold(&mut self, io: &mut Io, conn: ConnId) {
+        if let Some(session) = self.session(conn) {
+            session.holds += 1;
+            io.pause(conn);
+        }
+    }
+
+    pub(super) fn release(&mut self, io: &mut Io, conn: ConnId) {
+        if let Some(session) = self.session(conn) {
+            session.holds = session.holds.saturating_sub(1);
+            if session.holds == 0 {
+                session.last_received = io.now();
+                io.resume(conn);
+            }
+        }
+    }
+
+    fn hold_control(&mut self, io: &mut Io, conn: ConnId) {
+        let Some(session) = self.session(conn) else { return };
+        if !std::mem::replace(&mut session.control_hold, true) {
+            // `writable` is only promised for a queue that was found full.
+            io.is_full(conn);
+            self.hold(io, conn);
+        }
+    }
+
+    pub(super) fn session_writable(&mut self, io: &mut Io, conn: ConnId) {
+        if let Some(session) = self.session(conn)
+            && std::mem::take(&mut session.control_hold)
+        {
+            self.release(io, conn);
+        }
+        self.drain(io, conn);
+    }
+
+    /// Ends a session and every stream of it; the other halves hear of it.
+    pub(super) fn end_session(&mut self, io: &mut Io, conn: ConnId, why: SessionEnd) {
+        if self.session(conn).is_none() {
+            return;
+        }
+        self.timers.cancel(TimerKey::Session(conn));
+        self.proven(conn);
+        let Some(session) = self.sessions[conn.index()].take() else { return };
+        self.stats.ended(why);
+        let abort = matches!(why, SessionEnd::ConnectionLost | SessionEnd::Silent);
+        io.close(conn, if abort { CloseMode::Abort } else { CloseMode::Flush });
+        let Phase::Up(up) = session.phase else { return };
+        tracing::debug!(client = %up.key.short(), reason = why.label(), "session ended");
+        self.sessions_up -= 1;
+        self.stats.sessions.fetch_sub(1, Relaxed);
+        self.cores.leave(&up.key, SessionRef { core: self.core, conn });
+        self.pending_bytes -= up.pending_bytes;
+        self.stats.pending_bytes.fetch_sub(up.pending_bytes as u64, Relaxed);
+        for (id, half) in up.streams {
+            self.timers.cancel(TimerKey::Stream(conn, id));
+            self.stats.stream_halves.fetch_sub(1, Relaxed);
+            let from = StreamRef { core: self.core, conn, id };
+            if let Some((to, msg)) = farewell(half.stage) {
+                self.tell(io, to, from, msg);
+            }
+        }
+    }
+}
+
+/// What the other half hears when a session ends.
+fn farewell(stage: Stage) -> Option<(StreamRef, StreamMsg)> {
+    let gone = super::RefuseReason::PeerSessionEnded;
+    match stage {
+        Stage::Dialing { peer, .. } => Some((peer?, StreamMsg::Reset)),
+        Stage::Answer(answer) => Some((answer.initiator?, StreamMsg::Refused(gone))),
+        Stage::Relaying(Relaying { peer, .. }) => Some((peer, StreamMsg::Reset)),
+        Stage::Request(_) | Stage::Closing => None,
+    }
+}
+
+/// A fresh ephemeral key out of the driver's randomness.
+fn ephemeral(io: &mut Io) -> SecretKey {
+    let mut bytes = zeroize::Zeroizing::new([0; SecretKey::LEN]);
+    loop {
+        io.random(&mut *bytes);
+        // One in 2^128 is refused; a source that is refused for ever yields a constant, and then there is no session to be had.
+        if let Ok(key) = SecretKey::from_bytes(&*bytes) {
+            return key;
+        }
+    }
+}
+
+/// What counts as one address: an IPv4 address, or the /56 that a household gets in IPv6.
+fn address_prefix(ip: IpAddr) -> IpAddr {
+    match ip.to_canonical() {
+        IpAddr::V6(v6) => IpAddr::V6(Ipv6Addr::from_bits(v6.to_bits() & !(u128::MAX >> 56))),
+        v4 => v4,
+    }
+}

@@ -1,0 +1,150 @@
+//! The two halves of a relayed stream, and what they say to each other.
+
+use std::time::Instant;
+
+use crate::{
+    identity::PublicKey,
+    io::ConnId,
+    mux::{MuxKind, StreamId},
+    pool::{SendQueue, Slice},
+    session::ObjectReader,
+    wire::SignedObject,
+};
+
+use super::RefuseReason;
+
+/// One half of a stream, anywhere on the server.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct StreamRef {
+    /// Core of the session.
+    pub core: u16,
+    /// Connection of the session.
+    pub conn: ConnId,
+    /// Stream in the session.
+    pub id: StreamId,
+}
+
+/// A checked request on its way to the destination's core.
+pub struct Delivery {
+    /// The initiator's half.
+    pub from: StreamRef,
+    /// The destination's connection, as the table had it.
+    pub conn: ConnId,
+    /// The destination.
+    pub destination: PublicKey,
+    /// The request, unchanged.
+    pub request: SignedObject,
+}
+
+/// What one half tells the other.
+#[derive(Debug)]
+pub enum StreamMsg {
+    /// The request was written to the destination, on the half that speaks.
+    Delivered,
+    /// The destination accepted; its response, unchanged.
+    Accepted(SignedObject),
+    /// The dial failed.
+    Refused(RefuseReason),
+    /// Payload.
+    Data(Slice),
+    /// The receiver behind the half that speaks lets this many bytes more come.
+    Credit(u32),
+    /// The half that speaks will send no more data.
+    Finish,
+    /// More waits in the half that speaks than its receiver takes: stop, if the source can be stopped.
+    Hold,
+    /// The end of a `Hold`.
+    Release,
+    /// The stream is over in both directions.
+    Reset,
+}
+
+/// What other threads may tell a relay core.
+pub enum Command {
+    /// Open a stream to a session of this core.
+    Deliver(Box<Delivery>),
+    /// A message between halves.
+    Stream {
+        /// The half that shall hear it.
+        to: StreamRef,
+        /// The half that speaks.
+        from: StreamRef,
+        /// What it says.
+        msg: StreamMsg,
+    },
+    /// The same key has a newer session.
+    Evict(ConnId),
+    /// The session's mux, as discovery tells; used only if the peer has not spoken yet (`wire.md §3.2`).
+    MuxHint(ConnId, MuxKind),
+    /// Close everything and end.
+    Stop,
+}
+
+/// One half: the stream as one session sees it.
+pub(super) struct Half {
+    pub(super) stage: Stage,
+    /// Last time data or credit moved here.
+    pub(super) active: Instant,
+    /// Credit of our client from before the stream was relayed; the peer half gets it then.
+    pub(super) early_credit: u32,
+}
+
+/// Where a half is in its life. `module docs` have the picture.
+pub(super) enum Stage {
+    /// Opened by the client; its request is being read.
+    Request(Box<ObjectReader>),
+    /// The request is with the destination's core.
+    Dialing {
+        /// The destination's half, once it exists.
+        peer: Option<StreamRef>,
+    },
+    /// Opened by us to the destination; its answer is being read.
+    Answer(Box<Answer>),
+    /// Data flows.
+    Relaying(Relaying),
+    /// We finished; what still comes is dropped until the client finishes too.
+    Closing,
+}
+
+pub(super) struct Answer {
+    pub(super) reader: ObjectReader,
+    /// `None` when the initiator has given up. The answer is awaited all the same: a deployed client whose
+    /// stream is closed before it answered ends its whole session (`wire.md §4.7`).
+    pub(super) initiator: Option<StreamRef>,
+    pub(super) request_hash: [u8; 32],
+    pub(super) destination: PublicKey,
+}
+
+/// A half in the flow of data.
+pub(super) struct Relaying {
+    pub(super) peer: StreamRef,
+    /// Came from the peer half, does not fit this session's send queue or credit yet.
+    pub(super) pending: SendQueue,
+    /// The peer half will send no more: finish once `pending` is out.
+    pub(super) peer_done: bool,
+    /// Our client has finished its direction.
+    pub(super) client_done: bool,
+    /// Our FIN is out.
+    pub(super) fin_sent: bool,
+    /// This half waits in its session's list of those with something pending.
+    pub(super) queued: bool,
+    /// We told the peer half to hold.
+    pub(super) holding: bool,
+    /// The peer half told us to hold, and our session is paused for it.
+    pub(super) held: bool,
+}
+
+impl Relaying {
+    pub(super) fn new(peer: StreamRef) -> Self {
+        Self {
+            peer,
+            pending: SendQueue::default(),
+            peer_done: false,
+            client_done: false,
+            fin_sent: false,
+            queued: false,
+            holding: false,
+            held: false,
+        }
+    }
+}

@@ -1,0 +1,130 @@
+//! Real sockets: two clients, one relay server, every driver this machine has, one and two relay threads.
+#![allow(clippy::unwrap_used, missing_docs)]
+
+use std::{sync::Arc, time::Duration};
+
+use dmsg_engine::{
+    client::{Client, ClientConfig, ServerRecord, StaticDirectory},
+    driver::DriverKind,
+    identity::SecretKey,
+    server::{Server, ServerConfig},
+    wire::{Addr, Port},
+};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+/// A limit for what takes a moment: a test that hangs shall fail.
+const LIMIT: Duration = Duration::from_secs(60);
+
+/// The drivers that this machine allows.
+fn drivers() -> Vec<DriverKind> {
+    let key = SecretKey::generate().unwrap();
+    let mut config = ServerConfig::new(key, "127.0.0.1:0".parse().unwrap());
+    config.driver = DriverKind::Uring;
+    match Server::start(config) {
+        Ok(_) => vec![DriverKind::Epoll, DriverKind::Uring],
+        Err(error) => {
+            println!("skipped with io_uring: {error}");
+            vec![DriverKind::Epoll]
+        }
+    }
+}
+
+fn server(driver: DriverKind, threads: u16) -> Server {
+    let key = SecretKey::generate().unwrap();
+    let mut config = ServerConfig::new(key, "127.0.0.1:0".parse().unwrap());
+    config.driver = driver;
+    config.threads = threads;
+    Server::start(config).unwrap()
+}
+
+fn client(driver: DriverKind, server: &Server) -> Client {
+    let mut config = ClientConfig::new(SecretKey::generate().unwrap());
+    config.driver = driver;
+    let record = ServerRecord {
+        key: server.public_key(),
+        address: server.local_addr().to_string(),
+        available_sessions: 1,
+    };
+    Client::start(config, Arc::new(StaticDirectory { servers: vec![record] })).unwrap()
+}
+
+async fn echo_through(driver: DriverKind, threads: u16, bytes: usize) {
+    let server = server(driver, threads);
+    let (a, b) = (client(driver, &server), client(driver, &server));
+    a.ready().await.unwrap();
+    b.ready().await.unwrap();
+    let port = Port::new(80).unwrap();
+    let mut listener = b.listen(port).unwrap();
+    let echo = tokio::spawn(async move {
+        let stream = listener.accept().await.unwrap();
+        let from = stream.remote_addr().key;
+        let (mut read, mut write) = tokio::io::split(stream);
+        tokio::io::copy(&mut read, &mut write).await.unwrap();
+        write.shutdown().await.unwrap();
+        from
+    });
+    let stream = a.dial(Addr { key: b.public_key(), port }).await.unwrap();
+    assert_eq!(stream.server(), server.public_key());
+    let (mut read, mut write) = tokio::io::split(stream);
+    let sent: Vec<u8> = (0..bytes).map(|i| (i ^ (i >> 8) ^ (i >> 16)) as u8).collect();
+    let expected = sent.clone();
+    let writer = tokio::spawn(async move {
+        write.write_all(&sent).await.unwrap();
+        write.shutdown().await.unwrap();
+        write
+    });
+    let mut got = Vec::with_capacity(bytes);
+    read.read_to_end(&mut got).await.unwrap();
+    assert!(got == expected, "{driver:?}: other bytes came back");
+    drop((read, writer.await.unwrap()));
+    assert_eq!(echo.await.unwrap(), a.public_key(), "the caller's key is authenticated");
+    a.close().await;
+    b.close().await;
+    assert_eq!(a.ports_in_use(), 0);
+    let stats = server.stats();
+    assert_eq!(stats.streams_total, 1);
+    assert!(stats.relayed_bytes > 2 * bytes as u64, "both directions, sealed");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_echo_of_8_mib_comes_back_over_every_driver() {
+    for driver in drivers() {
+        for threads in [1, 2, 16] {
+            println!("{driver:?}, {threads} relay threads");
+            tokio::time::timeout(LIMIT, echo_through(driver, threads, 8 << 20)).await.unwrap();
+        }
+    }
+}
+
+/// With many sessions on two threads about half of the streams cross from one core to the other.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn streams_cross_between_relay_threads() {
+    for driver in drivers() {
+        let server = server(driver, 2);
+        let clients: Vec<_> = (0..6).map(|_| client(driver, &server)).collect();
+        let port = Port::new(7).unwrap();
+        for client in &clients {
+            tokio::time::timeout(LIMIT, client.ready()).await.unwrap().unwrap();
+            let mut listener = client.listen(port).unwrap();
+            tokio::spawn(async move {
+                while let Ok(mut stream) = listener.accept().await {
+                    let mut word = [0; 5];
+                    stream.read_exact(&mut word).await.unwrap();
+                    stream.write_all(&word).await.unwrap();
+                    stream.shutdown().await.unwrap();
+                }
+            });
+        }
+        for from in &clients {
+            for to in &clients {
+                let dial = from.dial(Addr { key: to.public_key(), port });
+                let mut stream = tokio::time::timeout(LIMIT, dial).await.unwrap().unwrap();
+                stream.write_all(b"hello").await.unwrap();
+                let mut word = [0; 5];
+                stream.read_exact(&mut word).await.unwrap();
+                assert_eq!(&word, b"hello");
+            }
+        }
+        assert_eq!(server.stats().streams_total, 36);
+    }
+}

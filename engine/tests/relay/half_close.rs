@@ -1,0 +1,73 @@
+//! The ends of a relayed stream: FIN in each order, resets, idle and lingering streams.
+
+use std::{sync::atomic::Ordering::Relaxed, time::Duration};
+
+use dmsg_engine::{driver::sim::Net, mux::MuxKind, relay::RefuseReason};
+
+use crate::peer::{Peer, Server, connect_through, server, settle, settle_for};
+
+fn pair(seed: u64) -> (Net, Server, Peer, Peer) {
+    let mut net = Net::new(seed);
+    let server = server(&mut net);
+    let a = Peer::connect(&mut net, &server, b"a", MuxKind::Yamux);
+    let b = Peer::connect(&mut net, &server, b"b", MuxKind::Yamux);
+    (net, server, a, b)
+}
+
+#[test]
+fn a_finished_direction_leaves_the_other_open() {
+    let (mut net, server, mut a, mut b) = pair(40);
+    let (at_a, at_b) = connect_through(&mut net, &mut a, &mut b);
+    a.send(at_a, b"question");
+    a.mux.finish(at_a, &mut a.queue);
+    settle(&mut net, &mut [&mut a, &mut b]);
+    assert!(b.finished(at_b));
+    assert_eq!(b.taken(at_b), b"question");
+    b.send(at_b, b"answer after the FIN");
+    settle(&mut net, &mut [&mut a, &mut b]);
+    assert_eq!(a.taken(at_a), b"answer after the FIN");
+    b.mux.finish(at_b, &mut b.queue);
+    settle(&mut net, &mut [&mut a, &mut b]);
+    assert!(a.finished(at_a));
+    assert_eq!(server.stats.stream_halves.load(Relaxed), 0);
+}
+
+#[test]
+fn a_reset_reaches_the_other_side() {
+    let (mut net, server, mut a, mut b) = pair(41);
+    let (at_a, at_b) = connect_through(&mut net, &mut a, &mut b);
+    b.mux.reset(at_b, &mut b.queue);
+    settle(&mut net, &mut [&mut a, &mut b]);
+    assert!(a.was_reset(at_a));
+    assert_eq!(server.stats.stream_halves.load(Relaxed), 0);
+}
+
+#[test]
+fn a_half_closed_stream_does_not_linger() {
+    let (mut net, server, mut a, mut b) = pair(42);
+    let (at_a, at_b) = connect_through(&mut net, &mut a, &mut b);
+    a.mux.finish(at_a, &mut a.queue);
+    settle_for(&mut net, &mut [&mut a, &mut b], Duration::from_secs(9));
+    b.send(at_b, b"still here");
+    settle_for(&mut net, &mut [&mut a, &mut b], Duration::from_secs(9));
+    assert!(!a.was_reset(at_a), "data keeps it alive");
+    settle_for(&mut net, &mut [&mut a, &mut b], Duration::from_secs(4));
+    assert!(b.was_reset(at_b));
+    assert_eq!(server.stats.refused_count(RefuseReason::Linger), 1);
+    assert_eq!(server.stats.stream_halves.load(Relaxed), 0);
+}
+
+#[test]
+fn an_idle_stream_ends_and_traffic_in_either_direction_keeps_it() {
+    let (mut net, server, mut a, mut b) = pair(43);
+    let (at_a, at_b) = connect_through(&mut net, &mut a, &mut b);
+    for _ in 0..3 {
+        settle_for(&mut net, &mut [&mut a, &mut b], Duration::from_secs(200));
+        a.send(at_a, b"x");
+    }
+    settle(&mut net, &mut [&mut a, &mut b]);
+    assert_eq!(b.taken(at_b), b"xxx");
+    settle_for(&mut net, &mut [&mut a, &mut b], Duration::from_secs(310));
+    assert!(a.was_reset(at_a) && b.was_reset(at_b));
+    assert_eq!(server.stats.refused_count(RefuseReason::Idle), 1);
+}

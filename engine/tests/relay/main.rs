@@ -1,0 +1,19 @@
+//! The relay in simulated time: one scenario per module, named after the condition.
+//!
+//! Each runs the real [`dmsg_engine::relay::Relay`] against scripted clients (`peer.rs`) over simulated
+//! connections, with a seed that replays.
+#![allow(clippy::unwrap_used, missing_docs)]
+
+mod peer;
+
+mod bad_requests;
+mod bounds;
+mod half_close;
+mod handshake_abuse;
+mod muxes_meet;
+mod newest_session_wins;
+mod relayed_dial;
+mod sessions_die;
+mod silent_peers;
+mod slow_receiver;
+mod small_questions;

@@ -1,0 +1,99 @@
+//! DMSG discovery: who is reachable through which relay servers (`discovery.md`).
+//!
+//! ```text
+//!   DiscoveryClient ── HttpTransport ──▶ router ─▶ DiscoveryService ─▶ Store (memory │ redb)
+//!     ├─ HttpDirectory        what the engine's client asks        │
+//!     └─ ServerRegistration   keeps a relay server listed          └─ validate · rate limit · metrics
+//!                        Entry · RawEntry · EntryError: shared by both sides
+//! ```
+//!
+//! [`Entry`] is the signed record of one key. [`router`] serves the HTTP API on any byte stream: TCP, or
+//! a DMSG stream, whose authenticated peer the embedder puts into the request's extensions as [`CallerKey`].
+//!
+//! What is left out: `/uptimes` (another service's data), the CXO feed and the DHT mirror.
+//! Time is an argument throughout; only the edges ([`UnixNanos::system`]) read a clock.
+
+use std::{
+    sync::Arc,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+use dmsg_engine::identity::PublicKey;
+
+mod api;
+pub mod client;
+mod codec;
+mod entry;
+mod error;
+mod metrics;
+mod rate_limit;
+pub mod service;
+pub mod store;
+pub mod transport;
+mod validate;
+
+pub use api::router;
+pub use client::{ClientError, ClientOptions, DiscoveryClient, HttpDirectory, ServerRegistration};
+pub use codec::{RawEntry, Signed};
+pub use entry::{ClientPart, ENTRY_VERSION, Entry, ServerPart};
+pub use error::EntryError;
+pub use rate_limit::RateLimit;
+pub use service::{DiscoveryConfig, DiscoveryService};
+pub use validate::{TIMESTAMP_AHEAD_MAX, TIMESTAMP_BEHIND_MAX, check_iteration, check_new};
+
+/// Bytes of one entry at most (`discovery.md §3`). 512 delegated servers at 69 bytes are 35 KiB; the
+/// rest of an entry stays under 2 KiB.
+pub const ENTRY_BYTES_MAX: usize = 64 * 1024;
+
+/// Bytes of an entry with a `server` part at most, so that a list of
+/// [`SERVERS_MAX`](store::SERVERS_MAX) of them stays within 16 MiB.
+pub const SERVER_ENTRY_BYTES_MAX: usize = 8 * 1024;
+
+/// Bytes of an array of keys in a request at most (`discovery.md §3`); about 15,000 keys.
+pub const BATCH_BYTES_MAX: usize = 1024 * 1024;
+
+/// Delegated servers of one entry at most. A client holds a handful of sessions; 512 is what
+/// `available_servers` hands out at most.
+pub const DELEGATED_SERVERS_MAX: usize = 512;
+
+/// The key that a DMSG stream's handshake authenticated. Whoever serves [`router`] over DMSG streams
+/// puts it into each request's extensions; a request without it came over clear-net.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct CallerKey(pub PublicKey);
+
+/// Wall-clock time in nanoseconds since 1970, as entries carry it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct UnixNanos(pub i64);
+
+impl UnixNanos {
+    /// Later than every other time; the deadline of what never expires.
+    pub const NEVER: Self = Self(i64::MAX);
+
+    /// The system's time. A clock before 1970 or after 2262 reads as that bound.
+    #[must_use]
+    pub fn system() -> Self {
+        let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        Self(i64::try_from(since.as_nanos()).unwrap_or(i64::MAX))
+    }
+
+    /// This time, `duration` later; saturates.
+    #[must_use]
+    pub fn plus(self, duration: Duration) -> Self {
+        Self(self.0.saturating_add(i64::try_from(duration.as_nanos()).unwrap_or(i64::MAX)))
+    }
+
+    /// How much later than `earlier` this is; zero when it is not.
+    #[must_use]
+    pub fn since(self, earlier: Self) -> Duration {
+        Duration::from_nanos(u64::try_from(self.0.saturating_sub(earlier.0)).unwrap_or(0))
+    }
+}
+
+/// Where the edges read the time: the system's clock, or a test's.
+pub type Clock = Arc<dyn Fn() -> UnixNanos + Send + Sync>;
+
+/// The system's clock as a [`Clock`].
+#[must_use]
+pub fn system_clock() -> Clock {
+    Arc::new(UnixNanos::system)
+}

@@ -1,0 +1,279 @@
+//! The HTTP/1.1 client (`dmsg-http.md §3`).
+//!
+//! One request runs at a time on a stream; finished streams wait in the pool for the next request to
+//! the same destination. A pooled stream may have been closed by the peer meanwhile. Then the request
+//! is sent once more on a fresh stream, unseen by the caller, but only where that cannot repeat
+//! anything: if none of it was written, or if its method is idempotent and its body in memory.
+
+use std::{sync::Arc, time::Duration};
+
+use dmsg_engine::wire::Addr;
+use http::{HeaderMap, Method, Response, StatusCode, Version, header};
+use hyper::client::conn::http1;
+use hyper_util::rt::TokioIo;
+use tokio::time::timeout;
+
+use super::{
+    Dial, HttpError, Request, RequestBody, ResponseBody,
+    pool::{Conn, Pool},
+    request::SentBody,
+};
+use crate::url::DmsgUrl;
+
+/// Bytes of a response head that are read; more is refused.
+const HEAD_MAX_BYTES: usize = 64 * 1024;
+
+/// Headers of a response that are read.
+const HEADERS_MAX: usize = 100;
+
+/// Redirects followed by [`HttpClient::send_following`].
+const REDIRECTS_MAX: usize = 5;
+
+/// How long a pooled stream may take to say that it is ready; it says so at once or never.
+const POOLED_READY_TIMEOUT: Duration = Duration::from_millis(250);
+
+/// Limits and deadlines of an [`HttpClient`].
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct HttpConfig {
+    /// From the call of the dial to the stream. Default 20 s, the peers' handshake limit.
+    pub connect_timeout: Duration,
+    /// From the last piece of the request to the response head. Default 30 s.
+    pub head_timeout: Duration,
+    /// Between two pieces of a response body that is being read. Default 30 s.
+    pub body_timeout: Duration,
+    /// How long an idle stream is kept. Default 90 s, below the 115 s of our own server and the
+    /// 120 s of a stream, so that we rarely write to one that the peer is closing.
+    pub idle_timeout: Duration,
+    /// A response that nobody reads or drops for this long loses its stream. Default 5 min.
+    pub abandoned_timeout: Duration,
+    /// Idle streams kept per destination. Default 4.
+    pub idle_per_destination_max: usize,
+    /// Idle streams kept in all. Default 256.
+    pub idle_max: usize,
+    /// Streams in use at once. Default 1024: an eighth of a client's streams, so that one HTTP
+    /// client cannot starve the rest of the process.
+    pub streams_max: usize,
+}
+
+impl Default for HttpConfig {
+    fn default() -> Self {
+        Self {
+            connect_timeout: Duration::from_secs(20),
+            head_timeout: Duration::from_secs(30),
+            body_timeout: Duration::from_secs(30),
+            idle_timeout: Duration::from_secs(90),
+            abandoned_timeout: Duration::from_secs(300),
+            idle_per_destination_max: 4,
+            idle_max: 256,
+            streams_max: 1024,
+        }
+    }
+}
+
+/// An HTTP client over the streams of `D`. Clones share the pool.
+pub struct HttpClient<D> {
+    inner: Arc<Inner<D>>,
+}
+
+struct Inner<D> {
+    dial: D,
+    config: HttpConfig,
+    pool: Arc<Pool>,
+}
+
+impl<D> Clone for HttpClient<D> {
+    fn clone(&self) -> Self {
+        Self { inner: Arc::clone(&self.inner) }
+    }
+}
+
+/// A failed exchange, and the request if none of it was written.
+struct Failed {
+    error: HttpError,
+    unsent: Option<Request>,
+}
+
+impl From<HttpError> for Failed {
+    fn from(error: HttpError) -> Self {
+        Self { error, unsent: None }
+    }
+}
+
+impl<D: Dial> HttpClient<D> {
+    /// A client with the default limits.
+    #[must_use]
+    pub fn new(dial: D) -> Self {
+        Self::with_config(dial, HttpConfig::default())
+    }
+
+    /// A client with its own limits.
+    #[must_use]
+    pub fn with_config(dial: D, config: HttpConfig) -> Self {
+        let pool = Pool::new(config.clone());
+        Self { inner: Arc::new(Inner { dial, config, pool }) }
+    }
+
+    /// Where streams come from.
+    #[must_use]
+    pub fn dialer(&self) -> &D {
+        &self.inner.dial
+    }
+
+    /// Streams idle in the pool, and streams in use.
+    #[must_use]
+    pub fn stream_counts(&self) -> (usize, usize) {
+        self.inner.pool.counts()
+    }
+
+    /// Closes the idle streams.
+    pub fn close_idle(&self) {
+        self.inner.pool.close_idle();
+    }
+
+    /// Sends a request and waits for the response head. Dropping the future closes the stream.
+    pub async fn send(&self, mut request: Request) -> Result<Response<ResponseBody>, HttpError> {
+        let to = request.url.addr();
+        if let Some(conn) = self.pooled(to).await? {
+            let replay = request.replay().filter(|request| request.method.is_idempotent());
+            match self.exchange(conn, request).await {
+                Ok(response) => return Ok(response),
+                Err(Failed { error, unsent }) => {
+                    request = match unsent.or_else(|| replay.filter(|_| error.is_stale())) {
+                        Some(again) => again,
+                        None => return Err(error),
+                    };
+                    tracing::debug!(%to, %error, "pooled stream was stale, dialling a fresh one");
+                }
+            }
+        }
+        let conn = self.connect(to).await?;
+        self.exchange(conn, request).await.map_err(|failed| failed.error)
+    }
+
+    /// Like [`HttpClient::send`], following at most five redirects that stay at the same key. Gives the final URL too.
+    pub async fn send_following(
+        &self,
+        mut request: Request,
+    ) -> Result<(DmsgUrl, Response<ResponseBody>), HttpError> {
+        for _ in 0..=REDIRECTS_MAX {
+            let url = request.url.clone();
+            let next = request.replay();
+            let response = self.send(request).await?;
+            let location = response
+                .headers()
+                .get(header::LOCATION)
+                .and_then(|location| location.to_str().ok())
+                .map(str::to_owned);
+            let (Some(location), Some(next), true) =
+                (location, next, is_redirect(response.status()))
+            else {
+                return Ok((url, response));
+            };
+            let target = url.redirect(&location)?;
+            request = redirected(next, response.status(), target);
+        }
+        Err(HttpError::TooManyRedirects(REDIRECTS_MAX))
+    }
+
+    async fn pooled(&self, to: Addr) -> Result<Option<Conn>, HttpError> {
+        while let Some(mut conn) = self.inner.pool.take(to)? {
+            if matches!(timeout(POOLED_READY_TIMEOUT, conn.sender.ready()).await, Ok(Ok(()))) {
+                return Ok(Some(conn));
+            }
+        }
+        Ok(None)
+    }
+
+    async fn connect(&self, to: Addr) -> Result<Conn, HttpError> {
+        let Inner { dial, config, pool } = &*self.inner;
+        let lease = pool.lease()?;
+        let after = config.connect_timeout;
+        let stream = timeout(after, dial.dial(to))
+            .await
+            .map_err(|_| HttpError::ConnectTimeout { to, after })?
+            .map_err(|source| HttpError::Connect { to, source })?;
+        let (sender, connection) = http1::Builder::new()
+            .title_case_headers(true)
+            .max_buf_size(HEAD_MAX_BYTES)
+            .max_headers(HEADERS_MAX)
+            .handshake::<_, SentBody>(TokioIo::new(stream))
+            .await
+            .map_err(|error| HttpError::from_hyper(to, error))?;
+        let task = tokio::spawn(async move {
+            if let Err(error) = connection.await {
+                tracing::debug!(%to, %error, "HTTP stream ended");
+            }
+        });
+        Ok(pool.conn(to, sender, task.abort_handle(), lease))
+    }
+
+    async fn exchange(
+        &self,
+        mut conn: Conn,
+        request: Request,
+    ) -> Result<Response<ResponseBody>, Failed> {
+        let (to, config) = (conn.to, &self.inner.config);
+        let lease = Arc::clone(conn.state());
+        let url = request.url.clone();
+        let keeps_alive = !wants_close(&request.headers);
+        let sent = request.into_hyper(Arc::clone(&lease))?;
+        let after = config.head_timeout;
+        let reply = tokio::select! {
+            reply = conn.sender.try_send_request(sent) => reply,
+            () = lease.progress.stalled(after) => return Err(HttpError::HeadTimeout { to, after }.into()),
+        };
+        match reply {
+            Ok(response) => {
+                check_framing(to, response.headers())?;
+                lease.progress.touch();
+                let reusable = keeps_alive
+                    && response.version() >= Version::HTTP_11
+                    && !wants_close(response.headers());
+                Ok(response
+                    .map(|body| ResponseBody::new(body, conn, reusable, config.body_timeout)))
+            }
+            Err(_) if lease.is_reclaimed() => Err(HttpError::Reclaimed { to }.into()),
+            Err(mut failed) => Err(Failed {
+                unsent: failed.take_message().map(|sent| Request::from_hyper(url, sent)),
+                error: HttpError::from_hyper(to, failed.into_error()),
+            }),
+        }
+    }
+}
+
+fn wants_close(headers: &HeaderMap) -> bool {
+    headers
+        .get_all(header::CONNECTION)
+        .iter()
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|value| value.split(','))
+        .any(|option| option.trim().eq_ignore_ascii_case("close"))
+}
+
+/// Two statements of the length are one too many: whoever reads them otherwise than we do sees another message.
+fn check_framing(to: Addr, headers: &HeaderMap) -> Result<(), HttpError> {
+    if headers.contains_key(header::TRANSFER_ENCODING)
+        && headers.contains_key(header::CONTENT_LENGTH)
+    {
+        let reason = "it has both Transfer-Encoding and Content-Length".to_owned();
+        return Err(HttpError::Malformed { to, reason });
+    }
+    Ok(())
+}
+
+fn is_redirect(status: StatusCode) -> bool {
+    matches!(status.as_u16(), 301 | 302 | 303 | 307 | 308)
+}
+
+/// The request that a redirect asks for: 307 and 308 repeat it, the others turn it into a GET.
+fn redirected(mut request: Request, status: StatusCode, url: DmsgUrl) -> Request {
+    let repeats = matches!(status.as_u16(), 307 | 308);
+    if !repeats && !matches!(request.method, Method::GET | Method::HEAD) {
+        request.method = Method::GET;
+        request.body = RequestBody::Empty;
+        request.headers.remove(header::CONTENT_TYPE);
+    }
+    request.url = url;
+    request
+}

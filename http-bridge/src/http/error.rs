@@ -1,0 +1,139 @@
+//! How a request can fail.
+
+use std::{io, time::Duration};
+
+use dmsg_engine::wire::Addr;
+
+use super::BoxError;
+use crate::url::RedirectError;
+
+/// Why a request gave no response, or a response no body.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum HttpError {
+    /// No stream to the destination; the engine's error is the source.
+    #[error("cannot connect to {to}: {source}")]
+    Connect {
+        /// The destination.
+        to: Addr,
+        /// The dial's error.
+        source: BoxError,
+    },
+    /// The dial took too long.
+    #[error("no stream to {to} within {after:?}: the peer or its servers do not answer")]
+    ConnectTimeout {
+        /// The destination.
+        to: Addr,
+        /// The limit.
+        after: Duration,
+    },
+    /// Every stream of this client is in use, and none is stale.
+    #[error("all {max} streams of this HTTP client are in use: read or drop response bodies")]
+    StreamsExhausted {
+        /// [`super::HttpConfig::streams_max`].
+        max: usize,
+    },
+    /// The request was sent, and no response head came.
+    #[error("{to} sent no response for {after:?}: the service is slow or stuck")]
+    HeadTimeout {
+        /// The destination.
+        to: Addr,
+        /// The limit, counted from the last progress of the request's body.
+        after: Duration,
+    },
+    /// The stream ended before the response was complete.
+    #[error("{to} closed the stream before the response was complete")]
+    Incomplete {
+        /// The destination.
+        to: Addr,
+    },
+    /// The peer does not speak HTTP/1.1 as we read it.
+    #[error("{to} sent a malformed response: {reason}")]
+    Malformed {
+        /// The destination.
+        to: Addr,
+        /// Which rule it breaks.
+        reason: String,
+    },
+    /// The stream failed in the middle.
+    #[error("the stream to {to} failed: {source}")]
+    Stream {
+        /// The destination.
+        to: Addr,
+        /// What the stream said.
+        source: BoxError,
+    },
+    /// The body stopped coming.
+    #[error("{to} sent nothing of the body for {after:?}")]
+    BodyTimeout {
+        /// The destination.
+        to: Addr,
+        /// The limit between two pieces.
+        after: Duration,
+    },
+    /// The holder of a body neither read nor dropped it, and its stream was needed or timed out.
+    #[error("the response of {to} lay unread for too long and its stream was reclaimed")]
+    Reclaimed {
+        /// The destination.
+        to: Addr,
+    },
+    /// The body is larger than its reader allows.
+    #[error("the body is larger than the {max} bytes allowed")]
+    BodyTooLarge {
+        /// The reader's limit, bytes.
+        max: u64,
+    },
+    /// A redirect that is not followed.
+    #[error(transparent)]
+    Redirect(#[from] RedirectError),
+    /// One redirect after the other.
+    #[error("more than {0} redirects in a row")]
+    TooManyRedirects(usize),
+    /// The request itself cannot be sent.
+    #[error("the request cannot be sent: {0}")]
+    Request(String),
+}
+
+impl HttpError {
+    /// Whether a time limit of ours ended it.
+    #[must_use]
+    pub fn is_timeout(&self) -> bool {
+        matches!(
+            self,
+            Self::ConnectTimeout { .. } | Self::HeadTimeout { .. } | Self::BodyTimeout { .. }
+        )
+    }
+
+    /// Whether it failed before a byte of the request was written.
+    #[must_use]
+    pub fn is_before_request(&self) -> bool {
+        matches!(
+            self,
+            Self::Connect { .. }
+                | Self::ConnectTimeout { .. }
+                | Self::StreamsExhausted { .. }
+                | Self::Request(_)
+        )
+    }
+
+    /// Whether the stream ended under the request, as one does that the peer closed while it idled.
+    pub(super) fn is_stale(&self) -> bool {
+        matches!(self, Self::Incomplete { .. } | Self::Stream { .. })
+    }
+
+    /// Sorts what hyper reports about the exchange with `to`.
+    pub(super) fn from_hyper(to: Addr, error: hyper::Error) -> Self {
+        if error.is_parse() {
+            Self::Malformed { to, reason: error.to_string() }
+        } else if error.is_incomplete_message() || error.is_canceled() || error.is_closed() {
+            Self::Incomplete { to }
+        } else if error.is_user() {
+            Self::Request(error.to_string())
+        } else {
+            let end = std::error::Error::source(&error)
+                .and_then(|source| source.downcast_ref::<io::Error>())
+                .is_some_and(|io| io.kind() == io::ErrorKind::UnexpectedEof);
+            if end { Self::Incomplete { to } } else { Self::Stream { to, source: error.into() } }
+        }
+    }
+}

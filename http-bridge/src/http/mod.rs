@@ -1,0 +1,35 @@
+//! HTTP/1.1 over DMSG streams (`dmsg-http.md §3, §4`).
+//!
+//! ```text
+//!   HttpClient ── pool ── Conn ── hyper ── stream      one guard inside the other; dropping the
+//!        └─ ResponseBody ──┘                           outermost releases all of them
+//!   serve ── accept ── connection task ── hyper ── axum Router
+//! ```
+//!
+//! Both halves are generic over where streams come from ([`Dial`], [`Accept`]), so they run over the
+//! engine's client, over TCP and over an in-memory pipe alike. Parsing and framing are hyper's; this
+//! module adds what hyper leaves open: pooling, deadlines, limits, who the caller is, and the promise
+//! that a response body which nobody reads cannot hold a stream for ever.
+
+mod body;
+mod client;
+mod error;
+mod pool;
+pub(crate) mod progress;
+mod request;
+mod seam;
+pub mod server;
+mod transport;
+
+pub use body::ResponseBody;
+pub use client::{HttpClient, HttpConfig};
+pub use error::HttpError;
+pub use request::{BodyStream, Request, RequestBody};
+pub use seam::{Accept, Dial};
+pub use transport::DmsgTransport;
+
+/// An error of any kind, from the layer below.
+pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
+
+/// What our clients call themselves.
+pub const USER_AGENT: &str = concat!("dmsg/", env!("CARGO_PKG_VERSION"));

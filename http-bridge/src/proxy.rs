@@ -1,0 +1,334 @@
+//! A local HTTP service offered over DMSG (`dmsg serve --to`).
+//!
+//! ```text
+//!   caller ══ DMSG ══▶ http::server ─▶ Proxy ── TCP, HTTP/1.1 ──▶ 127.0.0.1:port
+//! ```
+//!
+//! Requests are parsed and written anew, never passed through as bytes, so both sides agree on where
+//! one ends. Bodies stream in both directions. The service learns the caller's key from `Dmsg-Caller-Key`
+//! and `X-Forwarded-For`; whatever a caller put there itself is removed, in every spelling.
+//! Upgrades (web sockets) are not offered.
+
+use std::{net::IpAddr, pin::Pin, sync::Arc, task::Context, task::Poll, time::Duration};
+
+use axum::body::Body;
+use bytes::Bytes;
+use http::{
+    HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode, Uri, header,
+    uri::{Authority, PathAndQuery, Scheme},
+};
+use http_body::{Frame, SizeHint};
+use hyper_util::{
+    client::legacy::{Client, connect::HttpConnector},
+    rt::{TokioExecutor, TokioTimer},
+};
+
+use crate::http::{progress::Progress, server::CallerKey};
+
+/// The header that names the caller. Only we set it.
+pub const CALLER_KEY_HEADER: HeaderName = HeaderName::from_static("dmsg-caller-key");
+
+/// Of a connection to the service.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// From the last piece of the request to the service's response head.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// Idle connections kept to the service.
+const IDLE_MAX: usize = 32;
+
+/// Why an address is not proxied to.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum TargetError {
+    /// Not an absolute `http://` URL.
+    #[error("{0:?} is no http:// URL: write http://127.0.0.1:PORT")]
+    NotHttp(String),
+    /// Another machine.
+    #[error(
+        "{0} is not on this machine: whoever reaches this service could reach into your network \
+         through it; if you mean it, say --allow-remote-target"
+    )]
+    NotLoopback(String),
+}
+
+/// The service behind a [`Proxy`].
+#[derive(Debug, Clone)]
+pub struct Target {
+    authority: Authority,
+    /// Without a slash at its end.
+    base: String,
+}
+
+impl Target {
+    /// Reads `http://host[:port][/base]`. Hosts other than this machine's loopback need `allow_remote`.
+    pub fn parse(text: &str, allow_remote: bool) -> Result<Self, TargetError> {
+        let not_http = || TargetError::NotHttp(text.to_owned());
+        let uri: Uri = text.trim().parse().map_err(|_| not_http())?;
+        let authority = uri.authority().cloned().ok_or_else(not_http)?;
+        if uri.scheme() != Some(&Scheme::HTTP) || authority.as_str().contains('@') {
+            return Err(not_http());
+        }
+        if !allow_remote && !is_loopback(authority.host()) {
+            return Err(TargetError::NotLoopback(authority.host().to_owned()));
+        }
+        let base = uri.path().trim_end_matches('/').to_owned();
+        Ok(Self { authority, base })
+    }
+
+    fn uri(&self, of: &Uri) -> Option<Uri> {
+        let tail = of.path_and_query().map_or("/", PathAndQuery::as_str);
+        Uri::builder()
+            .scheme(Scheme::HTTP)
+            .authority(self.authority.clone())
+            .path_and_query(format!("{}{tail}", self.base))
+            .build()
+            .ok()
+    }
+}
+
+/// An IPv4 address inside an IPv6 one is that IPv4 address; 0.0.0.0 is not loopback, whatever the kernel makes of it.
+fn is_loopback(host: &str) -> bool {
+    let bare = host.trim_start_matches('[').trim_end_matches(']');
+    bare.parse::<IpAddr>().map_or_else(
+        |_| bare.eq_ignore_ascii_case("localhost"),
+        |ip| ip.to_canonical().is_loopback(),
+    )
+}
+
+/// Forwards requests to one service. Clones share its connections.
+#[derive(Clone)]
+pub struct Proxy {
+    target: Target,
+    client: Client<HttpConnector, Forwarded>,
+}
+
+impl Proxy {
+    /// A proxy to `target`.
+    #[must_use]
+    pub fn new(target: Target) -> Self {
+        let mut connector = HttpConnector::new();
+        connector.set_connect_timeout(Some(CONNECT_TIMEOUT));
+        connector.set_nodelay(true);
+        let client = Client::builder(TokioExecutor::new())
+            .pool_timer(TokioTimer::new())
+            .pool_max_idle_per_host(IDLE_MAX)
+            .build(connector);
+        Self { target, client }
+    }
+
+    /// Forwards a request and gives the service's answer, or 502 or 504.
+    pub async fn respond(&self, request: Request<Body>) -> Response<Body> {
+        let Some(uri) = self.target.uri(request.uri()) else {
+            return problem(StatusCode::BAD_REQUEST, "the request target cannot be forwarded\n");
+        };
+        let caller = request.extensions().get::<CallerKey>().copied();
+        let (head, body) = request.into_parts();
+        let progress = Arc::new(Progress::default());
+        let mut forwarded = Request::new(Forwarded { body, progress: Arc::clone(&progress) });
+        *forwarded.method_mut() = head.method;
+        *forwarded.uri_mut() = uri;
+        *forwarded.headers_mut() = request_headers(head.headers, &self.target.authority, caller);
+        let reply = tokio::select! {
+            reply = self.client.request(forwarded) => reply,
+            () = progress.stalled(HEAD_TIMEOUT) => {
+                return problem(StatusCode::GATEWAY_TIMEOUT, "the service does not answer\n");
+            }
+        };
+        match reply {
+            Ok(response) => {
+                let (mut head, body) = response.into_parts();
+                strip_hop_by_hop(&mut head.headers);
+                self.localise_redirect(&mut head.headers);
+                Response::from_parts(head, Body::new(body))
+            }
+            Err(error) => {
+                tracing::debug!(target = %self.target.authority, %error, "upstream failed");
+                let why = if error.is_connect() {
+                    "the service is not running\n"
+                } else {
+                    "the service broke off\n"
+                };
+                problem(StatusCode::BAD_GATEWAY, why)
+            }
+        }
+    }
+
+    /// A redirect to the service's own local address would lead callers to their own machine.
+    fn localise_redirect(&self, headers: &mut HeaderMap) {
+        let local = headers
+            .get(header::LOCATION)
+            .and_then(|location| Uri::try_from(location.as_bytes()).ok())
+            .filter(|uri| uri.authority() == Some(&self.target.authority))
+            .and_then(|uri| uri.path_and_query().cloned());
+        if let Some(local) = local
+            && let Some(path) = local.as_str().strip_prefix(&self.target.base)
+            && let Ok(path) = HeaderValue::from_str(path)
+        {
+            headers.insert(header::LOCATION, path);
+        }
+    }
+}
+
+/// What the service sees: no hop-by-hop headers, its own host, and our word on who calls.
+fn request_headers(
+    mut headers: HeaderMap,
+    host: &Authority,
+    caller: Option<CallerKey>,
+) -> HeaderMap {
+    strip_hop_by_hop(&mut headers);
+    let claims: Vec<HeaderName> =
+        headers.keys().filter(|name| is_claim(name.as_str())).cloned().collect();
+    for name in claims {
+        headers.remove(name);
+    }
+    if let Ok(host) = HeaderValue::from_str(host.as_str()) {
+        headers.insert(header::HOST, host);
+    }
+    if let Some(CallerKey(key)) = caller
+        && let Ok(key) = HeaderValue::from_str(&key.to_string())
+    {
+        headers.insert(HeaderName::from_static("x-forwarded-for"), key.clone());
+        headers.insert(CALLER_KEY_HEADER, key);
+    }
+    headers
+}
+
+/// Whether a header claims who the caller is. `_` counts as `-`: many services cannot tell them apart.
+fn is_claim(name: &str) -> bool {
+    let name = name.replace('_', "-");
+    ["dmsg-", "x-forwarded-"].iter().any(|prefix| name.starts_with(prefix))
+        || matches!(name.as_str(), "forwarded" | "x-real-ip" | "via")
+}
+
+/// RFC 9110 §7.6.1.
+fn strip_hop_by_hop(headers: &mut HeaderMap) {
+    let named: Vec<HeaderName> = headers
+        .get_all(header::CONNECTION)
+        .iter()
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|value| value.split(','))
+        .filter_map(|name| name.trim().parse().ok())
+        .filter(|name| !matches!(*name, header::HOST | header::CONTENT_LENGTH))
+        .collect();
+    for name in named {
+        headers.remove(name);
+    }
+    for name in [
+        header::CONNECTION,
+        header::PROXY_AUTHENTICATE,
+        header::PROXY_AUTHORIZATION,
+        header::TE,
+        header::TRAILER,
+        header::TRANSFER_ENCODING,
+        header::UPGRADE,
+        HeaderName::from_static("keep-alive"),
+        HeaderName::from_static("proxy-connection"),
+    ] {
+        headers.remove(name);
+    }
+}
+
+fn problem(status: StatusCode, why: &'static str) -> Response<Body> {
+    let mut response = Response::new(Body::from(why));
+    *response.status_mut() = status;
+    let plain = HeaderValue::from_static("text/plain; charset=utf-8");
+    response.headers_mut().insert(header::CONTENT_TYPE, plain);
+    response
+}
+
+/// A request body on its way to the service.
+struct Forwarded {
+    body: Body,
+    progress: Arc<Progress>,
+}
+
+impl http_body::Body for Forwarded {
+    type Data = Bytes;
+    type Error = axum::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
+        let polled = Pin::new(&mut self.body).poll_frame(cx);
+        if polled.is_ready() {
+            self.progress.touch();
+        }
+        polled
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_this_machine_is_a_target_unless_told() {
+        for good in [
+            "http://127.0.0.1:80",
+            "http://localhost:8080/base/",
+            "http://[::1]:80",
+            "http://[::ffff:127.0.0.1]:80",
+            "http://127.9.9.9",
+        ] {
+            Target::parse(good, false).unwrap();
+        }
+        for remote in [
+            "http://10.0.0.1",
+            "http://169.254.169.254/latest",
+            "http://0.0.0.0:80",
+            "http://[::]:80",
+            "http://[::ffff:10.0.0.1]:80",
+            "http://localhost.example.com",
+            "http://2130706433",
+        ] {
+            let error = Target::parse(remote, false).unwrap_err();
+            assert!(matches!(error, TargetError::NotLoopback(_)), "{remote}");
+            Target::parse(remote, true).unwrap();
+        }
+        for bad in [
+            "https://127.0.0.1",
+            "127.0.0.1:80",
+            "/x",
+            "",
+            "http://u:p@127.0.0.1",
+            "ftp://localhost",
+        ] {
+            assert!(matches!(Target::parse(bad, true), Err(TargetError::NotHttp(_))), "{bad}");
+        }
+    }
+
+    #[test]
+    fn the_path_is_appended_to_the_base() {
+        let target = Target::parse("http://localhost:1/base/", false).unwrap();
+        let uri = target.uri(&"/x?y".parse().unwrap()).unwrap();
+        assert_eq!(uri.to_string(), "http://localhost:1/base/x?y");
+        let uri = target.uri(&"http://evil/x".parse().unwrap()).unwrap();
+        assert_eq!(uri.to_string(), "http://localhost:1/base/x");
+    }
+
+    #[test]
+    fn claims_go_in_every_spelling() {
+        for name in [
+            "dmsg-caller-key",
+            "dmsg_caller_key",
+            "x-forwarded-for",
+            "x_forwarded_host",
+            "x_real_ip",
+            "forwarded",
+        ] {
+            assert!(is_claim(name), "{name}");
+        }
+        assert!(!is_claim("accept"));
+    }
+}

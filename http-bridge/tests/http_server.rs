@@ -1,0 +1,238 @@
+//! The HTTP server on in-memory streams: identity, limits, ambiguity, panics, shutdown
+//! (`dmsg-http.md §4`).
+#![allow(clippy::unwrap_used)]
+
+mod common;
+
+use std::{future, sync::Arc, time::Duration};
+
+use axum::{
+    Extension, Router,
+    body::Bytes,
+    routing::{get, post},
+};
+use common::{PipeDial, caller, pipe, url};
+use dmsg_engine::wire::Addr;
+use dmsg_http::http::{
+    Dial, HttpClient, Request,
+    server::{CallerKey, ServeConfig, ServeStats, serve},
+};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    sync::oneshot,
+    task::JoinHandle,
+};
+
+struct Running {
+    dial: PipeDial,
+    stats: Arc<ServeStats>,
+    stop: oneshot::Sender<()>,
+    server: JoinHandle<()>,
+}
+
+fn start(config: ServeConfig) -> Running {
+    let router = Router::new()
+        .route("/", get(|| async { "ok" }))
+        .route(
+            "/who",
+            get(|Extension(key): Extension<CallerKey>, Extension(addr): Extension<Addr>| async move {
+                format!("{} {addr}", key.0)
+            }),
+        )
+        .route("/echo", post(|body: Bytes| async move { body }))
+        .route("/hang", get(future::pending::<&str>))
+        .route("/big", get(|| async { vec![7u8; 4 << 20] }))
+        .route("/panic", get(|| async { panic!("on purpose") as &str }));
+    let (dial, listener) = pipe();
+    let stats = Arc::new(ServeStats::default());
+    let (stop, stopped) = oneshot::channel();
+    let server = tokio::spawn(serve(listener, router, config, Arc::clone(&stats), async {
+        let _ = stopped.await;
+    }));
+    Running { dial, stats, stop, server }
+}
+
+/// Sends raw bytes and reads until the server closes.
+async fn raw(dial: &PipeDial, request: &str) -> String {
+    let mut stream = dial.dial(caller()).await.unwrap();
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let mut reply = String::new();
+    stream.read_to_string(&mut reply).await.unwrap();
+    reply
+}
+
+#[tokio::test]
+async fn a_handler_knows_the_callers_key_and_address() {
+    let running = start(ServeConfig::default());
+    let client = HttpClient::new(running.dial.clone());
+    let response = client.send(Request::get(url("/who"))).await.unwrap();
+    let body = response.into_body().read_to_end(1000).await.unwrap();
+    assert_eq!(body, format!("{} {}", caller().key, caller()));
+}
+
+#[tokio::test]
+async fn many_requests_share_a_stream() {
+    let running = start(ServeConfig::default());
+    let client = HttpClient::new(running.dial.clone());
+    for _ in 0..100 {
+        let response = client.send(Request::get(url("/"))).await.unwrap();
+        assert_eq!(response.into_body().read_to_end(10).await.unwrap(), "ok");
+    }
+    assert_eq!(running.dial.dial_count(), 1);
+    assert_eq!((running.stats.accepted(), running.stats.requests()), (1, 100));
+}
+
+#[tokio::test]
+async fn ambiguous_requests_are_refused() {
+    let running = start(ServeConfig::default());
+    let end = "Connection: close\r\n\r\n";
+    let cases = [
+        format!("GET / HTTP/1.1\r\n{end}"),
+        format!("GET / HTTP/1.1\r\nHost: a\r\nHost: a\r\n{end}"),
+        format!("GET http://b/ HTTP/1.1\r\nHost: a\r\n{end}"),
+        "GET / HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\nx".into(),
+        "POST /echo HTTP/1.1\r\nHost: a\r\nContent-Length: +1\r\n\r\nx".into(),
+        "POST /echo HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: gzip\r\n\r\nx".into(),
+        "POST /echo HTTP/1.1\r\nHost: a\r\nTransfer-Encoding : chunked\r\n\r\n0\r\n\r\n".into(),
+        "POST /echo HTTP/1.0\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n".into(),
+        "GET / HTTP/1.1\r\nHost: a\r\nX: a\rb\r\n\r\n".into(),
+    ];
+    for case in &cases {
+        let reply = raw(&running.dial, case).await;
+        assert!(reply.starts_with("HTTP/1.1 400 "), "{case:?} gave {reply:?}");
+        assert_eq!(reply.matches("HTTP/1.1 ").count(), 1, "{case:?} gave {reply:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_request_hidden_behind_two_lengths_is_never_served() {
+    // hyper lets Transfer-Encoding win (RFC 9112 §6.3). What an attacker hopes for is that we
+    // take the length instead and serve the rest as a request of its own.
+    let running = start(ServeConfig::default());
+    let hidden = "GET /who HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n";
+    let request = format!(
+        "POST /echo HTTP/1.1\r\nHost: a\r\nContent-Length: 4\r\nTransfer-Encoding: chunked\r\n\
+         Connection: close\r\n\r\n{:x}\r\n{hidden}\r\n0\r\n\r\n",
+        hidden.len()
+    );
+    let reply = raw(&running.dial, &request).await;
+    assert!(reply.ends_with(hidden), "the hidden request is body: {reply:?}");
+    assert_eq!(running.stats.requests(), 1);
+}
+
+#[tokio::test]
+async fn a_head_above_the_limit_is_refused() {
+    let running = start(ServeConfig::default());
+    let long = format!("GET / HTTP/1.1\r\nHost: a\r\nX: {}\r\n\r\n", "x".repeat(20_000));
+    assert!(raw(&running.dial, &long).await.starts_with("HTTP/1.1 431 "));
+}
+
+#[tokio::test]
+async fn a_panic_answers_500_and_the_server_lives_on() {
+    let running = start(ServeConfig::default());
+    let client = HttpClient::new(running.dial.clone());
+    assert_eq!(client.send(Request::get(url("/panic"))).await.unwrap().status(), 500);
+    assert_eq!(client.send(Request::get(url("/"))).await.unwrap().status(), 200);
+    assert_eq!(running.stats.panics(), 1);
+}
+
+#[tokio::test]
+async fn connections_beyond_the_limit_of_a_key_are_refused_and_counted() {
+    let mut config = ServeConfig::default();
+    config.connections_per_key_max = 2;
+    let running = start(config);
+    let mut held = Vec::new();
+    for _ in 0..2 {
+        held.push(running.dial.dial(caller()).await.unwrap());
+    }
+    let mut third = running.dial.dial(caller()).await.unwrap();
+    assert_eq!(third.read(&mut [0; 1]).await.unwrap(), 0, "closed without a word");
+    assert_eq!((running.stats.refused(), running.stats.connections()), (1, 2));
+    held.pop();
+    while running.stats.connections() > 1 {
+        tokio::task::yield_now().await;
+    }
+    let client = HttpClient::new(running.dial.clone());
+    assert_eq!(client.send(Request::get(url("/"))).await.unwrap().status(), 200);
+}
+
+#[tokio::test(start_paused = true)]
+async fn slow_heads_idle_connections_and_stuck_readers_are_cut() {
+    let running = start(ServeConfig::default());
+    let mut idle = running.dial.dial(caller()).await.unwrap();
+    let mut slow = running.dial.dial(caller()).await.unwrap();
+    slow.write_all(b"GET / HT").await.unwrap();
+    let mut stuck = running.dial.dial(caller()).await.unwrap();
+    stuck.write_all(b"GET /big HTTP/1.1\r\nHost: a\r\n\r\n").await.unwrap();
+    let mut hanging = running.dial.dial(caller()).await.unwrap();
+    hanging.write_all(b"GET /hang HTTP/1.1\r\nHost: a\r\n\r\n").await.unwrap();
+
+    tokio::time::sleep(Duration::from_secs(25)).await;
+    assert_eq!(running.stats.connections(), 4);
+    tokio::time::sleep(Duration::from_secs(20)).await;
+    assert_eq!(running.stats.connections(), 2, "the slow head and the stuck reader are gone");
+    assert_eq!(slow.read(&mut [0; 1]).await.unwrap(), 0);
+    tokio::time::sleep(Duration::from_secs(65)).await;
+    assert_eq!(running.stats.connections(), 2, "idle streams outlast the callers' pools");
+    tokio::time::sleep(Duration::from_secs(20)).await;
+    assert_eq!(idle.read(&mut [0; 1]).await.unwrap(), 0);
+    assert_eq!(running.stats.connections(), 1, "a handler may take its time");
+    assert_eq!(running.stats.timeouts(), 3);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_connection_idles_anew_after_each_reply() {
+    let running = start(ServeConfig::default());
+    let mut stream = running.dial.dial(caller()).await.unwrap();
+    for _ in 0..3 {
+        stream.write_all(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n").await.unwrap();
+        let mut reply = vec![0; 512];
+        assert!(stream.read(&mut reply).await.unwrap() > 0);
+        tokio::time::sleep(Duration::from_secs(100)).await;
+    }
+    assert_eq!(running.stats.connections(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_upload_that_stops_is_given_up() {
+    let running = start(ServeConfig::default());
+    let mut stream = running.dial.dial(caller()).await.unwrap();
+    stream
+        .write_all(b"POST /echo HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\n\r\nab")
+        .await
+        .unwrap();
+    let mut reply = String::new();
+    stream.read_to_string(&mut reply).await.unwrap();
+    assert!(reply.starts_with("HTTP/1.1 400 "), "{reply:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn shutdown_lets_requests_finish_within_the_grace() {
+    let Running { dial, stats, stop, server } = start(ServeConfig::default());
+    let mut idle = dial.dial(caller()).await.unwrap();
+    let mut hanging = dial.dial(caller()).await.unwrap();
+    hanging.write_all(b"GET /hang HTTP/1.1\r\nHost: a\r\n\r\n").await.unwrap();
+    let client = HttpClient::new(dial.clone());
+    let big = client.send(Request::get(url("/big"))).await.unwrap();
+    let begun = tokio::time::Instant::now();
+    stop.send(()).unwrap();
+    let body = big.into_body().read_to_end(8 << 20).await.unwrap();
+    assert_eq!(body.len(), 4 << 20);
+    server.await.unwrap();
+    assert_eq!(begun.elapsed(), Duration::from_secs(2), "the hanging one used up the grace");
+    assert_eq!(idle.read(&mut [0; 1]).await.unwrap(), 0);
+    assert_eq!(stats.connections(), 0);
+    assert!(dial.dial(caller()).await.is_err(), "nobody listens any more");
+}
+
+#[tokio::test(start_paused = true)]
+async fn shutdown_does_not_wait_for_idle_connections() {
+    let Running { dial, stop, server, .. } = start(ServeConfig::default());
+    let _fresh = dial.dial(caller()).await.unwrap();
+    let client = HttpClient::new(dial.clone());
+    drop(client.send(Request::get(url("/"))).await.unwrap());
+    let begun = tokio::time::Instant::now();
+    stop.send(()).unwrap();
+    server.await.unwrap();
+    assert!(begun.elapsed() < Duration::from_millis(500), "{:?}", begun.elapsed());
+}
