@@ -11,4 +11,5 @@ mod pressure;
 mod reconnect;
 mod scripted;
 mod session_death;
+mod through_relay;
 mod world;

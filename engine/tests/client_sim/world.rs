@@ -105,6 +105,12 @@ impl World {
         self.servers.len() - 1
     }
 
+    /// Lists a server that a test has added to the network itself.
+    pub fn add_peer_server(&mut self, node: NodeId, key: PublicKey) {
+        let address = self.net.listen(node);
+        self.servers.push(SimServer { node, key, address });
+    }
+
     pub fn add_servers(&mut self, count: usize) {
         for _ in 0..count {
             self.add_server();
