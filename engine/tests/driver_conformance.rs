@@ -58,7 +58,7 @@ fn tiny_writes_and_tiny_reads_come_back_unharmed() {
 
 #[test]
 fn small_socket_buffers_make_short_sends_and_lose_nothing() {
-    on_each(|variant| {
+    on_each_at_once(|variant| {
         let bed = Bed::start(variant, Role::Echo);
         let peer = bed.connect();
         SockRef::from(&peer).set_recv_buffer_size(4096).unwrap();
@@ -179,7 +179,7 @@ fn a_flush_survives_input_that_nobody_reads() {
 
 #[test]
 fn a_flush_to_a_peer_that_does_not_read_ends_in_time() {
-    on_each(|variant| {
+    on_each_at_once(|variant| {
         let mut bed = Bed::start(variant, Role::Sink);
         let (_peer, conn) = bed.connected_pair();
         let start = Instant::now();
@@ -407,5 +407,44 @@ fn a_cpu_that_is_not_there_is_a_start_error() {
         let config = DriverConfig { cpu: Some(100_000), ..variant.config() };
         let error = spawn(config, |_| Lab::new(Role::Sink, std::sync::mpsc::channel().0));
         assert!(error.unwrap_err().to_string().contains("100000"));
+    });
+}
+
+/// CPU time of the driver's thread.
+fn cpu_time(bed: &Bed) -> Duration {
+    let (tell, told) = std::sync::mpsc::channel();
+    bed.order(Order::Call(Box::new(move |_| {
+        let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+        // SAFETY: the call writes to a valid `timespec`.
+        let result = unsafe { libc::clock_gettime(libc::CLOCK_THREAD_CPUTIME_ID, &raw mut time) };
+        assert_eq!(result, 0);
+        tell.send(Duration::new(time.tv_sec as u64, time.tv_nsec as u32)).unwrap();
+    })));
+    told.recv_timeout(PATIENCE).unwrap()
+}
+
+#[test]
+fn a_driver_with_nothing_to_do_sleeps() {
+    on_each(|variant| {
+        let mut bed = Bed::start(variant, Role::Sink);
+        // Idle, paused over unread bytes, paused over the end of the stream, and blocked in a send.
+        let (_idle, _) = bed.connected_pair();
+        let (mut unread, conn) = bed.connected_pair();
+        bed.order(Order::Pause(conn));
+        unread.write_all(&[1; 100_000]).unwrap();
+        let (mut ended, conn) = bed.connected_pair();
+        bed.order(Order::Pause(conn));
+        bed.settle();
+        ended.write_all(&[1; 10]).unwrap();
+        drop(ended);
+        let (_blocked, conn) = bed.connected_pair();
+        bed.order(Order::Send(conn, vec![0; 16 * MIB]));
+        bed.settle();
+        let before = cpu_time(&bed);
+        bed.order(Order::WakeAt(Instant::now() + Duration::from_millis(300)));
+        bed.wait(|seen| matches!(seen, Seen::Timeout(_)).then_some(()));
+        let used = cpu_time(&bed) - before;
+        assert!(used < Duration::from_millis(60), "{used:?} of CPU time to wait 0.3 s");
+        bed.order(Order::Close(conn, CloseMode::Abort));
     });
 }
