@@ -11,7 +11,9 @@
 use std::sync::{Arc, OnceLock};
 
 use dmsg_engine::{
-    client::{Client, Directory, DirectoryError, DirectoryFuture, ServerRecord, Stream},
+    client::{
+        Client, Directory, DirectoryError, DirectoryFuture, ServerRecord, Stream, WeakClient,
+    },
     identity::PublicKey,
     wire::Addr,
 };
@@ -91,14 +93,15 @@ impl Directory for LayeredDirectory {
     }
 }
 
-/// The client that a directory dials through, once there is one: the directory is made before it.
+/// The client that a directory dials through, once there is one: the directory is made before it, and must
+/// not keep it running.
 #[derive(Clone, Default)]
-pub struct LateClient(Arc<OnceLock<Client>>);
+pub struct LateClient(Arc<OnceLock<WeakClient>>);
 
 impl LateClient {
     /// Names the client. Only the first call counts.
     pub fn set(&self, client: &Client) {
-        let _ = self.0.set(client.clone());
+        let _ = self.0.set(client.downgrade());
     }
 }
 
@@ -107,6 +110,7 @@ impl Dial for LateClient {
 
     async fn dial(&self, to: Addr) -> Result<Stream, BoxError> {
         let client = self.0.get().ok_or("the client is still starting")?;
-        Dial::dial(client, to).await
+        let client = client.upgrade().ok_or("the client is closed")?;
+        Dial::dial(&client, to).await
     }
 }

@@ -128,8 +128,7 @@ pub(super) async fn run(args: CurlArgs) -> Result<(), Failure> {
     let engine = args.client.start(key, Visibility::Hidden)?;
     let all = async {
         ready(&engine, connect_timeout).await?;
-        let mut config = HttpConfig::default();
-        config.connect_timeout = connect_timeout;
+        let config = HttpConfig { connect_timeout, ..HttpConfig::default() };
         let client = HttpClient::with_config(engine.clone(), config);
         for url in urls {
             fetch(&args, &client, url).await?;

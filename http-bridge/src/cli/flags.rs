@@ -227,8 +227,8 @@ impl ClientFlags {
         };
         let client = DiscoveryClient::new(discovery, transport, ClientOptions::default())
             .map_err(|error| Failure::new(Exit::Url, error.to_string()))?;
-        let mut options = DirectoryOptions::default();
-        options.all_servers = self.sessions == 0;
+        let options =
+            DirectoryOptions { all_servers: self.sessions == 0, ..DirectoryOptions::default() };
         let upstream = HttpDirectory::new(Arc::new(client), key.clone(), options);
         let directory = LayeredDirectory::layered(servers, fixed_keys, upstream);
         Ok(if seen == Visibility::Hidden { directory.hidden() } else { directory })

@@ -90,8 +90,7 @@ pub(super) async fn run(args: ServeArgs) -> Result<(), Failure> {
 fn offer(args: &ServeArgs) -> Result<Offer, Failure> {
     match (&args.dir, &args.to) {
         (Some(folder), _) => {
-            let mut options = FileOptions::default();
-            options.listing = args.listing;
+            let options = FileOptions { listing: args.listing };
             FileService::open(folder, options)
                 .map(Offer::Folder)
                 .map_err(|error| Failure::new(Exit::Read, format!("{}: {error}", folder.display())))
