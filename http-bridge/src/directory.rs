@@ -18,6 +18,8 @@ use dmsg_engine::{
     wire::Addr,
 };
 
+use tokio::sync::watch;
+
 use crate::{
     discovery::HttpDirectory,
     http::{BoxError, Dial},
@@ -29,13 +31,14 @@ pub struct LayeredDirectory {
     fixed_peers: Vec<PublicKey>,
     upstream: Option<HttpDirectory>,
     publishes: bool,
+    published: watch::Sender<bool>,
 }
 
 impl LayeredDirectory {
     /// No discovery: every peer is sought behind these servers.
     #[must_use]
     pub fn fixed(servers: Vec<ServerRecord>) -> Self {
-        Self { servers, fixed_peers: Vec::new(), upstream: None, publishes: false }
+        Self::new(servers, Vec::new(), None)
     }
 
     /// A discovery, and peers that are found behind the fixed servers without it.
@@ -45,12 +48,29 @@ impl LayeredDirectory {
         fixed_peers: Vec<PublicKey>,
         upstream: HttpDirectory,
     ) -> Self {
-        Self { servers, fixed_peers, upstream: Some(upstream), publishes: true }
+        Self::new(servers, fixed_peers, Some(upstream))
+    }
+
+    fn new(
+        servers: Vec<ServerRecord>,
+        fixed_peers: Vec<PublicKey>,
+        upstream: Option<HttpDirectory>,
+    ) -> Self {
+        let publishes = upstream.is_some();
+        let published = watch::Sender::new(!publishes);
+        Self { servers, fixed_peers, upstream, publishes, published }
+    }
+
+    /// True as soon as peers can find us: when the discovery took our entry, or at once if there is nothing to publish.
+    #[must_use]
+    pub fn published(&self) -> watch::Receiver<bool> {
+        self.published.subscribe()
     }
 
     /// The same, without publishing an entry: for a client that only dials.
     #[must_use]
     pub fn hidden(self) -> Self {
+        self.published.send_replace(true);
         Self { publishes: false, ..self }
     }
 
@@ -80,7 +100,12 @@ impl Directory for LayeredDirectory {
 
     fn publish(&self, delegated: Vec<PublicKey>) -> DirectoryFuture<'_, ()> {
         match self.publishing() {
-            Some(upstream) => upstream.publish(delegated),
+            Some(upstream) => Box::pin(async move {
+                let reachable = !delegated.is_empty();
+                upstream.publish(delegated).await?;
+                self.published.send_replace(reachable);
+                Ok(())
+            }),
             None => Box::pin(std::future::ready(Ok::<_, DirectoryError>(()))),
         }
     }

@@ -179,6 +179,17 @@ impl Running {
         self.tasks.push(tokio::spawn(serve(accept, router, config, Arc::default(), stopped)));
     }
 
+    /// Waits until it is reached through this many servers.
+    pub(super) async fn reachable(&self, servers: usize) {
+        let Some(client) = &self.client else { return };
+        let mut status = client.status();
+        while client.sessions().len() < servers {
+            // The status tells of most changes; the limit is for those it does not tell.
+            let _ = tokio::time::timeout(Duration::from_millis(100), status.changed()).await;
+        }
+        note_servers(client, &self.service);
+    }
+
     /// Lets running requests finish, and closes the sessions.
     pub(super) async fn stop(self) {
         self.stop.cancel();
@@ -217,8 +228,12 @@ async fn show_servers(client: Client, service: DiscoveryService) {
     let mut ticks = tokio::time::interval(SERVERS_INTERVAL);
     loop {
         ticks.tick().await;
-        service.set_dmsg_servers(client.sessions().iter().map(|session| session.server).collect());
+        note_servers(&client, &service);
     }
+}
+
+fn note_servers(client: &Client, service: &DiscoveryService) {
+    service.set_dmsg_servers(client.sessions().iter().map(|session| session.server).collect());
 }
 
 /// Requests to a router of this process.

@@ -161,12 +161,8 @@ impl Deployment {
     async fn ready(&self) -> Result<(), Failure> {
         let all = async {
             self.web.ready().await?;
-            let Some(client) = &self.discovery.client else { return Ok(()) };
-            let mut status = client.status();
-            // One session per relay: clients behind either can ask.
-            while client.sessions().len() < RELAY_COUNT {
-                let _ = tokio::time::timeout(Duration::from_millis(100), status.changed()).await;
-            }
+            // One session per relay, so that clients behind either can ask.
+            self.discovery.reachable(RELAY_COUNT).await;
             Ok(())
         };
         tokio::time::timeout(READY_TIMEOUT, all).await.unwrap_or_else(|_| {
