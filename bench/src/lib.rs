@@ -1,1 +1,1 @@
-//! Benchmarks of the engine.
+//! Benchmarks of the engine. `benches/micro.rs` measures single operations with criterion.

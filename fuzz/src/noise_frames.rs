@@ -1,7 +1,7 @@
 //! End-to-end frames (`wire.md §2.3`, `§4.6`): any bytes to an opener, and genuine frames cut and damaged.
 //!
-//! Input: `cut, damage position (2), damage, bytes`. With damage 0 the bytes are sealed, cut and must come back whole; else one byte is
-//! changed, and what comes back must be a prefix.
+//! Input: `cut, damage position (2), damage, bytes`. With damage 0 the bytes are sealed, cut and must come back
+//! whole; else one byte is changed, and what comes back must be a prefix.
 
 use dmsg_engine::{
     pool::Slice,

@@ -28,7 +28,7 @@ pub fn run(data: &[u8]) {
     let secret_key = SecretKey::from_seed(b"server");
     let server = secret_key.public_key();
     let (cores, stats) = (Arc::new(Cores::new(1)), Arc::new(Stats::default()));
-    let config = RelayConfig { secret_key, limits: RelayLimits::default() };
+    let config = RelayConfig { secret_key, limits: RelayLimits::default(), newcomers: None };
     let node = net.add(Relay::new(config, 0, Arc::clone(&cores), Arc::clone(&stats)));
     let address = net.listen(node);
     let peers = [b"a", b"b"].map(|seed| {

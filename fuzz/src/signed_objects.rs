@@ -1,7 +1,7 @@
 //! Signed objects (`wire.md §4.1`–`§4.5`): parsing, verification of hostile bytes, and damage to genuine ones.
 //!
-//! Input: `mode, position (2), damage, bytes`. Even modes take the bytes as an object; odd ones sign a request that carries them and
-//! change one byte, after which it must not verify.
+//! Input: `mode, position (2), damage, bytes`. Even modes take the bytes as an object; odd ones sign a request that
+//! carries them and change one byte, after which it must not verify.
 
 use dmsg_engine::{
     identity::SecretKey,

@@ -57,13 +57,13 @@ impl FileService {
             response.headers_mut().insert(header::ALLOW, HeaderValue::from_static("GET, HEAD"));
             return response;
         }
-        match self.answer(&request).await {
+        match self.answer(&request.map(drop)).await {
             Ok(response) => response,
             Err(error) => of_error(&error),
         }
     }
 
-    async fn answer(&self, request: &Request<Body>) -> io::Result<Response<Body>> {
+    async fn answer(&self, request: &Request<()>) -> io::Result<Response<Body>> {
         let url_path = request.uri().path();
         let path = decode(url_path)?;
         let root = Arc::clone(&self.root);
@@ -91,7 +91,7 @@ impl FileService {
         }
     }
 
-    fn file(&self, request: &Request<Body>, file: root::File, name: &str) -> Response<Body> {
+    fn file(&self, request: &Request<()>, file: root::File, name: &str) -> Response<Body> {
         let validators = Validators::of(&file);
         let mut headers = HeaderMap::new();
         headers.insert(header::ACCEPT_RANGES, HeaderValue::from_static("bytes"));
@@ -172,7 +172,7 @@ fn of_error(error: &io::Error) -> Response<Body> {
     }
 }
 
-fn add_slash(request: &Request<Body>) -> Response<Body> {
+fn add_slash(request: &Request<()>) -> Response<Body> {
     // One slash at most in front: two would name another host.
     let path = format!("/{}/", request.uri().path().trim_matches('/'));
     let location = match request.uri().query() {

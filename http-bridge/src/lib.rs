@@ -7,6 +7,8 @@
 //!    └─ http ── url ───────── HTTP/1.1 on streams of the engine: client, server
 //! ```
 
+pub mod cli;
+pub mod directory;
 pub mod discovery;
 mod escape;
 pub mod files;

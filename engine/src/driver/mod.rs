@@ -1,6 +1,6 @@
 //! Drivers: the only place with syscalls, clocks and threads.
 //!
-//! A driver runs one [`Machine`] on one thread: io_uring where the kernel allows it, epoll elsewhere,
+//! A driver runs one [`Machine`] on one thread: io_uring where the kernel allows it ([`probe`]), epoll elsewhere,
 //! a simulated network in tests ([`sim`]). All keep the rules of [`crate::io`]. Beyond those rules:
 //!
 //! - a flushed connection is shut down for writing, then closed as soon as the peer's kernel has
@@ -16,6 +16,7 @@ mod host;
 mod mailbox;
 pub mod sim;
 mod sys;
+mod uring;
 
 use std::{
     fmt, io,
@@ -25,8 +26,11 @@ use std::{
     time::Duration,
 };
 
-pub use self::mailbox::{Mailbox, PostError};
 use self::{host::Host, mailbox::Inbox};
+pub use self::{
+    mailbox::{Mailbox, PostError},
+    uring::{Features, Unavailable, UringConfig, probe},
+};
 use crate::io::Machine;
 
 /// Sent bytes may stay unacknowledged this long before the connection is given up (`TCP_USER_TIMEOUT`).
@@ -69,6 +73,8 @@ pub struct DriverConfig {
     pub mailbox_max: usize,
     /// Pin the thread to this CPU.
     pub cpu: Option<usize>,
+    /// The dimensions and the features of io_uring, where that is the driver.
+    pub uring: UringConfig,
 }
 
 impl DriverConfig {
@@ -81,6 +87,7 @@ impl DriverConfig {
             listeners: Vec::new(),
             mailbox_max: MAILBOX_MAX,
             cpu: None,
+            uring: UringConfig::default(),
         }
     }
 }
@@ -136,7 +143,12 @@ where
 /// A driver that has all it needs but the machine.
 struct Ready<C> {
     inbox: Inbox<C>,
-    epoll: epoll::Poller,
+    back_end: BackEnd,
+}
+
+enum BackEnd {
+    Uring(Box<uring::Setup>),
+    Epoll(epoll::Poller),
 }
 
 impl<C: Send + 'static> Ready<C> {
@@ -144,19 +156,48 @@ impl<C: Send + 'static> Ready<C> {
         if let Some(cpu) = config.cpu {
             sys::pin_thread(cpu)?;
         }
-        for listener in &config.listeners {
-            listener.set_nonblocking(true)?;
-        }
-        let epoll = epoll::Poller::new(config.listeners, inbox.event_fd())?;
-        Ok(Self { inbox, epoll })
+        let back_end = match choose(&config)? {
+            Some(mut setup) => {
+                setup.listen(config.listeners)?;
+                BackEnd::Uring(Box::new(setup))
+            }
+            None => BackEnd::Epoll(epoll::Poller::new(config.listeners, inbox.event_fd())?),
+        };
+        Ok(Self { inbox, back_end })
     }
 
     fn kind(&self) -> DriverKind {
-        DriverKind::Epoll
+        match self.back_end {
+            BackEnd::Uring(_) => DriverKind::Uring,
+            BackEnd::Epoll(_) => DriverKind::Epoll,
+        }
     }
 
     fn run<M: Machine<Command = C>>(self, machine: M) -> io::Result<()> {
         let host = Host::new(machine, self.inbox);
-        epoll::run(host, self.epoll)
+        match self.back_end {
+            BackEnd::Uring(setup) => uring::run(host, *setup),
+            BackEnd::Epoll(poller) => epoll::run(host, poller),
+        }
+    }
+}
+
+/// A ring if that is the driver, `None` for epoll; says in the log which and why.
+fn choose(config: &DriverConfig) -> io::Result<Option<uring::Setup>> {
+    let thread = config.name.as_str();
+    if config.kind == DriverKind::Epoll {
+        tracing::info!(thread, "using epoll, as configured");
+        return Ok(None);
+    }
+    match uring::Setup::new(config.uring) {
+        Ok(setup) => {
+            tracing::info!(thread, "using io_uring");
+            Ok(Some(setup))
+        }
+        Err(unavailable) if config.kind == DriverKind::Auto => {
+            tracing::info!(thread, "{unavailable}; using epoll");
+            Ok(None)
+        }
+        Err(unavailable) => Err(unavailable.into()),
     }
 }

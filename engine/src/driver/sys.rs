@@ -3,6 +3,7 @@
 use std::{
     fs::File,
     io::{self, Read, Write},
+    mem::MaybeUninit,
     net::{SocketAddr, TcpListener},
     os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd},
     time::{Duration, SystemTime, UNIX_EPOCH},
@@ -11,6 +12,9 @@ use std::{
 use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 
 use super::{KEEPALIVE_COUNT, KEEPALIVE_IDLE, KEEPALIVE_INTERVAL, USER_TIMEOUT};
+
+/// Peers turned away at once, at most.
+const TURNED_AWAY_MAX: usize = 64;
 
 /// Reads of one [`discard_input`]: 256 KiB, about one socket buffer.
 const DISCARDS_MAX: usize = 64;
@@ -73,13 +77,11 @@ pub(super) fn tune(socket: &impl AsFd) {
     let _ = socket.set_tcp_keepalive(&keepalive);
 }
 
-/// A socket to connect from.
-pub(super) fn stream_socket(to: SocketAddr) -> io::Result<Socket> {
-    let socket = Socket::new(
-        Domain::for_address(to),
-        Type::STREAM.nonblocking().cloexec(),
-        Some(Protocol::TCP),
-    )?;
+/// A socket to connect from. A ring wants it blocking: it would report "would block" instead of waiting.
+pub(super) fn stream_socket(to: SocketAddr, nonblocking: bool) -> io::Result<Socket> {
+    let kind = Type::STREAM.cloexec();
+    let kind = if nonblocking { kind.nonblocking() } else { kind };
+    let socket = Socket::new(Domain::for_address(to), kind, Some(Protocol::TCP))?;
     tune(&socket);
     Ok(socket)
 }
@@ -99,10 +101,10 @@ pub(super) fn unacknowledged_bytes(socket: &impl AsRawFd) -> usize {
 
 /// Reads and forgets what has arrived; true at the end of the stream or on an error.
 /// Bounded: a peer that sends faster than this reads is cut off by the flush deadline.
-pub(super) fn discard_input(stream: &mut impl Read) -> bool {
-    let mut sink = [0; 4096];
+pub(super) fn discard_input(socket: &impl AsFd) -> bool {
+    let mut sink = [MaybeUninit::uninit(); 4096];
     for _ in 0..DISCARDS_MAX {
-        match stream.read(&mut sink) {
+        match SockRef::from(socket).recv_with_flags(&mut sink, libc::MSG_DONTWAIT) {
             Ok(0) => return true,
             Ok(_) => {}
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
@@ -112,9 +114,23 @@ pub(super) fn discard_input(stream: &mut impl Read) -> bool {
     false
 }
 
-/// Whether `error` of an accept says that descriptors or memory ran out, and accepting again at once would only spin.
-pub(super) fn is_exhaustion(error: &io::Error) -> bool {
-    matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM))
+/// Why `socket` failed; `None` when it has not, or when bytes or an orderly end lie before the failure.
+pub(super) fn failure(socket: &impl AsFd) -> Option<io::Error> {
+    let socket = SockRef::from(socket);
+    let mut byte = [MaybeUninit::uninit()];
+    match socket.recv_with_flags(&mut byte, libc::MSG_PEEK | libc::MSG_DONTWAIT) {
+        Ok(_) => None,
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => socket.take_error().ok()?,
+        Err(error) => Some(error),
+    }
+}
+
+/// Whether accepting again at once would give the same `error`: no descriptor, no memory, no listener any more.
+pub(super) fn is_futile(error: &io::Error) -> bool {
+    matches!(
+        error.raw_os_error(),
+        Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM | libc::EINVAL)
+    )
 }
 
 /// A descriptor kept in reserve, so that peers can be turned away when there is no other.
@@ -125,13 +141,18 @@ impl SpareFd {
         Self(File::open("/dev/null").ok())
     }
 
-    /// Accepts one waiting peer with the reserve and closes it at once, so that it can try another
-    /// server instead of waiting in the backlog. False when none waits or there is no reserve.
-    pub(super) fn turn_away(&mut self, listener: &TcpListener) -> bool {
-        drop(self.0.take());
-        let accepted = listener.accept().is_ok();
-        *self = Self::new();
-        accepted
+    /// Accepts waiting peers one by one with the reserve and closes each at once, so that they can try
+    /// another server instead of waiting in the backlog. Gives their number.
+    pub(super) fn turn_away(&mut self, listener: &TcpListener) -> usize {
+        let mut count = 0;
+        while count < TURNED_AWAY_MAX && self.0.take().is_some() && listener.accept().is_ok() {
+            count += 1;
+            *self = Self::new();
+        }
+        if self.0.is_none() {
+            *self = Self::new();
+        }
+        count
     }
 }
 

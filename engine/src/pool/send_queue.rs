@@ -42,6 +42,10 @@ pub struct SendQueue {
     /// Bytes of the first segment that are sent already.
     head_sent: usize,
     len: usize,
+    /// Of `len`, what [`SendQueue::take_segments`] gave out and [`SendQueue::settle`] has not taken back.
+    taken: usize,
+    /// The queue was cleared meanwhile: nothing of it comes back.
+    forget_taken: bool,
 }
 
 impl SendQueue {
@@ -105,13 +109,21 @@ impl SendQueue {
     /// number of bytes of the first that are sent already. They leave the queue's account only
     /// with [`SendQueue::settle`].
     pub fn take_segments(&mut self, count_max: usize) -> (Vec<Segment>, usize) {
+        debug_assert!(self.taken == 0, "one send at a time");
         let count = count_max.min(self.segments.len());
-        (self.segments.drain(..count).collect(), std::mem::take(&mut self.head_sent))
+        let segments: Vec<_> = self.segments.drain(..count).collect();
+        let head_sent = std::mem::take(&mut self.head_sent);
+        self.taken = segments.iter().map(|s| s.as_bytes().len()).sum::<usize>() - head_sent;
+        (segments, head_sent)
     }
 
     /// Ends a send begun with [`SendQueue::take_segments`]: `sent` bytes went out, `head_sent` is what that call returned,
     /// and whatever of `segments` was not sent goes back to the front.
     pub fn settle(&mut self, segments: Vec<Segment>, head_sent: usize, sent: usize) {
+        self.taken = 0;
+        if std::mem::take(&mut self.forget_taken) {
+            return;
+        }
         for segment in segments.into_iter().rev() {
             self.segments.push_front(segment);
         }
@@ -149,9 +161,10 @@ impl SendQueue {
         Some(slice)
     }
 
-    /// Drops everything.
+    /// Drops everything; what a send has taken does not come back.
     pub fn clear(&mut self) {
-        *self = Self::default();
+        let forget_taken = self.taken > 0 || self.forget_taken;
+        *self = Self { forget_taken, ..Self::default() };
     }
 }
 
@@ -217,5 +230,17 @@ mod tests {
         queue.settle(segments, head, 2);
         assert_eq!(flat(&queue), b"defghi");
         assert_eq!(queue.len(), 6);
+    }
+
+    #[test]
+    fn nothing_comes_back_to_a_queue_that_was_cleared_meanwhile() {
+        let mut queue = SendQueue::default();
+        queue.push_bytes(b"abcdef");
+        let (segments, head) = queue.take_segments(8);
+        queue.clear();
+        queue.push_bytes(b"next");
+        queue.settle(segments, head, 2);
+        assert_eq!(flat(&queue), b"next");
+        assert_eq!(queue.len(), 4);
     }
 }

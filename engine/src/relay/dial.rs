@@ -31,7 +31,7 @@ impl Relay {
         if let Some(queue) = io.queue(conn) {
             up.mux().accept(id, queue);
         }
-        let stage = Stage::Request(Box::new(ObjectReader::new()));
+        let stage = Stage::Request(Box::default());
         up.streams.insert(id, Half { stage, active: now, early_credit: 0 });
         self.stats.stream_halves.fetch_add(1, Relaxed);
         self.timers.set(TimerKey::Stream(conn, id), now + self.limits.dial_timeout);

@@ -32,7 +32,11 @@ mod session;
 mod stats;
 mod stream;
 
-use std::{net::SocketAddr, sync::Arc};
+use std::{
+    collections::VecDeque,
+    net::SocketAddr,
+    sync::{Arc, mpsc::SyncSender},
+};
 
 pub use cores::{Cores, SessionRef};
 pub use limits::RelayLimits;
@@ -56,6 +60,8 @@ pub struct RelayConfig {
     pub secret_key: SecretKey,
     /// Its bounds.
     pub limits: RelayLimits,
+    /// Hears the key of each session that comes up; what does not fit is dropped. For [`Command::MuxHint`].
+    pub newcomers: Option<SyncSender<PublicKey>>,
 }
 
 /// One worker core of a relay server. Runs on any driver.
@@ -66,12 +72,13 @@ pub struct Relay {
     core: u16,
     cores: Arc<Cores>,
     stats: Arc<Stats>,
+    newcomers: Option<SyncSender<PublicKey>>,
     /// By [`ConnId::index`].
     sessions: Vec<Option<Box<Session>>>,
     /// Sessions past their handshake.
     sessions_up: usize,
     /// Connections in the handshake, oldest first.
-    unproven: std::collections::VecDeque<ConnId>,
+    unproven: VecDeque<ConnId>,
     timers: TimerQueue<TimerKey>,
     /// Bytes that wait in halves of all sessions of this core.
     pending_bytes: usize,
@@ -93,12 +100,13 @@ impl Relay {
             public_key: config.secret_key.public_key(),
             secret_key: config.secret_key,
             limits: config.limits,
+            newcomers: config.newcomers,
             core,
             cores,
             stats,
             sessions: Vec::new(),
             sessions_up: 0,
-            unproven: std::collections::VecDeque::new(),
+            unproven: VecDeque::new(),
             timers: TimerQueue::new(),
             pending_bytes: 0,
         }

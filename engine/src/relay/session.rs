@@ -173,6 +173,10 @@ impl Relay {
             Some(old) => self.cores.post(old.core, super::Command::Evict(old.conn)),
             None => {}
         }
+        if let Some(newcomers) = &self.newcomers {
+            // A full channel means that nobody asks discovery fast enough; the peer's own first byte decides as well.
+            let _dropped_when_full = newcomers.try_send(remote);
+        }
         // Bytes right behind the third message belong to the mux (wire.md §2.4).
         if !rest.is_empty() {
             self.mux_input(io, conn, rest);

@@ -12,7 +12,7 @@
 use std::{
     io,
     net::{SocketAddr, TcpListener},
-    sync::{Arc, atomic::Ordering::Relaxed},
+    sync::{Arc, atomic::Ordering::Relaxed, mpsc::SyncSender},
 };
 
 use socket2::{Domain, Protocol, Socket, Type};
@@ -46,6 +46,9 @@ pub struct ServerConfig {
     pub sessions_max: usize,
     /// Bounds of each core.
     pub limits: RelayLimits,
+    /// Hears the key of each session that comes up, never waits. Whoever listens may look the key up in discovery and call
+    /// [`Server::hint_mux`].
+    pub newcomers: Option<SyncSender<PublicKey>>,
 }
 
 impl ServerConfig {
@@ -59,6 +62,7 @@ impl ServerConfig {
             driver: DriverKind::Auto,
             sessions_max: 2048,
             limits: RelayLimits::default(),
+            newcomers: None,
         }
     }
 }
@@ -119,7 +123,8 @@ impl Server {
         let mut limits = config.limits.clone();
         // The kernel does not spread evenly, so each core may take all of them.
         limits.sessions_max = limits.sessions_max.min(config.sessions_max.saturating_mul(2));
-        let relay = RelayConfig { secret_key: config.secret_key.clone(), limits };
+        let secret_key = config.secret_key.clone();
+        let relay = RelayConfig { secret_key, limits, newcomers: config.newcomers };
         let mut server = Self {
             public_key: config.secret_key.public_key(),
             local_addr,

@@ -10,7 +10,10 @@ use std::{
 };
 
 use dmsg_engine::{
-    driver::{DriverConfig, DriverKind, DriverThread, Mailbox, PostError, spawn},
+    driver::{
+        DriverConfig, DriverKind, DriverThread, Features, Mailbox, PostError, UringConfig, probe,
+        spawn,
+    },
     io::{CloseMode, Closed, ConnId, Io, Machine},
     pool::Slice,
 };
@@ -347,25 +350,62 @@ pub fn read_pattern(mut peer: &TcpStream, len: usize, step: usize) {
 pub struct Variant {
     pub name: &'static str,
     pub kind: DriverKind,
+    pub uring: UringConfig,
 }
 
 impl Variant {
+    pub fn epoll() -> Self {
+        Self { name: "epoll", kind: DriverKind::Epoll, uring: UringConfig::default() }
+    }
+
+    pub fn uring(name: &'static str, features: Features) -> Self {
+        let uring = UringConfig { features, ..UringConfig::default() };
+        Self { name, kind: DriverKind::Uring, uring }
+    }
+
     pub fn config(&self) -> DriverConfig {
         let mut config = DriverConfig::new(self.name);
         config.kind = self.kind;
+        config.uring = self.uring;
         config
     }
 }
 
 /// Every variant that can run here.
 pub fn variants() -> Vec<Variant> {
-    vec![Variant { name: "epoll", kind: DriverKind::Epoll }]
+    let all = Features::ALL;
+    let mut tiny = Variant::uring("tiny", all);
+    // Two submissions, four completions and two small buffers: every queue overflows, and buffers run out.
+    tiny.uring = UringConfig {
+        submissions: 2,
+        completions: 4,
+        buffers_count: 2,
+        buffer_bytes: 2048,
+        ..tiny.uring
+    };
+    let uring = [
+        Variant::uring("all", all),
+        Variant::uring("no deferral", Features { defer_taskrun: false, ..all }),
+        Variant::uring("no multishot recv", Features { multishot_recv: false, ..all }),
+        Variant::uring("no multishot accept", Features { multishot_accept: false, ..all }),
+        Variant::uring("no buffer ring", Features { buffer_ring: false, ..all }),
+        Variant::uring("none", Features::NONE),
+        tiny,
+    ];
+    let mut variants = vec![Variant::epoll()];
+    match probe() {
+        Ok(_) => variants.extend(uring),
+        Err(unavailable) => println!("skipped: io_uring unavailable ({unavailable})"),
+    }
+    variants
 }
 
 /// Runs a scenario on every variant, and names the one that fails.
 pub fn on_each(scenario: impl Fn(&Variant)) {
     for variant in variants() {
-        println!("on {}", variant.name);
+        let start = Instant::now();
+        print!("on {} … ", variant.name);
         scenario(&variant);
+        println!("{:?}", start.elapsed());
     }
 }

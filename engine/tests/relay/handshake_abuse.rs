@@ -6,6 +6,7 @@ use dmsg_engine::{
     driver::sim::{Net, RawState},
     identity::SecretKey,
     mux::MuxKind,
+    pool::Slice,
     relay::{RelayLimits, SessionEnd},
     session::SessionHandshake,
 };
@@ -78,4 +79,28 @@ fn one_address_cannot_take_every_place() {
     let shed = server.stats.ended_count(SessionEnd::HandshakeShed);
     assert_eq!(in_handshake + shed, 10);
     assert!(shed > 0 && in_handshake >= 3);
+}
+
+/// Everything a client once sent, sent again: the server's fresh ephemeral makes the third message worthless.
+#[test]
+fn a_recorded_handshake_does_not_open_a_session() {
+    let mut net = Net::new(84);
+    let server = server(&mut net);
+    let (key, ephemeral) = (SecretKey::from_seed(b"a"), SecretKey::from_seed(b"e"));
+    let (mut first, mut third) = (Vec::new(), Vec::new());
+    let mut client = SessionHandshake::initiator(&key, server.key, ephemeral, &mut first);
+    let raw = net.raw_connect(server.address);
+    net.raw_write(&raw, &first);
+    net.run_for(SOON);
+    client.receive(Slice::from_vec(net.raw_read(&raw)), &mut third).unwrap();
+    net.raw_write(&raw, &third);
+    net.run_for(SOON);
+    assert_eq!(server.stats.sessions_total.load(Relaxed), 1);
+    net.kill(raw.wire());
+    let again = net.raw_connect(server.address);
+    net.raw_write(&again, &[first, third].concat());
+    net.run_for(SOON);
+    assert_ne!(net.raw_state(&again), RawState::Open);
+    assert_eq!(server.stats.sessions_total.load(Relaxed), 1);
+    assert_eq!(server.stats.ended_count(SessionEnd::HandshakeFailed), 1);
 }

@@ -5,6 +5,7 @@ use std::{sync::atomic::Ordering::Relaxed, time::Duration};
 use dmsg_engine::{
     driver::sim::Net,
     mux::{MuxKind, StreamId},
+    relay::{Command, Relay},
 };
 
 use crate::peer::{Peer, connect_through, server, settle};
@@ -61,4 +62,19 @@ fn every_pair_of_muxes_moves_more_than_its_windows() {
             assert_eq!(server.stats.stream_halves.load(Relaxed), 0);
         }
     }
+}
+
+/// A smux client that has not spoken yet is spoken to in smux, if discovery said so.
+#[test]
+fn a_hint_from_discovery_decides_before_the_first_byte() {
+    let mut net = Net::new(390);
+    let server = server(&mut net);
+    let mut quiet = Peer::connect(&mut net, &server, b"quiet", MuxKind::SmuxV2);
+    let mut a = Peer::connect(&mut net, &server, b"a", MuxKind::Yamux);
+    let session = server.cores.find(&quiet.key()).unwrap();
+    net.post::<Relay>(server.node, Command::MuxHint(session.conn, MuxKind::SmuxV2));
+    let (at_a, at_quiet) = connect_through(&mut net, &mut a, &mut quiet);
+    a.send(at_a, b"found you");
+    settle(&mut net, &mut [&mut a, &mut quiet]);
+    assert_eq!(quiet.taken(at_quiet), b"found you");
 }

@@ -33,7 +33,7 @@ pub(crate) fn server_with(net: &mut Net, limits: RelayLimits) -> Server {
     let secret_key = SecretKey::from_seed(b"server");
     let key = secret_key.public_key();
     let (cores, stats) = (Arc::new(Cores::new(1)), Arc::new(Stats::default()));
-    let config = RelayConfig { secret_key, limits };
+    let config = RelayConfig { secret_key, limits, newcomers: None };
     let node = net.add(Relay::new(config, 0, Arc::clone(&cores), Arc::clone(&stats)));
     let address = net.listen(node);
     Server { node, address, key, stats, cores }

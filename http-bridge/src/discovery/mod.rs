@@ -20,18 +20,25 @@ use std::{
 
 use dmsg_engine::identity::PublicKey;
 
+mod api;
 pub mod client;
 mod codec;
 mod entry;
 mod error;
+mod metrics;
+mod rate_limit;
+pub mod service;
 pub mod store;
 pub mod transport;
 mod validate;
 
+pub use api::router;
 pub use client::{ClientError, ClientOptions, DiscoveryClient, HttpDirectory, ServerRegistration};
 pub use codec::{RawEntry, Signed};
 pub use entry::{ClientPart, ENTRY_VERSION, Entry, ServerPart};
 pub use error::EntryError;
+pub use rate_limit::RateLimit;
+pub use service::{DiscoveryConfig, DiscoveryService};
 pub use validate::{TIMESTAMP_AHEAD_MAX, TIMESTAMP_BEHIND_MAX, check_iteration, check_new};
 
 /// Bytes of one entry at most (`discovery.md §3`). 512 delegated servers at 69 bytes are 35 KiB; the

@@ -170,11 +170,10 @@ impl<D: Dial> HttpClient<D> {
             else {
                 return Ok((url, response));
             };
-            let target =
-                url.redirect(&location).map_err(|error| HttpError::Request(error.to_string()))?;
+            let target = url.redirect(&location)?;
             request = redirected(next, response.status(), target);
         }
-        Err(HttpError::Request(format!("more than {REDIRECTS_MAX} redirects")))
+        Err(HttpError::TooManyRedirects(REDIRECTS_MAX))
     }
 
     async fn pooled(&self, to: Addr) -> Result<Option<Conn>, HttpError> {

@@ -5,6 +5,7 @@ use std::{io, time::Duration};
 use dmsg_engine::wire::Addr;
 
 use super::BoxError;
+use crate::url::RedirectError;
 
 /// Why a request gave no response, or a response no body.
 #[derive(Debug, thiserror::Error)]
@@ -82,6 +83,12 @@ pub enum HttpError {
         /// The reader's limit, bytes.
         max: u64,
     },
+    /// A redirect that is not followed.
+    #[error(transparent)]
+    Redirect(#[from] RedirectError),
+    /// One redirect after the other.
+    #[error("more than {0} redirects in a row")]
+    TooManyRedirects(usize),
     /// The request itself cannot be sent.
     #[error("the request cannot be sent: {0}")]
     Request(String),

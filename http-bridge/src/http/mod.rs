@@ -19,12 +19,14 @@ pub(crate) mod progress;
 mod request;
 mod seam;
 pub mod server;
+mod transport;
 
 pub use body::ResponseBody;
 pub use client::{HttpClient, HttpConfig};
 pub use error::HttpError;
 pub use request::{BodyStream, Request, RequestBody};
 pub use seam::{Accept, Dial};
+pub use transport::DmsgTransport;
 
 /// An error of any kind, from the layer below.
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;

@@ -191,7 +191,7 @@ impl<M: Machine> Driver<M> {
         if self.host.is_stopping() {
             return Err(io::ErrorKind::NotConnected.into());
         }
-        let socket = sys::stream_socket(to)?;
+        let socket = sys::stream_socket(to, true)?;
         match socket.connect(&to.into()) {
             Err(error) if error.raw_os_error() != Some(libc::EINPROGRESS) => Err(error),
             _ => self.insert(id, socket.into(), Phase::Connecting),
@@ -228,14 +228,11 @@ impl<M: Machine> Driver<M> {
             let Some(listener) = self.poller.listeners.get(index) else { break };
             match listener.accept() {
                 Ok((stream, peer)) => self.accepted(stream, peer),
-                Err(error) if sys::is_exhaustion(&error) => {
-                    let mut turned_away = 0;
-                    while turned_away < ACCEPTS_PER_TURN && self.spare.turn_away(listener) {
-                        turned_away += 1;
-                    }
+                Err(error) if sys::is_futile(&error) => {
+                    let turned_away = self.spare.turn_away(listener);
                     tracing::warn!(
                         turned_away,
-                        "no descriptor for a new connection ({error}): raise the open-files limit"
+                        "cannot accept: {error}; if descriptors ran out, raise the open-files limit"
                     );
                     self.rest_until = Some(self.host.io.now() + ACCEPT_REST);
                     return self.poller.arm_listeners(false);
@@ -312,12 +309,7 @@ impl<M: Machine> Driver<M> {
         if conn.phase != Phase::Open {
             return;
         }
-        let error = match conn.stream.peek(&mut [0]) {
-            Ok(_) => return,
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => conn.stream.take_error(),
-            Err(error) => Ok(Some(error)),
-        };
-        if let Ok(Some(error)) | Err(error) = error {
+        if let Some(error) = sys::failure(&conn.stream) {
             self.end(id, Closed::Error(error));
         }
     }
@@ -409,7 +401,7 @@ impl<M: Machine> Driver<M> {
         let delivered = sys::unacknowledged_bytes(&conn.stream) == 0;
         let shut = conn.stream.shutdown(Shutdown::Write);
         // Closing over unread bytes would reset the connection.
-        let ended = sys::discard_input(&mut &conn.stream);
+        let ended = sys::discard_input(&conn.stream);
         if delivered || ended || shut.is_err() {
             return self.end(id, Closed::ByUs);
         }

@@ -82,6 +82,7 @@ pub(in super::super) struct Poller {
 impl Poller {
     /// Watches the listeners and the mailbox.
     pub(in super::super) fn new(listeners: Vec<TcpListener>, mailbox: RawFd) -> io::Result<Self> {
+        listeners.iter().try_for_each(|listener| listener.set_nonblocking(true))?;
         // SAFETY: no pointers; the result is checked.
         let fd = check(unsafe { libc::epoll_create1(libc::EPOLL_CLOEXEC) })?;
         // SAFETY: `fd` is a fresh descriptor that nothing else owns.

@@ -1,0 +1,503 @@
+//! The driver on io_uring: one ring per thread, one enter per turn.
+//!
+//! ```text
+//!  enter: submit all, wait ─▶ completions ─▶ due verbs, commands, timers ─▶ look at changed connections ─▶ queue sends ─┐
+//!    ▲                                                                                                                  │
+//!    └──────────────────────────────────────────────────────────────────────────────────────────────────────────────────┘
+//! ```
+//!
+//! Listeners accept and connections receive by one request each until it is cancelled (multishot), into buffers that all
+//! connections share. A connection has one send in flight, whose memory it owns. What the kernel cannot do ([`Features`])
+//! is replaced by the one-shot operation; without io_uring at all there is [`super::epoll`].
+//!
+//! Invariants:
+//! - a [`Conn`] is dropped, and its descriptor closed, only after the last completion of its last operation. So no operation
+//!   ever points into freed memory or at a descriptor with a new meaning;
+//! - a connection that could receive but has no receive in flight is in `listed`;
+//! - when a turn ends, every provided buffer is back with the kernel.
+
+mod buffers;
+mod conn;
+mod features;
+mod ops;
+mod ring;
+mod stream;
+
+use std::{
+    collections::VecDeque,
+    io,
+    net::{SocketAddr, TcpListener, TcpStream},
+    os::fd::{AsRawFd, FromRawFd, OwnedFd},
+    time::{Duration, Instant},
+};
+
+use io_uring::{IoUring, opcode, squeue, types::Fd};
+
+pub use self::features::{Features, Unavailable, UringConfig, probe};
+use self::{
+    buffers::BufferRing,
+    conn::{Armed, Conn, Phase},
+    ops::{Kind, Op},
+    ring::{Completion, Ring},
+};
+use super::{
+    host::{ACCEPT_REST, Host},
+    sys::{self, SpareFd},
+};
+use crate::{
+    io::{Action, CloseMode, Closed, ConnId, Machine},
+    pool::BlockPool,
+};
+
+/// How long the end of a driver waits for operations it has cancelled. The kernel needs microseconds; past this their memory is
+/// leaked, which is the lesser evil.
+const CANCEL_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// Free receive blocks kept beyond those the kernel holds: 2 MiB by default.
+const FREE_BLOCKS_MAX: usize = 128;
+
+/// A ring that waits for its machine. Must run on the thread that made it.
+pub(super) struct Setup {
+    ring: IoUring,
+    features: Features,
+    config: UringConfig,
+    listeners: Vec<TcpListener>,
+}
+
+impl Setup {
+    pub(super) fn new(config: UringConfig) -> Result<Self, Unavailable> {
+        let (ring, features) = ring::open(&config)?;
+        Ok(Self { ring, features, config, listeners: Vec::new() })
+    }
+
+    /// Gives the listeners, blocking ones: a ring would report "would block" on others instead of waiting.
+    pub(super) fn listen(&mut self, listeners: Vec<TcpListener>) -> io::Result<()> {
+        listeners.iter().try_for_each(|listener| listener.set_nonblocking(false))?;
+        self.listeners = listeners;
+        Ok(())
+    }
+}
+
+struct Listener {
+    socket: TcpListener,
+    accept: Armed,
+}
+
+/// The ring comes first so that it is dropped first, before the memory its operations may name.
+struct Driver<M: Machine> {
+    ring: Ring,
+    host: Host<M>,
+    features: Features,
+    listeners: Vec<Listener>,
+    mailbox: Armed,
+    conns: Vec<Option<Conn>>,
+    buffers: Option<BufferRing>,
+    pool: BlockPool,
+    /// Connections to look at before the turn ends.
+    listed: VecDeque<ConnId>,
+    completions: VecDeque<Completion>,
+    spare: SpareFd,
+    /// The listeners rest until then.
+    rest_until: Option<Instant>,
+    /// The driver is being dropped: no operation is renewed.
+    dropping: bool,
+}
+
+/// Runs the machine until it asks to stop.
+pub(super) fn run<M: Machine>(host: Host<M>, setup: Setup) -> io::Result<()> {
+    let mut driver = Driver::new(host, setup);
+    driver.arm_mailbox();
+    driver.arm_listeners();
+    while !driver.is_done() {
+        driver.turn()?;
+    }
+    Ok(())
+}
+
+impl<M: Machine> Driver<M> {
+    fn new(host: Host<M>, setup: Setup) -> Self {
+        let Setup { ring, mut features, config, listeners } = setup;
+        let pool = BlockPool::new(config.buffer_bytes.max(1), FREE_BLOCKS_MAX);
+        let buffers = features
+            .buffer_ring
+            .then(|| BufferRing::new(&ring, config.buffers_count, pool.clone()).ok())
+            .flatten();
+        features.buffer_ring = buffers.is_some();
+        features.multishot_recv &= features.buffer_ring;
+        tracing::debug!(?features, "io_uring is set up");
+        let listeners =
+            listeners.into_iter().map(|socket| Listener { socket, accept: Armed::No }).collect();
+        Self {
+            ring: Ring::new(ring),
+            host,
+            features,
+            listeners,
+            mailbox: Armed::No,
+            conns: Vec::new(),
+            buffers,
+            pool,
+            listed: VecDeque::new(),
+            completions: VecDeque::new(),
+            spare: SpareFd::new(),
+            rest_until: None,
+            dropping: false,
+        }
+    }
+
+    fn is_done(&self) -> bool {
+        self.host.is_done() && self.listeners.iter().all(|l| l.accept == Armed::No)
+    }
+
+    fn turn(&mut self) -> io::Result<()> {
+        let timeout = self.host.sleep_time(!self.listed.is_empty(), self.rest_until);
+        self.ring.wait(timeout)?;
+        self.host.inbox.awake();
+        self.host.tick();
+        self.complete_all();
+        self.host.run_due();
+        self.carry_out();
+        for _ in 0..self.listed.len() {
+            if let Some(id) = self.listed.pop_front() {
+                self.look(id);
+            }
+        }
+        while let Some(id) = self.host.io.next_dirty() {
+            self.send(id);
+        }
+        while let Some(id) = self.host.next_flush_end() {
+            self.abort(id);
+        }
+        if self.rest_until.is_some_and(|at| at <= self.host.io.now()) {
+            self.rest_until = None;
+            self.arm_listeners();
+        }
+        if self.host.begins_to_stop() {
+            for index in 0..self.listeners.len() {
+                self.cancel_accept(index);
+            }
+            self.carry_out();
+        }
+        Ok(())
+    }
+
+    fn conn(&mut self, id: ConnId) -> Option<&mut Conn> {
+        self.conns.get_mut(id.index())?.as_mut().filter(|conn| conn.id == id)
+    }
+
+    fn insert(&mut self, conn: Conn) {
+        let index = conn.id.index();
+        if self.conns.len() <= index {
+            self.conns.resize_with(index + 1, || None);
+        }
+        self.conns[index] = Some(conn);
+    }
+
+    /// Has the connection looked at before the turn ends, or in the next one.
+    fn list(&mut self, id: ConnId) {
+        if let Some(conn) = self.conn(id)
+            && !std::mem::replace(&mut conn.listed, true)
+        {
+            self.listed.push_back(id);
+        }
+    }
+
+    /// Does what the machine has asked for.
+    fn carry_out(&mut self) {
+        while let Some(action) = self.host.io.next_action() {
+            match action {
+                Action::Connect(id, to) => {
+                    if let Err(error) = self.connect(id, to) {
+                        self.host.end(id, Closed::Error(error));
+                    }
+                }
+                Action::Close(id, mode) => self.close(id, mode),
+                Action::Pause(id) | Action::Resume(id) => self.list(id),
+            }
+        }
+    }
+
+    fn connect(&mut self, id: ConnId, to: SocketAddr) -> io::Result<()> {
+        if self.host.is_stopping() {
+            return Err(io::ErrorKind::NotConnected.into());
+        }
+        let socket = sys::stream_socket(to, false)?;
+        let mut conn = Conn::new(id, socket.into(), Phase::Connecting);
+        let address = conn.address.insert(Box::new(to.into()));
+        let (start, len) = (address.as_ptr(), address.len());
+        let entry = opcode::Connect::new(conn.fd(), start.cast(), len).build();
+        self.insert(conn);
+        // SAFETY: the connection owns the descriptor and the boxed address, and outlives the operation.
+        unsafe { self.submit(id, Kind::Connect, entry) };
+        Ok(())
+    }
+
+    fn close(&mut self, id: ConnId, mode: CloseMode) {
+        let Some(conn) = self.conn(id) else { return };
+        if mode == CloseMode::Abort || !conn.is_open() {
+            return self.abort(id);
+        }
+        conn.phase = Phase::Flushing;
+        conn.held.clear();
+        self.host.flush_begins(id);
+        self.list(id);
+        self.send(id);
+    }
+
+    fn abort(&mut self, id: ConnId) {
+        if let Some(conn) = self.conn(id) {
+            sys::reset_on_close(&conn.stream);
+            self.end(id, Closed::ByUs);
+        }
+    }
+
+    /// Begins the end: what is in flight is cancelled, `closed` follows when the kernel has let go of it.
+    fn end(&mut self, id: ConnId, why: Closed) {
+        let Some(conn) = self.conn(id).filter(|conn| !conn.is_ending()) else { return };
+        conn.phase = Phase::Ending(why);
+        conn.held.clear();
+        for kind in [Kind::Recv, Kind::Send, Kind::Connect, Kind::Watch] {
+            self.cancel(id, kind);
+        }
+        self.finish(id);
+    }
+
+    /// Closes the descriptor of an ending connection once nothing of it is in flight.
+    fn finish(&mut self, id: ConnId) {
+        let Some(conn) = self.conn(id) else { return };
+        if conn.outstanding > 0 || !conn.is_ending() {
+            return;
+        }
+        let conn = self.conns[id.index()].take();
+        if let Some(Conn { phase: Phase::Ending(why), .. }) = conn {
+            self.host.end(id, why);
+        }
+        if self.rest_until.is_some() {
+            // There is a descriptor again.
+            self.rest_until = Some(self.host.io.now());
+        }
+    }
+
+    /// Submits an operation of a connection.
+    ///
+    /// # Safety
+    /// What `entry` names belongs to the connection and stays in place until the operation has completed.
+    unsafe fn submit(&mut self, id: ConnId, kind: Kind, entry: squeue::Entry) {
+        let Some(conn) = self.conn(id) else { return };
+        conn.outstanding += 1;
+        if !kind.is_cancel() {
+            *conn.armed(kind) = Armed::Yes;
+        }
+        let name = Op::new(kind, id.index()).encode();
+        // SAFETY: promised by the caller; the connection lives until `outstanding` is zero.
+        unsafe { self.ring.push(entry.user_data(name)) };
+    }
+
+    /// Cancels the operation of `kind` if there is one; its completion comes in any case.
+    fn cancel(&mut self, id: ConnId, kind: Kind) {
+        let Some(conn) = self.conn(id) else { return };
+        if *conn.armed(kind) == Armed::Yes {
+            *conn.armed(kind) = Armed::Cancelling;
+            self.submit_cancel(id, Op::new(kind, id.index()));
+        }
+    }
+
+    fn submit_cancel(&mut self, id: ConnId, op: Op) {
+        let entry = opcode::AsyncCancel::new(op.encode()).build();
+        // SAFETY: a cancellation names no descriptor and no memory.
+        unsafe { self.submit(id, op.counterpart().kind, entry) };
+    }
+}
+
+/// Listeners and the mailbox.
+impl<M: Machine> Driver<M> {
+    fn arm_mailbox(&mut self) {
+        let fd = Fd(self.host.inbox.event_fd());
+        let entry = opcode::PollAdd::new(fd, libc::POLLIN as u32).build();
+        self.mailbox = Armed::Yes;
+        // SAFETY: `host` keeps the descriptor open until after the ring is gone.
+        unsafe { self.ring.push(entry.user_data(Op::new(Kind::Mailbox, 0).encode())) };
+    }
+
+    fn arm_listeners(&mut self) {
+        for index in 0..self.listeners.len() {
+            self.arm_accept(index);
+        }
+    }
+
+    fn arm_accept(&mut self, index: usize) {
+        let idle = self.dropping || self.host.is_stopping() || self.rest_until.is_some();
+        let listener = &mut self.listeners[index];
+        if idle || listener.accept != Armed::No {
+            return;
+        }
+        let fd = Fd(listener.socket.as_raw_fd());
+        let entry = if self.features.multishot_accept {
+            opcode::AcceptMulti::new(fd).flags(libc::SOCK_CLOEXEC).build()
+        } else {
+            let (nowhere, no_len) = (std::ptr::null_mut(), std::ptr::null_mut());
+            opcode::Accept::new(fd, nowhere, no_len).flags(libc::SOCK_CLOEXEC).build()
+        };
+        listener.accept = Armed::Yes;
+        // SAFETY: listeners are closed only with the driver, after the ring; no memory is named.
+        unsafe { self.ring.push(entry.user_data(Op::new(Kind::Accept, index).encode())) };
+    }
+
+    fn cancel_accept(&mut self, index: usize) {
+        if self.listeners[index].accept == Armed::Yes {
+            self.listeners[index].accept = Armed::Cancelling;
+            self.push_cancel(Op::new(Kind::Accept, index));
+        }
+    }
+
+    /// Cancels an operation that belongs to no connection.
+    fn push_cancel(&mut self, op: Op) {
+        let entry = opcode::AsyncCancel::new(op.encode()).build();
+        // SAFETY: a cancellation names no descriptor and no memory.
+        unsafe { self.ring.push(entry.user_data(op.counterpart().encode())) };
+    }
+
+    fn complete_accept(&mut self, index: usize, completion: Completion) {
+        if !completion.is_followed() {
+            self.listeners[index].accept = Armed::No;
+        }
+        match completion.outcome() {
+            Ok(fd) => {
+                // SAFETY: an accept that succeeds gives a fresh descriptor, which nothing else owns.
+                let fd = unsafe { OwnedFd::from_raw_fd(fd as libc::c_int) };
+                self.accepted(fd.into());
+            }
+            Err(error)
+                if error.raw_os_error() == Some(libc::EINVAL)
+                    && std::mem::take(&mut self.features.multishot_accept) =>
+            {
+                // If it is the flag that this kernel lacks, the one-shot accept works.
+            }
+            Err(error) if sys::is_futile(&error) => self.rest(index, &error),
+            // Cancelled, or the peer gave up while it waited.
+            Err(_) => {}
+        }
+        self.arm_accept(index);
+    }
+
+    fn accepted(&mut self, stream: TcpStream) {
+        // A peer without an address has gone again.
+        let Ok(peer) = stream.peer_addr() else { return };
+        if self.dropping || self.host.is_stopping() {
+            return;
+        }
+        sys::tune(&stream);
+        let id = self.host.io.add_conn();
+        self.insert(Conn::new(id, stream, Phase::Open));
+        self.list(id);
+        self.host.machine.accepted(&mut self.host.io, id, peer);
+        self.carry_out();
+    }
+
+    /// Out of descriptors: turns away who waits, and lets the listeners rest.
+    fn rest(&mut self, index: usize, error: &io::Error) {
+        let socket = &self.listeners[index].socket;
+        // Nobody else accepts here meanwhile, yet a peer may give up: an accept must not wait for the next one.
+        let mut turned_away = 0;
+        if socket.set_nonblocking(true).is_ok() {
+            turned_away = self.spare.turn_away(socket);
+            let _ = socket.set_nonblocking(false);
+        }
+        tracing::warn!(
+            turned_away,
+            "cannot accept: {error}; if descriptors ran out, raise the open-files limit"
+        );
+        self.rest_until = Some(self.host.io.now() + ACCEPT_REST);
+    }
+}
+
+/// Completions.
+impl<M: Machine> Driver<M> {
+    fn complete_all(&mut self) {
+        self.ring.take_completions(&mut self.completions);
+        while let Some(completion) = self.completions.pop_front() {
+            self.complete(completion);
+        }
+    }
+
+    fn complete(&mut self, completion: Completion) {
+        let Some(op) = Op::decode(completion.user_data) else { return };
+        match op.kind {
+            Kind::Mailbox => {
+                self.host.inbox.clear_signal();
+                self.mailbox = Armed::No;
+                if !self.dropping {
+                    self.arm_mailbox();
+                }
+            }
+            Kind::Accept => self.complete_accept(op.index, completion),
+            Kind::CancelMailbox | Kind::CancelAccept => {}
+            _ => self.complete_conn(op, completion),
+        }
+    }
+
+    fn complete_conn(&mut self, op: Op, completion: Completion) {
+        let Some(conn) = self.conns.get_mut(op.index).and_then(Option::as_mut) else { return };
+        let id = conn.id;
+        if !completion.is_followed() {
+            conn.outstanding -= 1;
+            if !op.kind.is_cancel() {
+                *conn.armed(op.kind) = Armed::No;
+            }
+        }
+        match op.kind {
+            Kind::Recv => self.complete_recv(id, completion),
+            Kind::Send => self.complete_send(id, completion),
+            Kind::Connect => self.complete_connect(id, completion),
+            Kind::Watch => self.complete_watch(id),
+            // Too late is no failure: then the operation's own completion is on its way. But one that was just about to
+            // renew itself is to be cancelled again.
+            _ if completion.result < 0 && *conn.armed(op.kind) == Armed::Cancelling => {
+                self.submit_cancel(id, op.counterpart());
+            }
+            _ => {}
+        }
+        self.finish(id);
+    }
+
+    fn complete_connect(&mut self, id: ConnId, completion: Completion) {
+        let Some(conn) = self.conn(id) else { return };
+        conn.address = None;
+        match completion.outcome() {
+            _ if conn.is_ending() => {}
+            Ok(_) => {
+                conn.phase = Phase::Open;
+                self.list(id);
+                self.host.machine.connected(&mut self.host.io, id);
+                self.carry_out();
+            }
+            Err(error) => self.end(id, Closed::Error(error)),
+        }
+    }
+}
+
+impl<M: Machine> Drop for Driver<M> {
+    /// Waits until the kernel has let go of everything, on every way out: done, failed or panicking. No verb runs.
+    fn drop(&mut self) {
+        self.dropping = true;
+        let ids: Vec<_> = self.conns.iter().flatten().map(|conn| conn.id).collect();
+        ids.into_iter().for_each(|id| self.abort(id));
+        (0..self.listeners.len()).for_each(|index| self.cancel_accept(index));
+        if self.mailbox == Armed::Yes {
+            self.push_cancel(Op::new(Kind::Mailbox, 0));
+        }
+        let deadline = Instant::now() + CANCEL_TIMEOUT;
+        loop {
+            self.complete_all();
+            if self.ring.in_flight() == 0 {
+                return;
+            }
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() || self.ring.wait(Some(left)).is_err() {
+                break;
+            }
+        }
+        tracing::error!("the kernel holds on to cancelled operations: their memory is leaked");
+        std::mem::forget(std::mem::take(&mut self.conns));
+        std::mem::forget(self.buffers.take());
+    }
+}

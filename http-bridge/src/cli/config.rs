@@ -1,0 +1,257 @@
+//! Options from the environment and from a file.
+//!
+//! ```text
+//!   flag --x-y  >  environment DMSG_X_Y  >  file: [section] x_y  >  file: top-level x_y  >  default
+//! ```
+//!
+//! The names of all three follow from the flag's, so they cannot drift apart. The arguments are parsed once to see
+//! what flags and environment say; what the file adds is then put in as flags, and all of it is parsed together. So a value
+//! from the file passes the same checks as one from the command line.
+
+use std::{env, ffi::OsString, fs, path::Path};
+
+use clap::{
+    Arg, ArgAction, ArgMatches, Command, CommandFactory, Error, FromArgMatches,
+    builder::BoolishValueParser, error::ErrorKind, parser::ValueSource,
+};
+use toml::de::{DeTable, DeValue};
+
+use super::Cli;
+
+/// Bytes of a configuration file that are read.
+const FILE_MAX_BYTES: u64 = 1024 * 1024;
+
+/// An option that the file sets.
+struct Setting {
+    /// The section it stands in; `None` at the top.
+    section: Option<String>,
+    key: String,
+    values: Vec<String>,
+    line: usize,
+}
+
+/// Parses the arguments, with the environment and the file they name.
+pub(super) fn parse(args: Vec<OsString>) -> Result<Cli, Error> {
+    let command = with_environment(Cli::command());
+    let first = command.clone().try_get_matches_from(args.clone())?;
+    let matches = match first.get_one::<std::path::PathBuf>("config").cloned() {
+        None => first,
+        Some(path) => {
+            let text = read(&path).map_err(|message| failure(&command, &path, &message))?;
+            let settings = settings(&text).map_err(|message| failure(&command, &path, &message))?;
+            check_names(&command, &settings).map_err(|m| failure(&command, &path, &m))?;
+            let args = with_file(&command, &first, args, &settings);
+            // Flags and environment have passed already, so what fails now is from the file.
+            command.clone().try_get_matches_from(args).map_err(|error| {
+                let text = error.render().to_string();
+                failure(&command, &path, text.trim_start_matches("error: ").trim_end())
+            })?
+        }
+    };
+    warn_of_secret_argument(&matches);
+    Cli::from_arg_matches(&matches)
+}
+
+fn failure(command: &Command, path: &Path, message: &str) -> Error {
+    command.clone().error(ErrorKind::InvalidValue, format!("{}: {message}", path.display()))
+}
+
+/// Gives each flag its name in the environment, and lets switches be spelled yes, no, 1, 0 there.
+fn with_environment(command: Command) -> Command {
+    command
+        .mut_args(|arg| {
+            if !is_option(&arg) {
+                return arg;
+            }
+            let name = format!("DMSG_{}", arg.get_id().as_str().to_uppercase());
+            // The help would show a secret key from the environment otherwise.
+            let arg = arg.env(name).hide_env_values(true);
+            if is_switch(&arg) { arg.value_parser(BoolishValueParser::new()) } else { arg }
+        })
+        .mut_subcommands(with_environment)
+}
+
+fn is_option(arg: &Arg) -> bool {
+    arg.get_long().is_some()
+        && !matches!(arg.get_action(), ArgAction::Help | ArgAction::Version | ArgAction::Count)
+}
+
+fn is_switch(arg: &Arg) -> bool {
+    matches!(arg.get_action(), ArgAction::SetTrue)
+}
+
+fn read(path: &Path) -> Result<String, String> {
+    let size = fs::metadata(path).map_err(|error| error.to_string())?.len();
+    if size > FILE_MAX_BYTES {
+        return Err(format!(
+            "{size} bytes are no configuration; at most {FILE_MAX_BYTES} are read"
+        ));
+    }
+    fs::read_to_string(path).map_err(|error| error.to_string())
+}
+
+fn settings(text: &str) -> Result<Vec<Setting>, String> {
+    let table = DeTable::parse(text).map_err(|error| error.to_string())?;
+    let line = |at: usize| 1 + text.as_bytes().iter().take(at).filter(|b| **b == b'\n').count();
+    let mut settings = Vec::new();
+    for (key, value) in table.get_ref() {
+        let name = key.get_ref().to_string();
+        let DeValue::Table(section) = value.get_ref() else {
+            let (values, line) = (values(value.get_ref(), &name), line(key.span().start));
+            let values = values.map_err(|message| format!("line {line}: {message}"))?;
+            settings.push(Setting { section: None, key: name, values, line });
+            continue;
+        };
+        for (key, value) in section {
+            let line = line(key.span().start);
+            let values = values(value.get_ref(), key.get_ref())
+                .map_err(|message| format!("line {line}: {message}"))?;
+            let (section, key) = (Some(name.clone()), key.get_ref().to_string());
+            settings.push(Setting { section, key, values, line });
+        }
+    }
+    Ok(settings)
+}
+
+fn values(value: &DeValue<'_>, key: &str) -> Result<Vec<String>, String> {
+    match value {
+        DeValue::Array(items) => items.iter().map(|item| scalar(item.get_ref(), key)).collect(),
+        value => Ok(vec![scalar(value, key)?]),
+    }
+}
+
+fn scalar(value: &DeValue<'_>, key: &str) -> Result<String, String> {
+    match value {
+        DeValue::String(text) => Ok(text.to_string()),
+        DeValue::Integer(number) => Ok(number.to_string()),
+        DeValue::Float(number) => Ok(number.to_string()),
+        DeValue::Boolean(yes) => Ok(yes.to_string()),
+        _ => Err(format!("{key}: a text, a number, true, false, or a list of them is wanted")),
+    }
+}
+
+/// Each key must be an option of its section, or at the top of any subcommand.
+fn check_names(command: &Command, settings: &[Setting]) -> Result<(), String> {
+    for Setting { section, key, line, .. } in settings {
+        let place = match section {
+            None => Some(command),
+            Some(name) => command.get_subcommands().find(|sub| sub.get_name() == name),
+        };
+        let Some(place) = place else {
+            let name = section.as_deref().unwrap_or_default();
+            return Err(format!("line {line}: unknown section [{name}]"));
+        };
+        if key == "config" || !has_option(place, key) {
+            let place = section.as_ref().map(|name| format!(" in [{name}]")).unwrap_or_default();
+            return Err(format!("line {line}: unknown key {key:?}{place}"));
+        }
+    }
+    Ok(())
+}
+
+fn has_option(command: &Command, key: &str) -> bool {
+    option(command, key).is_some() || command.get_subcommands().any(|sub| has_option(sub, key))
+}
+
+fn option<'a>(command: &'a Command, key: &str) -> Option<&'a Arg> {
+    command.get_arguments().find(|arg| arg.get_id() == key && is_option(arg))
+}
+
+/// The arguments, with what only the file sets put in as flags behind the subcommand's name.
+fn with_file(
+    command: &Command,
+    matches: &ArgMatches,
+    mut args: Vec<OsString>,
+    settings: &[Setting],
+) -> Vec<OsString> {
+    let (mut place, mut values, mut at) = (command, matches, 1);
+    let mut section = None;
+    // The options before a subcommand's name are global ones, each of which takes a value.
+    while let Some((name, inner)) = values.subcommand() {
+        while args.get(at).is_some_and(|arg| arg.as_encoded_bytes().starts_with(b"-")) {
+            let has_value_inside = args[at].as_encoded_bytes().contains(&b'=');
+            at += if has_value_inside { 1 } else { 2 };
+        }
+        at += 1;
+        let Some(sub) = place.find_subcommand(name) else { break };
+        section.get_or_insert(name);
+        (place, values) = (sub, inner);
+    }
+    let mut added = Vec::new();
+    for setting in settings {
+        let is_shadowed = setting.section.is_none()
+            && settings.iter().any(|s| s.section.as_deref() == section && s.key == setting.key);
+        let applies = setting.section.is_none() || setting.section.as_deref() == section;
+        let Some(arg) = option(place, &setting.key).or_else(|| option(command, &setting.key))
+        else {
+            continue;
+        };
+        let is_set = matches!(
+            values.value_source(&setting.key),
+            Some(ValueSource::CommandLine | ValueSource::EnvVariable)
+        );
+        if applies && !is_shadowed && !is_set {
+            added.extend(as_flags(arg, &setting.values));
+        }
+    }
+    let at = at.min(args.len());
+    args.splice(at..at, added);
+    args
+}
+
+fn as_flags(arg: &Arg, values: &[String]) -> Vec<OsString> {
+    let name = arg.get_long().unwrap_or_default();
+    values
+        .iter()
+        .filter_map(|value| match (is_switch(arg), value.as_str()) {
+            (true, "true") => Some(format!("--{name}")),
+            (true, "false") => None,
+            _ => Some(format!("--{name}={value}")),
+        })
+        .map(OsString::from)
+        .collect()
+}
+
+/// Other users of the machine see arguments in the list of processes.
+fn warn_of_secret_argument(matches: &ArgMatches) {
+    let mut leaf = matches;
+    while let Some((_, inner)) = leaf.subcommand() {
+        leaf = inner;
+    }
+    let is_argument = |arg: &OsString| {
+        arg.as_encoded_bytes().starts_with(b"--secret-key=")
+            || arg.as_encoded_bytes() == b"--secret-key"
+    };
+    if matches!(leaf.try_contains_id("secret_key"), Ok(true))
+        && env::args_os().any(|a| is_argument(&a))
+    {
+        eprintln!(
+            "dmsg: warning: other users can read a --secret-key in the list of processes; \
+             use --secret-key-file or DMSG_SECRET_KEY"
+        );
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        with_environment(Cli::command()).debug_assert();
+    }
+
+    #[test]
+    fn one_name_in_three_spellings() {
+        fn check(command: &Command) {
+            for arg in command.get_arguments().filter(|arg| is_option(arg)) {
+                let id = arg.get_id().as_str();
+                assert_eq!(arg.get_long(), Some(id.replace('_', "-").as_str()));
+                let env = arg.get_env().and_then(|env| env.to_str()).map(str::to_owned);
+                assert_eq!(env, Some(format!("DMSG_{}", id.to_uppercase())));
+            }
+            command.get_subcommands().for_each(check);
+        }
+        check(&with_environment(Cli::command()));
+    }
+}

@@ -1,0 +1,319 @@
+//! `dmsg curl`: requests to `dmsg://` URLs, with curl's names for what curl has (`dmsg-http.md §8.1`).
+//!
+//! One client serves all URLs of a call. The first failure ends it.
+
+mod output;
+mod resume;
+
+use std::{
+    io::{self, Read, Write},
+    path::PathBuf,
+    pin::pin,
+    time::Duration,
+};
+
+use bytes::Bytes;
+use clap::Args;
+use dmsg_engine::client::Client;
+use futures_util::TryStreamExt;
+use http::{HeaderName, HeaderValue, Method, Response, header};
+use http_body_util::StreamBody;
+use tokio::time::timeout;
+
+use self::{
+    output::{Output, Sink},
+    resume::{Resume, Start},
+};
+use super::{
+    exit::{Exit, Failure},
+    flags::{ClientFlags, Visibility},
+    stop_signal,
+};
+use crate::{
+    http::{HttpClient, HttpConfig, Request, RequestBody, ResponseBody},
+    url::DmsgUrl,
+};
+
+/// Bytes of `--data` from a file or from stdin; what is larger goes with `--upload-file`, which streams.
+const DATA_MAX_BYTES: u64 = 64 * 1024 * 1024;
+
+#[derive(Debug, Args)]
+pub(super) struct CurlArgs {
+    /// dmsg://<public key>[:port]/path; several are fetched one after the other.
+    #[arg(value_name = "URL", required = true)]
+    urls: Vec<String>,
+
+    #[command(flatten)]
+    client: ClientFlags,
+
+    /// Method; GET, or POST with --data, PUT with --upload-file, HEAD with --head.
+    #[arg(short = 'X', long, value_name = "METHOD")]
+    request: Option<String>,
+
+    /// A header, "Name: value"; may be repeated. "Name:" without value removes a default one.
+    #[arg(short = 'H', long, value_name = "HEADER")]
+    header: Vec<String>,
+
+    /// Body to send; @FILE reads a file, @- stdin. Makes the request a POST.
+    #[arg(short = 'd', long, value_name = "DATA", conflicts_with = "upload_file")]
+    data: Option<String>,
+
+    /// File to send as it is read; - for stdin. Makes the request a PUT.
+    #[arg(short = 'T', long, value_name = "FILE")]
+    upload_file: Option<PathBuf>,
+
+    /// Ask for the head of the response only, and print it.
+    #[arg(short = 'I', long)]
+    head: bool,
+
+    /// Print the head of the response before its body.
+    #[arg(short = 'i', long)]
+    include: bool,
+
+    /// Fail (exit code 22, no output) on HTTP status 400 and above.
+    #[arg(short = 'f', long)]
+    fail: bool,
+
+    /// Follow redirects, at most five, to the same key only.
+    #[arg(short = 'L', long)]
+    location: bool,
+
+    /// Write the body to a file.
+    #[arg(short = 'o', long, value_name = "FILE")]
+    output: Option<PathBuf>,
+
+    /// Write the body to a file in this folder, named as the last part of the URL's path.
+    #[arg(short = 'O', long, conflicts_with = "output")]
+    remote_name: bool,
+
+    /// Ask for a part only: FIRST-LAST, FIRST- or -LENGTH, in bytes.
+    #[arg(short = 'r', long, value_name = "RANGE", conflicts_with = "continue_at")]
+    range: Option<String>,
+
+    /// Go on with a download at this byte; - means where the file ends.
+    #[arg(short = 'C', long, value_name = "OFFSET", allow_hyphen_values = true)]
+    continue_at: Option<String>,
+
+    /// Seconds the whole call may take.
+    #[arg(long, value_name = "SECONDS")]
+    max_time: Option<f64>,
+
+    /// Seconds to wait for a stream to the peer.
+    #[arg(long, value_name = "SECONDS", default_value_t = 20.0)]
+    connect_timeout: f64,
+
+    /// Largest body that is taken, in bytes.
+    #[arg(long, value_name = "BYTES")]
+    max_filesize: Option<u64>,
+
+    /// What to call ourselves.
+    #[arg(short = 'A', long, value_name = "NAME")]
+    user_agent: Option<String>,
+
+    /// Show requests and responses on stderr.
+    #[arg(short = 'v', long)]
+    verbose: bool,
+}
+
+pub(super) async fn run(args: CurlArgs) -> Result<(), Failure> {
+    let urls: Vec<DmsgUrl> =
+        args.urls.iter().map(|url| Ok(url.parse()?)).collect::<Result<_, Failure>>()?;
+    if urls.len() > 1 && args.output.is_some() {
+        return Err(Failure::usage("--output takes one URL; use --remote-name for several"));
+    }
+    let connect_timeout = seconds("--connect-timeout", args.connect_timeout)?;
+    let max_time = args.max_time.map(|max| seconds("--max-time", max)).transpose()?;
+    check_request(&args, &urls[0])?;
+    let key = args.client.identity.given_or_fresh()?;
+    let engine = args.client.start(key, Visibility::Hidden)?;
+    let all = async {
+        ready(&engine, connect_timeout).await?;
+        let mut config = HttpConfig::default();
+        config.connect_timeout = connect_timeout;
+        let client = HttpClient::with_config(engine.clone(), config);
+        for url in urls {
+            fetch(&args, &client, url).await?;
+        }
+        Ok(())
+    };
+    let all = pin!(all);
+    let result = tokio::select! {
+        result = timeout(max_time.unwrap_or(Duration::MAX), all) => result.unwrap_or_else(|_| {
+            let seconds = max_time.unwrap_or_default().as_secs_f64();
+            Err(Failure::new(Exit::Timeout, format!("not done within {seconds} s (--max-time)")))
+        }),
+        () = stop_signal() => Err(Failure::new(Exit::Interrupted, "interrupted")),
+    };
+    engine.close().await;
+    result
+}
+
+fn seconds(flag: &str, value: f64) -> Result<Duration, Failure> {
+    Duration::try_from_secs_f64(value)
+        .map_err(|_| Failure::usage(format!("{flag} {value}: a number of seconds is wanted")))
+}
+
+async fn ready(engine: &Client, limit: Duration) -> Result<(), Failure> {
+    match timeout(limit, engine.ready()).await {
+        Ok(result) => Ok(result?),
+        Err(_) => Err(Failure::new(
+            Exit::Connect,
+            format!("no session with any server within {limit:?}: check --server and --discovery"),
+        )),
+    }
+}
+
+/// Bad arguments are found before anything is dialled.
+fn check_request(args: &CurlArgs, url: &DmsgUrl) -> Result<(), Failure> {
+    head(args, url.clone())?;
+    Resume::parse(args.continue_at.as_deref())?;
+    if args.continue_at.is_some() && args.output.is_none() && !args.remote_name {
+        return Err(Failure::usage("--continue-at needs a file: give --output or --remote-name"));
+    }
+    Ok(())
+}
+
+/// The request without its body.
+fn head(args: &CurlArgs, url: DmsgUrl) -> Result<Request, Failure> {
+    let method = match &args.request {
+        Some(name) => Method::from_bytes(name.as_bytes())
+            .map_err(|_| Failure::usage(format!("{name:?} is no HTTP method")))?,
+        None if args.head => Method::HEAD,
+        None if args.data.is_some() => Method::POST,
+        None if args.upload_file.is_some() => Method::PUT,
+        None => Method::GET,
+    };
+    let mut request = Request::new(method, url);
+    if args.data.is_some() {
+        let form = HeaderValue::from_static("application/x-www-form-urlencoded");
+        request.headers.insert(header::CONTENT_TYPE, form);
+    }
+    if let Some(agent) = &args.user_agent {
+        let agent = HeaderValue::from_str(agent)
+            .map_err(|_| Failure::usage("--user-agent holds a control character"))?;
+        request.headers.insert(header::USER_AGENT, agent);
+    }
+    if let Some(range) = &args.range {
+        let value = HeaderValue::try_from(format!("bytes={range}"))
+            .map_err(|_| Failure::usage("--range holds a control character"))?;
+        request.headers.insert(header::RANGE, value);
+    }
+    for line in &args.header {
+        let bad = || Failure::usage(format!("--header {line:?} is not \"Name: value\""));
+        let (name, value) = line.split_once(':').ok_or_else(bad)?;
+        let name: HeaderName = name.trim().parse().map_err(|_| bad())?;
+        match value.trim() {
+            "" => drop(request.headers.remove(&name)),
+            value => {
+                let value = value.parse().map_err(|_| bad())?;
+                if args.header.len() == 1 || !request.headers.contains_key(&name) {
+                    request.headers.insert(name, value);
+                } else {
+                    request.headers.append(name, value);
+                }
+            }
+        }
+    }
+    Ok(request)
+}
+
+async fn body(args: &CurlArgs) -> Result<RequestBody, Failure> {
+    if let Some(data) = &args.data {
+        return match data.strip_prefix('@') {
+            Some(source) => read_data(source).map(RequestBody::Full),
+            None => Ok(RequestBody::Full(Bytes::copy_from_slice(data.as_bytes()))),
+        };
+    }
+    let Some(path) = &args.upload_file else { return Ok(RequestBody::Empty) };
+    let frames = |reader: Box<dyn tokio::io::AsyncRead + Send + Unpin>| {
+        let chunks = tokio_util::io::ReaderStream::with_capacity(reader, 64 * 1024);
+        let frames = chunks.map_ok(http_body::Frame::data).map_err(Into::into);
+        RequestBody::Stream(Box::pin(StreamBody::new(frames)))
+    };
+    if path.as_os_str() == "-" {
+        return Ok(frames(Box::new(tokio::io::stdin())));
+    }
+    let file = tokio::fs::File::open(path).await.map_err(|error| unreadable(path, &error))?;
+    Ok(frames(Box::new(file)))
+}
+
+fn read_data(source: &str) -> Result<Bytes, Failure> {
+    let fail = |error: io::Error| unreadable(source.as_ref(), &error);
+    let mut data = Vec::new();
+    let reader: Box<dyn Read> = match source {
+        "-" => Box::new(io::stdin()),
+        path => Box::new(std::fs::File::open(path).map_err(fail)?),
+    };
+    reader.take(DATA_MAX_BYTES + 1).read_to_end(&mut data).map_err(fail)?;
+    if data.len() as u64 > DATA_MAX_BYTES {
+        return Err(Failure::usage(format!(
+            "--data @{source} has more than {DATA_MAX_BYTES} bytes; send it with --upload-file"
+        )));
+    }
+    Ok(data.into())
+}
+
+fn unreadable(path: &std::path::Path, error: &io::Error) -> Failure {
+    Failure::new(Exit::Read, format!("{}: {error}", path.display()))
+}
+
+async fn fetch(args: &CurlArgs, client: &HttpClient<Client>, url: DmsgUrl) -> Result<(), Failure> {
+    let file = output::file_name(args.output.as_deref(), args.remote_name, &url)?;
+    let mut request = head(args, url.clone())?;
+    request.body = body(args).await?;
+    let resume = Resume::parse(args.continue_at.as_deref())?;
+    let start = match &file {
+        Some(path) => resume.start(path, &url)?,
+        None => Start::default(),
+    };
+    start.ask(&mut request.headers);
+    if args.verbose {
+        show_request(&request);
+    }
+    let response = if args.location {
+        client.send_following(request).await?.1
+    } else {
+        client.send(request).await?
+    };
+    if args.verbose {
+        show_head("< ", &response, &mut io::stderr());
+    }
+    let status = response.status();
+    if args.fail && status.as_u16() >= 400 && !(start.offset > 0 && status.as_u16() == 416) {
+        return Err(Failure::new(Exit::HttpStatus, format!("{url} answered {status}")));
+    }
+    let mut sink = Sink::stdout();
+    if args.include || args.head {
+        let mut head = Vec::new();
+        show_head("", &response, &mut head);
+        head.extend_from_slice(b"\r\n");
+        sink.write(&head)?;
+    }
+    match file {
+        None => Output::stdout(args.max_filesize).receive(response).await,
+        Some(path) => {
+            let Some(begun) = start.check(&path, &response)? else {
+                tracing::info!(file = %path.display(), "the file is complete already");
+                return Ok(());
+            };
+            let output = Output::file(path, &url, &begun, &response, args.max_filesize)?;
+            output.receive(response).await
+        }
+    }
+}
+
+fn show_request(request: &Request) {
+    eprintln!("> {} {} HTTP/1.1", request.method, request.url.target());
+    eprintln!("> Host: {}", request.url.host());
+    for (name, value) in &request.headers {
+        eprintln!("> {name}: {}", String::from_utf8_lossy(value.as_bytes()));
+    }
+    eprintln!(">");
+}
+
+fn show_head(mark: &str, response: &Response<ResponseBody>, to: &mut impl Write) {
+    let _ = write!(to, "{mark}{:?} {}\r\n", response.version(), response.status());
+    for (name, value) in response.headers() {
+        let _ = write!(to, "{mark}{name}: {}\r\n", String::from_utf8_lossy(value.as_bytes()));
+    }
+}

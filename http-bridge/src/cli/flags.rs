@@ -1,0 +1,240 @@
+//! Options that several subcommands share, and the engine client they describe.
+
+use std::{fs, os::unix::fs::PermissionsExt, path::PathBuf, str::FromStr, sync::Arc};
+
+use clap::{Args, ValueEnum};
+use dmsg_engine::{
+    client::{Client, ClientConfig, ServerRecord},
+    driver::DriverKind,
+    identity::{PublicKey, SecretKey},
+};
+use zeroize::Zeroizing;
+
+use super::exit::{Exit, Failure};
+use crate::{
+    directory::{LateClient, LayeredDirectory},
+    discovery::{
+        ClientOptions, DiscoveryClient, HttpDirectory,
+        client::DirectoryOptions,
+        transport::{HttpTransport, TcpTransport},
+    },
+    http::DmsgTransport,
+    url::DmsgUrl,
+};
+
+/// Who we are.
+#[derive(Debug, Args)]
+pub(super) struct IdentityFlags {
+    /// File with the secret key in hex, as `dmsg key new --out` writes it.
+    #[arg(long, value_name = "FILE")]
+    pub(super) secret_key_file: Option<PathBuf>,
+
+    /// The secret key in hex. Meant for the environment: arguments are seen by every user of the machine.
+    #[arg(long, value_name = "HEX", conflicts_with = "secret_key_file")]
+    secret_key: Option<SecretText>,
+}
+
+/// A secret on its way through the argument parser; redacted and zeroised.
+#[derive(Clone)]
+struct SecretText(SecretKey);
+
+impl std::fmt::Debug for SecretText {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("SecretText(redacted)")
+    }
+}
+
+impl FromStr for SecretText {
+    type Err = &'static str;
+
+    /// The error does not repeat the text: a mistyped secret is most of a secret.
+    fn from_str(text: &str) -> Result<Self, &'static str> {
+        text.trim().parse().map(Self).map_err(|_| "a secret key has 64 hex digits")
+    }
+}
+
+impl IdentityFlags {
+    /// The key that was given, if one was.
+    pub(super) fn given(&self) -> Result<Option<SecretKey>, Failure> {
+        match (&self.secret_key, &self.secret_key_file) {
+            (Some(SecretText(key)), _) => Ok(Some(key.clone())),
+            (None, Some(path)) => read_key(path).map(Some),
+            (None, None) => Ok(None),
+        }
+    }
+
+    /// The key that was given, else a fresh one that nobody will know again.
+    pub(super) fn given_or_fresh(&self) -> Result<SecretKey, Failure> {
+        self.given()?.map_or_else(fresh_key, Ok)
+    }
+
+    /// The key that was given; `why` says what it is for.
+    pub(super) fn required(&self, why: &str) -> Result<SecretKey, Failure> {
+        self.given()?.ok_or_else(|| {
+            Failure::usage(format!(
+                "{why} needs a secret key: make one with `dmsg key new --out FILE` and give \
+                 --secret-key-file FILE, or set DMSG_SECRET_KEY"
+            ))
+        })
+    }
+}
+
+/// A fresh secret key.
+pub(super) fn fresh_key() -> Result<SecretKey, Failure> {
+    SecretKey::generate()
+        .map_err(|error| Failure::new(Exit::Other, format!("no randomness: {error}")))
+}
+
+/// Reads a key file; warns when others can read it too.
+pub(super) fn read_key(path: &std::path::Path) -> Result<SecretKey, Failure> {
+    let fail = |what: String| Failure::new(Exit::Read, format!("{}: {what}", path.display()));
+    let text = Zeroizing::new(fs::read_to_string(path).map_err(|error| fail(error.to_string()))?);
+    if let Ok(meta) = fs::metadata(path)
+        && meta.permissions().mode() & 0o077 != 0
+    {
+        tracing::warn!(file = %path.display(), "other users can access this key file: chmod 600");
+    }
+    text.trim().parse().map_err(|error| fail(format!("no secret key: {error}")))
+}
+
+/// Which driver moves the bytes.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
+pub(super) enum DriverFlag {
+    /// io_uring where the kernel allows it, else epoll.
+    #[default]
+    Auto,
+    /// io_uring, or an error that says why not.
+    Uring,
+    /// epoll.
+    Epoll,
+}
+
+impl From<DriverFlag> for DriverKind {
+    fn from(flag: DriverFlag) -> Self {
+        match flag {
+            DriverFlag::Auto => Self::Auto,
+            DriverFlag::Uring => Self::Uring,
+            DriverFlag::Epoll => Self::Epoll,
+        }
+    }
+}
+
+/// The name of a driver, for people.
+pub(super) fn driver_name(kind: DriverKind) -> &'static str {
+    match kind {
+        DriverKind::Auto => "auto",
+        DriverKind::Uring => "io_uring",
+        DriverKind::Epoll => "epoll",
+    }
+}
+
+/// A relay server, `<public key>@<host>:<port>`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct ServerFlag {
+    pub(super) key: PublicKey,
+    pub(super) address: String,
+}
+
+impl FromStr for ServerFlag {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let form = || format!("{text:?} is not <public key>@<host>:<port>");
+        let (key, address) = text.trim().split_once('@').ok_or_else(form)?;
+        let (host, port) = address.rsplit_once(':').ok_or_else(form)?;
+        if host.is_empty() || port.parse::<u16>().map_or(true, |port| port == 0) {
+            return Err(form());
+        }
+        let key = key.parse().map_err(|error| format!("{error}"))?;
+        Ok(Self { key, address: address.to_owned() })
+    }
+}
+
+/// How a client reaches the network.
+#[derive(Debug, Args)]
+pub(super) struct ClientFlags {
+    #[command(flatten)]
+    pub(super) identity: IdentityFlags,
+
+    /// URL of a discovery: http://host:port, or dmsg://<key> together with --server.
+    #[arg(long, value_name = "URL")]
+    pub(super) discovery: Option<String>,
+
+    /// A relay server to use, <key>@<host>:<port>; may be repeated. Without --discovery, peers are
+    /// looked for behind these servers only.
+    #[arg(long, value_name = "KEY@ADDRESS")]
+    pub(super) server: Vec<ServerFlag>,
+
+    /// Sessions to hold; 0 means one to every server.
+    #[arg(long, value_name = "COUNT", default_value_t = 1)]
+    pub(super) sessions: usize,
+
+    /// What moves the bytes.
+    #[arg(long, value_enum, default_value_t)]
+    pub(super) driver: DriverFlag,
+}
+
+/// Whether others shall find us.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Visibility {
+    /// We only dial.
+    Hidden,
+    /// Our entry is published.
+    Published,
+}
+
+impl ClientFlags {
+    /// Starts the engine; sessions come up behind.
+    pub(super) fn start(&self, key: SecretKey, seen: Visibility) -> Result<Client, Failure> {
+        let late = LateClient::default();
+        let directory = self.directory(&key, &late, seen)?;
+        let mut config = ClientConfig::new(key);
+        config.min_sessions = self.sessions;
+        config.driver = self.driver.into();
+        let client = Client::start(config, Arc::new(directory))
+            .map_err(|error| Failure::new(Exit::Other, error.to_string()))?;
+        late.set(&client);
+        Ok(client)
+    }
+
+    fn directory(
+        &self,
+        key: &SecretKey,
+        late: &LateClient,
+        seen: Visibility,
+    ) -> Result<LayeredDirectory, Failure> {
+        let servers: Vec<ServerRecord> = self.server.iter().map(record).collect();
+        let Some(discovery) = &self.discovery else {
+            if servers.is_empty() {
+                return Err(Failure::usage(
+                    "no way into the network: give --discovery URL, or --server KEY@ADDRESS",
+                ));
+            }
+            return Ok(LayeredDirectory::fixed(servers));
+        };
+        let mut fixed_keys = Vec::new();
+        let transport: Arc<dyn HttpTransport> = if discovery.starts_with("dmsg://") {
+            if servers.is_empty() {
+                return Err(Failure::usage(
+                    "a discovery at dmsg:// is reached through relay servers: name one with \
+                     --server KEY@ADDRESS, or give an http:// address",
+                ));
+            }
+            fixed_keys.push(discovery.parse::<DmsgUrl>()?.addr().key);
+            Arc::new(DmsgTransport::new(late.clone()))
+        } else {
+            Arc::new(TcpTransport::new())
+        };
+        let client = DiscoveryClient::new(discovery, transport, ClientOptions::default())
+            .map_err(|error| Failure::new(Exit::Url, error.to_string()))?;
+        let mut options = DirectoryOptions::default();
+        options.all_servers = self.sessions == 0;
+        let upstream = HttpDirectory::new(Arc::new(client), key.clone(), options);
+        let directory = LayeredDirectory::layered(servers, fixed_keys, upstream);
+        Ok(if seen == Visibility::Hidden { directory.hidden() } else { directory })
+    }
+}
+
+fn record(flag: &ServerFlag) -> ServerRecord {
+    ServerRecord { key: flag.key, address: flag.address.clone(), available_sessions: 1 }
+}

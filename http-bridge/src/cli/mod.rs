@@ -1,0 +1,121 @@
+//! The program `dmsg`.
+//!
+//! Data goes to stdout, everything else to stderr, always. Each option has one name, spelled
+//! `--x-y` as a flag, `DMSG_X_Y` in the environment and `x_y` in the file of `--config`; in this order they win
+//! ([`config`]). The exit code says what went wrong ([`exit`]).
+
+mod config;
+mod curl;
+mod exit;
+mod flags;
+mod key;
+mod serve;
+mod server;
+
+use std::{ffi::OsString, io::IsTerminal, process::ExitCode};
+
+use clap::{Parser, Subcommand, error::ErrorKind};
+use tracing_subscriber::EnvFilter;
+
+use self::exit::{Exit, Failure};
+
+/// HTTP over DMSG: servers, discovery, and tools.
+#[derive(Debug, Parser)]
+#[command(name = "dmsg", version, after_help = exit::TABLE, propagate_version = true)]
+struct Cli {
+    /// File with options: top-level keys for all subcommands, a [section] for one.
+    #[arg(long, global = true, value_name = "FILE")]
+    config: Option<std::path::PathBuf>,
+
+    /// What is logged to stderr: error, warn, info, debug, trace, or directives such as info,hyper=warn.
+    #[arg(long, global = true, value_name = "LEVEL", default_value = "info")]
+    log: String,
+
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Make and show keys.
+    Key(key::KeyArgs),
+    /// Run a relay server.
+    Server(server::ServerArgs),
+    /// Fetch and send over DMSG.
+    Curl(Box<curl::CurlArgs>),
+    /// Offer a folder or a local HTTP service over DMSG.
+    Serve(Box<serve::ServeArgs>),
+}
+
+/// Runs the program with these arguments, of which the first is its name.
+#[must_use]
+pub fn run(args: Vec<OsString>) -> ExitCode {
+    let cli = match config::parse(args) {
+        Ok(cli) => cli,
+        Err(error) => {
+            // Help and version are data, the rest is not; clap knows which.
+            let _ = error.print();
+            let asked = matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion);
+            return if asked { Exit::Ok } else { Exit::Usage }.into();
+        }
+    };
+    match start_logging(&cli.log).and_then(|()| dispatch(cli.command)) {
+        Ok(()) => Exit::Ok.into(),
+        Err(failure) => {
+            if !failure.message.is_empty() {
+                eprintln!("dmsg: {}", failure.message);
+            }
+            failure.exit.into()
+        }
+    }
+}
+
+fn dispatch(command: Command) -> Result<(), Failure> {
+    match command {
+        Command::Key(args) => key::run(args),
+        Command::Server(args) => on_runtime(server::run(args)),
+        Command::Curl(args) => on_runtime(curl::run(*args)),
+        Command::Serve(args) => on_runtime(serve::run(*args)),
+    }
+}
+
+/// Runs a subcommand to its end. What blocks behind it (a file being read) is not waited for.
+fn on_runtime(work: impl Future<Output = Result<(), Failure>>) -> Result<(), Failure> {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .thread_name("dmsg-http")
+        .enable_all()
+        .build()
+        .map_err(|error| Failure::new(Exit::Other, format!("no threads: {error}")))?;
+    let result = runtime.block_on(work);
+    runtime.shutdown_background();
+    result
+}
+
+fn start_logging(level: &str) -> Result<(), Failure> {
+    let filter = EnvFilter::try_new(level)
+        .map_err(|error| Failure::new(Exit::Usage, format!("--log {level:?}: {error}")))?;
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal())
+        .with_target(false)
+        .init();
+    Ok(())
+}
+
+/// Ends at SIGINT or SIGTERM.
+async fn stop_signal() {
+    use tokio::signal::unix::{SignalKind, signal};
+    let (Ok(mut interrupt), Ok(mut terminate)) =
+        (signal(SignalKind::interrupt()), signal(SignalKind::terminate()))
+    else {
+        tracing::error!("signals cannot be handled; only SIGKILL will stop this process");
+        return std::future::pending().await;
+    };
+    tokio::select! {
+        _ = interrupt.recv() => {}
+        _ = terminate.recv() => {}
+    }
+    tracing::info!("stopping");
+}

@@ -1,0 +1,120 @@
+//! `dmsg serve`: a folder or a local HTTP service, offered over DMSG.
+
+use std::{convert::Infallible, io::Write, path::PathBuf, sync::Arc};
+
+use axum::body::Body;
+use clap::Args;
+use dmsg_engine::{
+    identity::PublicKey,
+    wire::{Addr, Port},
+};
+use http::{HeaderValue, Request, Response, StatusCode, header};
+use tower::service_fn;
+
+use super::{
+    exit::{Exit, Failure},
+    flags::{ClientFlags, Visibility},
+    stop_signal,
+};
+use crate::{
+    files::{FileOptions, FileService},
+    http::server::{CallerKey, ServeConfig, ServeStats, serve},
+    proxy::{Proxy, Target},
+    url::DmsgUrl,
+};
+
+#[derive(Debug, Args)]
+pub(super) struct ServeArgs {
+    #[command(flatten)]
+    client: ClientFlags,
+
+    /// The folder to serve.
+    #[arg(long, value_name = "FOLDER", conflicts_with = "to")]
+    dir: Option<PathBuf>,
+
+    /// The HTTP service to offer, http://127.0.0.1:PORT.
+    #[arg(long, value_name = "URL")]
+    to: Option<String>,
+
+    /// DMSG port to listen on.
+    #[arg(long, value_name = "PORT", default_value_t = crate::url::DEFAULT_PORT)]
+    port: Port,
+
+    /// A key that may call; may be repeated. Everyone may if none is given.
+    #[arg(long, value_name = "KEY")]
+    allow: Vec<PublicKey>,
+
+    /// Whether folders without index.html show what is in them.
+    #[arg(long, value_name = "YES", default_value_t = true, action = clap::ArgAction::Set)]
+    listing: bool,
+
+    /// Let --to name another machine than this one.
+    #[arg(long)]
+    allow_remote_target: bool,
+}
+
+/// What is offered.
+#[derive(Clone)]
+enum Offer {
+    Folder(FileService),
+    Service(Proxy),
+}
+
+pub(super) async fn run(args: ServeArgs) -> Result<(), Failure> {
+    let offer = offer(&args)?;
+    let key = args.client.identity.given_or_fresh()?;
+    let engine = args.client.start(key, Visibility::Published)?;
+    let listener =
+        engine.listen(args.port).map_err(|error| Failure::new(Exit::Other, error.to_string()))?;
+    let allowed: Arc<[PublicKey]> = args.allow.into();
+    let service = service_fn(move |request| {
+        let (offer, allowed) = (offer.clone(), Arc::clone(&allowed));
+        async move { Ok::<_, Infallible>(answer(&offer, &allowed, request).await) }
+    });
+    let ready = async {
+        engine.ready().await?;
+        let url = DmsgUrl::new(Addr { key: engine.public_key(), port: args.port }, "/")?;
+        writeln!(std::io::stdout(), "{url}").map_err(|error| Failure::stdout(&error))?;
+        std::future::pending().await
+    };
+    let config = ServeConfig::default();
+    let served = serve(listener, service, config, Arc::new(ServeStats::default()), stop_signal());
+    let result = tokio::select! {
+        () = served => Ok(()),
+        result = ready => result,
+    };
+    engine.close().await;
+    result
+}
+
+fn offer(args: &ServeArgs) -> Result<Offer, Failure> {
+    match (&args.dir, &args.to) {
+        (Some(folder), _) => {
+            let mut options = FileOptions::default();
+            options.listing = args.listing;
+            FileService::open(folder, options)
+                .map(Offer::Folder)
+                .map_err(|error| Failure::new(Exit::Read, format!("{}: {error}", folder.display())))
+        }
+        (None, Some(target)) => Target::parse(target, args.allow_remote_target)
+            .map(|target| Offer::Service(Proxy::new(target)))
+            .map_err(|error| Failure::usage(error.to_string())),
+        (None, None) => Err(Failure::usage("nothing to serve: give --dir FOLDER or --to URL")),
+    }
+}
+
+async fn answer(offer: &Offer, allowed: &[PublicKey], request: Request<Body>) -> Response<Body> {
+    let caller = request.extensions().get::<CallerKey>().map(|caller| caller.0);
+    // Each request is checked, with the key that the stream's handshake authenticated.
+    if !allowed.is_empty() && !caller.is_some_and(|key| allowed.contains(&key)) {
+        let mut response = Response::new(Body::from("your key is not on the list\n"));
+        *response.status_mut() = StatusCode::FORBIDDEN;
+        let plain = HeaderValue::from_static("text/plain; charset=utf-8");
+        response.headers_mut().insert(header::CONTENT_TYPE, plain);
+        return response;
+    }
+    match offer {
+        Offer::Folder(files) => files.respond(request).await,
+        Offer::Service(proxy) => proxy.respond(request).await,
+    }
+}

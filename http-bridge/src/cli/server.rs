@@ -1,0 +1,210 @@
+//! `dmsg server`: a relay server, listed in a discovery if one is given.
+
+use std::{net::SocketAddr, sync::Arc, time::Duration};
+
+use axum::{Json, Router, routing::get};
+use clap::Args;
+use dmsg_engine::server::{Server, ServerConfig};
+use tokio::net::TcpListener;
+
+use super::{
+    exit::{Exit, Failure},
+    flags::{DriverFlag, IdentityFlags, driver_name},
+    stop_signal,
+};
+use crate::discovery::{
+    ClientOptions, DiscoveryClient, ServerRegistration, client::RegistrationConfig,
+    transport::TcpTransport,
+};
+
+/// Withdrawing the entry at the end may take this long, so that all is over within 2 s.
+const WITHDRAW_TIMEOUT: Duration = Duration::from_millis(1500);
+
+/// How often the advertised capacity is compared with the true one.
+const CAPACITY_INTERVAL: Duration = Duration::from_secs(1);
+
+#[derive(Debug, Args)]
+pub(super) struct ServerArgs {
+    #[command(flatten)]
+    identity: IdentityFlags,
+
+    /// Where to listen.
+    #[arg(long, value_name = "ADDRESS", default_value = "0.0.0.0:8080")]
+    listen: SocketAddr,
+
+    /// host:port under which clients reach this server; the listener's address if not given.
+    #[arg(long, value_name = "HOST:PORT")]
+    public_address: Option<String>,
+
+    /// http:// address of the discovery that shall list this server.
+    #[arg(long, value_name = "URL")]
+    discovery: Option<String>,
+
+    /// Sessions to advertise.
+    #[arg(long, value_name = "COUNT", default_value_t = 2048)]
+    sessions_max: usize,
+
+    /// Worker threads.
+    #[arg(long, value_name = "COUNT", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=1024))]
+    threads: u16,
+
+    /// What moves the bytes.
+    #[arg(long, value_enum, default_value_t)]
+    driver: DriverFlag,
+
+    /// Where to serve /health and /metrics, such as 127.0.0.1:9091; nowhere if not given.
+    #[arg(long, value_name = "ADDRESS")]
+    admin: Option<SocketAddr>,
+}
+
+pub(super) async fn run(args: ServerArgs) -> Result<(), Failure> {
+    let key = args.identity.required("a server")?;
+    let mut config = ServerConfig::new(key.clone(), args.listen);
+    config.threads = args.threads;
+    config.driver = args.driver.into();
+    config.sessions_max = args.sessions_max;
+    let server = Server::start(config).map_err(|error| {
+        Failure::new(Exit::Other, format!("cannot serve on {}: {error}", args.listen))
+    })?;
+    let address = args.public_address.unwrap_or_else(|| server.local_addr().to_string());
+    tracing::info!(
+        key = %server.public_key(),
+        listen = %server.local_addr(),
+        driver = driver_name(server.driver()),
+        "relay server is up"
+    );
+    println_server(&server, &address)?;
+    let server = Arc::new(server);
+    if let Some(admin) = args.admin {
+        serve_admin(admin, Arc::clone(&server)).await?;
+    }
+    let registration = match &args.discovery {
+        None => None,
+        Some(url) => Some(register(url, RegistrationConfig::new(key, address), &server)?),
+    };
+    tokio::select! {
+        () = stop_signal() => {}
+        () = follow_capacity(&server, registration.as_ref()) => {}
+    }
+    if let Some(registration) = registration {
+        registration.close().await;
+    }
+    // The admin page holds it weakly, so this is the last handle unless it answers right now.
+    if let Some(server) = Arc::into_inner(server) {
+        tokio::task::block_in_place(|| server.shutdown());
+    }
+    Ok(())
+}
+
+/// What others put behind `--server`.
+fn println_server(server: &Server, address: &str) -> Result<(), Failure> {
+    use std::io::Write;
+    writeln!(std::io::stdout(), "{}@{address}", server.public_key()).or_else(|error| {
+        match Failure::stdout(&error) {
+            Failure { exit: Exit::Ok, .. } => Ok(()),
+            failure => Err(failure),
+        }
+    })
+}
+
+fn register(
+    url: &str,
+    mut config: RegistrationConfig,
+    server: &Server,
+) -> Result<ServerRegistration, Failure> {
+    if !url.starts_with("http://") {
+        return Err(Failure::usage(format!(
+            "--discovery {url}: a server needs an http:// address"
+        )));
+    }
+    let client = DiscoveryClient::new(url, Arc::new(TcpTransport::new()), ClientOptions::default())
+        .map_err(|error| Failure::usage(error.to_string()))?;
+    config.close_timeout = WITHDRAW_TIMEOUT;
+    Ok(ServerRegistration::start(Arc::new(client), config, available(server)))
+}
+
+fn available(server: &Server) -> u32 {
+    u32::try_from(server.available_sessions()).unwrap_or(u32::MAX)
+}
+
+/// Keeps the advertised capacity true; never ends.
+pub(super) async fn follow_capacity(server: &Server, registration: Option<&ServerRegistration>) {
+    let mut ticks = tokio::time::interval(CAPACITY_INTERVAL);
+    loop {
+        ticks.tick().await;
+        if let Some(registration) = registration {
+            registration.set_available_sessions(available(server));
+        }
+    }
+}
+
+async fn serve_admin(address: SocketAddr, server: Arc<Server>) -> Result<(), Failure> {
+    if !address.ip().to_canonical().is_loopback() {
+        tracing::warn!(%address, "the admin page is open to the network");
+    }
+    let listener = TcpListener::bind(address).await.map_err(|error| {
+        Failure::new(Exit::Other, format!("cannot serve the admin page on {address}: {error}"))
+    })?;
+    if let Ok(address) = listener.local_addr() {
+        tracing::info!(%address, "/health and /metrics are up");
+    }
+    let weak = Arc::downgrade(&server);
+    let health = {
+        let weak = weak.clone();
+        move || {
+            let body = weak.upgrade().map(|server| health(&server));
+            async move { Json(body) }
+        }
+    };
+    let metrics = move || {
+        let text = weak.upgrade().map(|server| metrics(&server)).unwrap_or_default();
+        async move { ([("content-type", "text/plain; version=0.0.4")], text) }
+    };
+    let router = Router::new().route("/health", get(health)).route("/metrics", get(metrics));
+    tokio::spawn(async move { axum::serve(listener, router).await });
+    Ok(())
+}
+
+fn health(server: &Server) -> serde_json::Value {
+    let stats = server.stats();
+    serde_json::json!({
+        "public_key": server.public_key().to_string(),
+        "driver": driver_name(server.driver()),
+        "sessions": stats.sessions,
+        "available_sessions": server.available_sessions(),
+        "streams": stats.streams,
+    })
+}
+
+/// Prometheus text format. Labels are names in the code, never keys of peers: their number is bounded.
+fn metrics(server: &Server) -> String {
+    use std::fmt::Write;
+    let stats = server.stats();
+    let mut text = String::new();
+    for (name, kind, help, value) in [
+        ("sessions", "gauge", "Sessions that are up.", stats.sessions),
+        ("sessions_total", "counter", "Sessions that came up.", stats.sessions_total),
+        ("handshakes", "gauge", "Connections in the handshake.", stats.handshakes),
+        ("streams", "gauge", "Streams open.", stats.streams),
+        ("streams_total", "counter", "Streams accepted.", stats.streams_total),
+        ("relayed_bytes_total", "counter", "Payload bytes relayed.", stats.relayed_bytes),
+        ("pending_bytes", "gauge", "Bytes that wait for slow receivers.", stats.pending_bytes),
+    ] {
+        let _ = write!(
+            text,
+            "# HELP dmsg_server_{name} {help}\n# TYPE dmsg_server_{name} {kind}\n\
+             dmsg_server_{name} {value}\n"
+        );
+    }
+    for (name, help, counts) in [
+        ("streams_ended_total", "Streams ended, by reason.", &stats.refused),
+        ("sessions_ended_total", "Sessions ended, by reason.", &stats.closed),
+    ] {
+        let _ =
+            write!(text, "# HELP dmsg_server_{name} {help}\n# TYPE dmsg_server_{name} counter\n");
+        for (reason, count) in counts {
+            let _ = writeln!(text, "dmsg_server_{name}{{reason=\"{reason}\"}} {count}");
+        }
+    }
+    text
+}

@@ -1,0 +1,108 @@
+//! A token bucket for each DMSG key (`discovery.md §4.1`).
+//!
+//! A bucket is one moment: when it would be full again, if nobody took more. So a bucket whose moment has passed
+//! says nothing and can be dropped; that is what bounds the map.
+
+use std::{
+    collections::HashMap,
+    sync::{Mutex, PoisonError},
+    time::{Duration, Instant},
+};
+
+use dmsg_engine::identity::PublicKey;
+
+/// How fast one caller may ask.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RateLimit {
+    /// Requests a second in the long run.
+    pub per_second: u32,
+    /// Requests at once after a pause.
+    pub burst: u32,
+    /// Callers remembered at once: those who asked within the last `burst / per_second` seconds. 65,536 take about
+    /// 6 MiB; beyond them, new callers wait.
+    pub callers_max: usize,
+}
+
+impl Default for RateLimit {
+    fn default() -> Self {
+        Self { per_second: 100, burst: 200, callers_max: 65_536 }
+    }
+}
+
+pub(super) struct RateLimiter {
+    cost: Duration,
+    capacity: Duration,
+    callers_max: usize,
+    full_at: Mutex<HashMap<PublicKey, Instant>>,
+}
+
+impl RateLimiter {
+    pub(super) fn new(limit: RateLimit) -> Self {
+        let cost = Duration::from_secs(1) / limit.per_second.max(1);
+        let capacity = cost * limit.burst.max(1);
+        Self { cost, capacity, callers_max: limit.callers_max, full_at: Mutex::default() }
+    }
+
+    /// Whether `caller` may ask at `now`; takes a token if so.
+    pub(super) fn admit(&self, caller: PublicKey, now: Instant) -> bool {
+        let mut buckets = self.full_at.lock().unwrap_or_else(PoisonError::into_inner);
+        if buckets.len() >= self.callers_max && !buckets.contains_key(&caller) {
+            buckets.retain(|_, full_at| *full_at > now);
+            if buckets.len() >= self.callers_max {
+                return false;
+            }
+        }
+        let full_at = buckets.entry(caller).or_insert(now);
+        let next = (*full_at).max(now) + self.cost;
+        let admitted = next.saturating_duration_since(now) <= self.capacity;
+        if admitted {
+            *full_at = next;
+        }
+        admitted
+    }
+
+    /// Forgets the callers whose buckets are full.
+    pub(super) fn sweep(&self, now: Instant) {
+        let mut buckets = self.full_at.lock().unwrap_or_else(PoisonError::into_inner);
+        buckets.retain(|_, full_at| *full_at > now);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use dmsg_engine::identity::SecretKey;
+
+    use super::*;
+
+    fn caller(name: &str) -> PublicKey {
+        SecretKey::from_seed(name.as_bytes()).public_key()
+    }
+
+    fn admitted(limiter: &RateLimiter, name: &str, now: Instant) -> usize {
+        (0..1000).filter(|_| limiter.admit(caller(name), now)).count()
+    }
+
+    #[test]
+    fn a_caller_gets_its_burst_and_then_its_rate() {
+        let limiter = RateLimiter::new(RateLimit::default());
+        let start = Instant::now();
+        assert_eq!(admitted(&limiter, "a", start), 200);
+        assert_eq!(admitted(&limiter, "b", start), 200);
+        assert_eq!(admitted(&limiter, "a", start + Duration::from_millis(500)), 50);
+        assert_eq!(admitted(&limiter, "a", start + Duration::from_secs(3600)), 200);
+    }
+
+    #[test]
+    fn the_map_is_bounded_and_forgets_who_paused() {
+        let limiter = RateLimiter::new(RateLimit { callers_max: 2, ..RateLimit::default() });
+        let start = Instant::now();
+        assert!(limiter.admit(caller("a"), start));
+        assert!(limiter.admit(caller("b"), start));
+        assert!(!limiter.admit(caller("c"), start));
+        assert!(limiter.admit(caller("a"), start));
+        let later = start + Duration::from_secs(2);
+        assert!(limiter.admit(caller("c"), later));
+        limiter.sweep(later + Duration::from_secs(2));
+        assert!(limiter.full_at.lock().is_ok_and(|buckets| buckets.is_empty()));
+    }
+}

@@ -1,0 +1,404 @@
+//! The discovery service behind its HTTP API: who may write what, and what is answered.
+//!
+//! ```text
+//!   register   parse ─ check (validate) ─ label the server ─ deadline ─▶ store.put    sequence rule inside
+//!   delete     parse ─ check ─ whose request is it? ─────────────────▶ store.delete
+//!   lists      served texts joined; lists of keys are kept until they change
+//! ```
+//!
+//! Nothing here speaks HTTP or waits; `api` puts what may touch the disk on the blocking pool.
+//!
+//! A key's owner alone can write: every write carries its signature. Deleting is weaker, as deployed
+//! clients re-send the entry that anybody can look up (`discovery.md §7.1`): see
+//! [`DiscoveryConfig::strict_delete`].
+
+use std::{
+    sync::{Arc, PoisonError, RwLock},
+    time::{Duration, Instant},
+};
+
+use bytes::Bytes;
+use dmsg_engine::identity::{PublicKey, Signature, sha256};
+use http::StatusCode;
+
+use super::{
+    Clock, EntryError, RawEntry, UnixNanos, check_new,
+    metrics::Metrics,
+    rate_limit::{RateLimit, RateLimiter},
+    store::{Record, ServerLabel, Store, StoreError, Written},
+    system_clock,
+    validate::check_members,
+};
+
+mod lists;
+
+/// For how long a server stays listed without a refresh; twice its refresh interval.
+pub const SERVER_TTL: Duration = Duration::from_secs(120);
+
+/// For how long a client stays that asked for `?timeout=true`, as old ones do.
+pub const LEGACY_CLIENT_TTL: Duration = Duration::from_secs(180);
+
+/// For how long other clients stay: twelve times their refresh interval.
+pub const CLIENT_TTL: Duration = Duration::from_secs(60 * 60);
+
+/// How often expired entries are removed and changes made durable.
+const MAINTENANCE_INTERVAL: Duration = Duration::from_secs(1);
+
+/// The secret that makes a server official (`discovery.md §4.2`). Only its hash is kept, and comparing hashes
+/// tells nobody how much of a guess was right.
+#[derive(Clone)]
+pub struct Passphrase([u8; 32]);
+
+impl Passphrase {
+    /// `None` for the empty text, which is what servers without a passphrase send.
+    #[must_use]
+    pub fn new(text: &str) -> Option<Self> {
+        (!text.is_empty()).then(|| Self(sha256(text.as_bytes())))
+    }
+
+    fn is(&self, text: &str) -> bool {
+        sha256(text.as_bytes()) == self.0
+    }
+}
+
+impl std::fmt::Debug for Passphrase {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Passphrase(redacted)")
+    }
+}
+
+/// How a discovery behaves.
+#[derive(Clone)]
+pub struct DiscoveryConfig {
+    /// Let servers advertise loopback addresses.
+    pub test_mode: bool,
+    /// For how long a client stays without a refresh; `None`: for ever. Default [`CLIENT_TTL`].
+    pub client_ttl: Option<Duration>,
+    /// Keys of the servers to label official.
+    pub official_servers: Vec<PublicKey>,
+    /// The `serverType` that makes any other server official.
+    pub passphrase: Option<Passphrase>,
+    /// Keys of the network monitors, which may deregister anybody.
+    pub monitors: Vec<PublicKey>,
+    /// What a DELETE over clear-net must prove. Off (the default): it may re-send the stored entry, as the Go client
+    /// does; so anybody can delete anybody until the next refresh. On: it must carry a newer timestamp, as our
+    /// client sends; Go clients then fail to withdraw and expire instead. Over DMSG the caller's key must always
+    /// be the entry's.
+    pub strict_delete: bool,
+    /// The key under which this discovery is reachable at DMSG port 80, for its health page.
+    pub dmsg_key: Option<PublicKey>,
+    /// For callers over DMSG.
+    pub rate_limit: RateLimit,
+    /// The time.
+    pub clock: Clock,
+}
+
+impl Default for DiscoveryConfig {
+    fn default() -> Self {
+        Self {
+            test_mode: false,
+            client_ttl: Some(CLIENT_TTL),
+            official_servers: Vec::new(),
+            passphrase: None,
+            monitors: Vec::new(),
+            strict_delete: false,
+            dmsg_key: None,
+            rate_limit: RateLimit::default(),
+            clock: system_clock(),
+        }
+    }
+}
+
+/// Why a request is refused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum RequestError {
+    /// A rule of the protocol.
+    #[error(transparent)]
+    Entry(#[from] EntryError),
+    /// The caller asks too fast.
+    #[error("rate limit exceeded")]
+    RateLimited,
+    /// The body is longer than allowed.
+    #[error("request body is too large")]
+    BodyTooLarge,
+    /// The body did not arrive in time, or broke off.
+    #[error("request body did not arrive")]
+    BodyMissing,
+    /// No room for another key.
+    #[error("the discovery is full")]
+    Full,
+    /// No such path.
+    #[error("no such path")]
+    NoSuchPath,
+    /// The path is served, but not with this method.
+    #[error("method not allowed")]
+    MethodNotAllowed,
+}
+
+impl RequestError {
+    /// The HTTP status.
+    #[must_use]
+    pub fn status(self) -> StatusCode {
+        match self {
+            Self::Entry(error) => error.status(),
+            Self::RateLimited => StatusCode::TOO_MANY_REQUESTS,
+            Self::BodyTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
+            Self::BodyMissing => StatusCode::REQUEST_TIMEOUT,
+            Self::Full => StatusCode::SERVICE_UNAVAILABLE,
+            Self::NoSuchPath => StatusCode::NOT_FOUND,
+            Self::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
+        }
+    }
+
+    fn label(self) -> &'static str {
+        match self {
+            Self::Entry(error) => error.label(),
+            Self::Full => "full",
+            _ => "refused",
+        }
+    }
+}
+
+impl From<StoreError> for RequestError {
+    fn from(error: StoreError) -> Self {
+        match error {
+            StoreError::Entry(error) => Self::Entry(error),
+            StoreError::Full(what) => {
+                tracing::warn!(what, "the discovery's store is full");
+                Self::Full
+            }
+            error => {
+                tracing::error!(%error, "the discovery's store failed");
+                Self::Entry(EntryError::Unexpected)
+            }
+        }
+    }
+}
+
+/// A discovery. Cheap to clone; all clones are one.
+#[derive(Clone)]
+pub struct DiscoveryService(Arc<Shared>);
+
+struct Shared {
+    config: DiscoveryConfig,
+    store: Arc<dyn Store>,
+    limiter: RateLimiter,
+    metrics: Metrics,
+    lists: lists::Lists,
+    started_at: UnixNanos,
+    dmsg_servers: RwLock<Vec<PublicKey>>,
+}
+
+impl DiscoveryService {
+    /// A discovery over `store`. Call [`DiscoveryService::spawn_maintenance`] once it runs.
+    #[must_use]
+    pub fn new(config: DiscoveryConfig, store: Arc<dyn Store>) -> Self {
+        Self(Arc::new(Shared {
+            limiter: RateLimiter::new(config.rate_limit),
+            metrics: Metrics::new(),
+            lists: lists::Lists::default(),
+            started_at: (config.clock)(),
+            dmsg_servers: RwLock::default(),
+            config,
+            store,
+        }))
+    }
+
+    /// Tells the servers with which the discovery holds sessions, for its health page.
+    pub fn set_dmsg_servers(&self, servers: Vec<PublicKey>) {
+        *self.0.dmsg_servers.write().unwrap_or_else(PoisonError::into_inner) = servers;
+    }
+
+    /// Keeps the store tidy and durable until the answer is dropped. Needs a tokio runtime.
+    #[must_use = "maintenance ends when this is dropped"]
+    pub fn spawn_maintenance(&self) -> Maintenance {
+        let service = self.clone();
+        Maintenance(tokio::spawn(async move {
+            let mut interval = tokio::time::interval(MAINTENANCE_INTERVAL);
+            loop {
+                interval.tick().await;
+                let service = service.clone();
+                let _ = tokio::task::spawn_blocking(move || service.maintain(Instant::now())).await;
+            }
+        }))
+    }
+
+    /// One round of maintenance.
+    pub fn maintain(&self, now: Instant) {
+        self.0.limiter.sweep(now);
+        let done = self.0.store.expire(self.now()).and_then(|expired| {
+            self.0.metrics.expired(expired);
+            self.0.store.flush()
+        });
+        if let Err(error) = done {
+            tracing::error!(%error, "the discovery's store could not be maintained");
+        }
+    }
+
+    /// Stores an entry (`discovery.md §3`). `legacy_timeout`: the request asked for `?timeout=true`.
+    pub fn register(&self, body: &[u8], legacy_timeout: bool) -> Result<Written, RequestError> {
+        let mut kind = "unknown";
+        let result = self.try_register(body, legacy_timeout, &mut kind);
+        let outcome = match result {
+            Ok(Written::Created) => "created",
+            Ok(Written::Updated) => "updated",
+            Err(error) => error.label(),
+        };
+        self.0.metrics.registered(kind, outcome);
+        result
+    }
+
+    fn try_register(
+        &self,
+        body: &[u8],
+        legacy_timeout: bool,
+        kind: &mut &'static str,
+    ) -> Result<Written, RequestError> {
+        let now = self.now();
+        let raw = RawEntry::parse(body)?;
+        *kind = match (&raw.entry().client, &raw.entry().server) {
+            (Some(_), Some(_)) => "both",
+            (Some(_), None) => "client",
+            (None, Some(_)) => "server",
+            (None, None) => "neither",
+        };
+        let signed = check_new(&raw, now, self.0.config.test_mode)?;
+        let deadline = self.deadline(&raw, legacy_timeout, now);
+        let record = Record::new(&raw, signed, self.label(&raw), deadline)?;
+        Ok(self.0.store.put(record, now)?)
+    }
+
+    fn deadline(&self, raw: &RawEntry, legacy_timeout: bool, now: UnixNanos) -> UnixNanos {
+        if raw.entry().server.is_some() {
+            now.plus(SERVER_TTL)
+        } else if legacy_timeout {
+            now.plus(LEGACY_CLIENT_TTL)
+        } else {
+            self.0.config.client_ttl.map_or(UnixNanos::NEVER, |ttl| now.plus(ttl))
+        }
+    }
+
+    fn label(&self, raw: &RawEntry) -> ServerLabel {
+        let config = &self.0.config;
+        let listed = raw.entry().key.is_some_and(|key| config.official_servers.contains(&key));
+        let claimed = raw.entry().server.as_ref().map_or("", |server| &server.server_type);
+        if listed || config.passphrase.as_ref().is_some_and(|passphrase| passphrase.is(claimed)) {
+            ServerLabel::Official
+        } else {
+            ServerLabel::Community
+        }
+    }
+
+    /// Deletes an entry. `caller`: the key of the DMSG stream, `None` over clear-net.
+    pub fn delete(&self, body: &[u8], caller: Option<PublicKey>) -> Result<(), RequestError> {
+        let result = self.try_delete(body, caller);
+        self.0.metrics.deleted(match result {
+            Ok(true) => "deleted",
+            Ok(false) => "not_found",
+            Err(error) => error.label(),
+        });
+        result.map(drop)
+    }
+
+    fn try_delete(&self, body: &[u8], caller: Option<PublicKey>) -> Result<bool, RequestError> {
+        let now = self.now();
+        let raw = RawEntry::parse(body)?;
+        check_members(&raw, now)?;
+        let key = raw.entry().key.ok_or(EntryError::NoKey)?;
+        if caller.is_some_and(|caller| caller != key) {
+            return Err(EntryError::InvalidSignature.into());
+        }
+        if raw.verify().is_err() && !self.is_served_copy(&raw, key, now)? {
+            return Err(EntryError::InvalidSignature.into());
+        }
+        let strict = self.0.config.strict_delete && caller.is_none();
+        let oldest = raw.entry().timestamp.saturating_sub(i64::from(strict));
+        let guard = move |stored: &Record| {
+            if stored.timestamp > oldest { Err(EntryError::TimestampBehind) } else { Ok(()) }
+        };
+        Ok(self.0.store.delete(&key, &guard, now)?)
+    }
+
+    /// Whether `raw` is the entry as we serve it: a server re-sends it with our label in it, so that its own
+    /// signature no longer fits (`discovery.md §2.3`).
+    fn is_served_copy(
+        &self,
+        raw: &RawEntry,
+        key: PublicKey,
+        now: UnixNanos,
+    ) -> Result<bool, RequestError> {
+        let stored = self.0.store.find(&key, now)?;
+        let served = stored.and_then(|record| RawEntry::parse(&record.served).ok());
+        Ok(served.is_some_and(|served| served.entry() == raw.entry()))
+    }
+
+    /// Whether these headers are a network monitor's: `Err` says with which status they are refused.
+    pub(super) fn admit_monitor(&self, key: &str, signature: &str) -> Result<(), StatusCode> {
+        let key: PublicKey = key.parse().map_err(|_| StatusCode::FORBIDDEN)?;
+        if !self.0.config.monitors.contains(&key) {
+            return Err(StatusCode::FORBIDDEN);
+        }
+        let signature: Signature = signature.parse().map_err(|_| StatusCode::BAD_REQUEST)?;
+        let payload = key.to_string();
+        signature.verify(&key, payload.as_bytes()).map_err(|_| StatusCode::FORBIDDEN)
+    }
+
+    /// Deletes entries for a network monitor.
+    pub(super) fn deregister(&self, keys: &[PublicKey]) -> Result<(), RequestError> {
+        for key in keys {
+            self.0.store.delete(key, &|_| Ok(()), self.now())?;
+        }
+        Ok(())
+    }
+
+    /// The served text of an entry; `None` asks for the null key.
+    pub(super) fn look_up(&self, key: Option<PublicKey>) -> Result<Bytes, RequestError> {
+        let found = match key {
+            Some(key) => self.0.store.find(&key, self.now()).map_err(RequestError::from),
+            None => Ok(None),
+        };
+        let result =
+            found.and_then(|record| record.ok_or(RequestError::Entry(EntryError::NotFound)));
+        self.0.metrics.looked_up(match &result {
+            Ok(_) => "found",
+            Err(error) => error.label(),
+        });
+        result.map(|record| record.served.clone())
+    }
+
+    /// Counts a lookup that failed before it began.
+    pub(super) fn bad_lookup(&self) -> RequestError {
+        self.0.metrics.looked_up(EntryError::BadInput.label());
+        EntryError::BadInput.into()
+    }
+
+    /// Whether the caller with this key may ask now.
+    pub(super) fn admit(&self, caller: PublicKey) -> Result<(), RequestError> {
+        if self.0.limiter.admit(caller, Instant::now()) {
+            return Ok(());
+        }
+        self.0.metrics.rate_limited();
+        Err(RequestError::RateLimited)
+    }
+
+    /// The OpenMetrics text.
+    #[must_use]
+    pub fn metrics_text(&self) -> String {
+        self.0.metrics.text(self.0.store.counts())
+    }
+
+    fn now(&self) -> UnixNanos {
+        (self.0.config.clock)()
+    }
+}
+
+/// Maintenance runs while this lives.
+#[derive(Debug)]
+pub struct Maintenance(tokio::task::JoinHandle<()>);
+
+impl Drop for Maintenance {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
