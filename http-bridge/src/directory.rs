@@ -11,10 +11,14 @@
 use std::sync::{Arc, OnceLock};
 
 use dmsg_engine::{
-    client::{Client, Directory, DirectoryError, DirectoryFuture, ServerRecord, Stream},
+    client::{
+        Client, Directory, DirectoryError, DirectoryFuture, ServerRecord, Stream, WeakClient,
+    },
     identity::PublicKey,
     wire::Addr,
 };
+
+use tokio::sync::watch;
 
 use crate::{
     discovery::HttpDirectory,
@@ -27,13 +31,14 @@ pub struct LayeredDirectory {
     fixed_peers: Vec<PublicKey>,
     upstream: Option<HttpDirectory>,
     publishes: bool,
+    published: watch::Sender<bool>,
 }
 
 impl LayeredDirectory {
     /// No discovery: every peer is sought behind these servers.
     #[must_use]
     pub fn fixed(servers: Vec<ServerRecord>) -> Self {
-        Self { servers, fixed_peers: Vec::new(), upstream: None, publishes: false }
+        Self::new(servers, Vec::new(), None)
     }
 
     /// A discovery, and peers that are found behind the fixed servers without it.
@@ -43,12 +48,29 @@ impl LayeredDirectory {
         fixed_peers: Vec<PublicKey>,
         upstream: HttpDirectory,
     ) -> Self {
-        Self { servers, fixed_peers, upstream: Some(upstream), publishes: true }
+        Self::new(servers, fixed_peers, Some(upstream))
+    }
+
+    fn new(
+        servers: Vec<ServerRecord>,
+        fixed_peers: Vec<PublicKey>,
+        upstream: Option<HttpDirectory>,
+    ) -> Self {
+        let publishes = upstream.is_some();
+        let published = watch::Sender::new(!publishes);
+        Self { servers, fixed_peers, upstream, publishes, published }
+    }
+
+    /// True as soon as peers can find us: when the discovery took our entry, or at once if there is nothing to publish.
+    #[must_use]
+    pub fn published(&self) -> watch::Receiver<bool> {
+        self.published.subscribe()
     }
 
     /// The same, without publishing an entry: for a client that only dials.
     #[must_use]
     pub fn hidden(self) -> Self {
+        self.published.send_replace(true);
         Self { publishes: false, ..self }
     }
 
@@ -78,7 +100,12 @@ impl Directory for LayeredDirectory {
 
     fn publish(&self, delegated: Vec<PublicKey>) -> DirectoryFuture<'_, ()> {
         match self.publishing() {
-            Some(upstream) => upstream.publish(delegated),
+            Some(upstream) => Box::pin(async move {
+                let reachable = !delegated.is_empty();
+                upstream.publish(delegated).await?;
+                self.published.send_replace(reachable);
+                Ok(())
+            }),
             None => Box::pin(std::future::ready(Ok::<_, DirectoryError>(()))),
         }
     }
@@ -91,14 +118,15 @@ impl Directory for LayeredDirectory {
     }
 }
 
-/// The client that a directory dials through, once there is one: the directory is made before it.
+/// The client that a directory dials through, once there is one: the directory is made before it, and must
+/// not keep it running.
 #[derive(Clone, Default)]
-pub struct LateClient(Arc<OnceLock<Client>>);
+pub struct LateClient(Arc<OnceLock<WeakClient>>);
 
 impl LateClient {
     /// Names the client. Only the first call counts.
     pub fn set(&self, client: &Client) {
-        let _ = self.0.set(client.clone());
+        let _ = self.0.set(client.downgrade());
     }
 }
 
@@ -107,6 +135,7 @@ impl Dial for LateClient {
 
     async fn dial(&self, to: Addr) -> Result<Stream, BoxError> {
         let client = self.0.get().ok_or("the client is still starting")?;
-        Dial::dial(client, to).await
+        let client = client.upgrade().ok_or("the client is closed")?;
+        Dial::dial(&client, to).await
     }
 }

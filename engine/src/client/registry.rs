@@ -23,7 +23,9 @@ pub(crate) struct KeyGuard(PublicKey);
 impl KeyGuard {
     /// `None` when a client with this key runs already.
     pub(crate) fn acquire(key: PublicKey) -> Option<Self> {
-        keys().insert(key).then_some(Self(key))
+        // Lazily: a guard made and dropped here would give back the key that another one holds.
+        let inserted = keys().insert(key);
+        inserted.then(|| Self(key))
     }
 }
 

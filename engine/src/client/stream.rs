@@ -200,3 +200,146 @@ impl fmt::Debug for Stream {
         write!(f, "Stream({} to {} via {})", self.local, self.remote, self.server.short())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use futures_util::FutureExt;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use zeroize::Zeroizing;
+
+    use super::*;
+    use crate::{
+        client::{
+            error::StreamEnd,
+            lease::{Lease, StreamPermits},
+            link::{EngineLink, Post},
+            machine::Command,
+            pipe::OUTBOUND_MAX_BYTES,
+        },
+        driver::PostError,
+        identity::SecretKey,
+        io::{Io, RandomSource},
+        mux::{MuxKind, StreamId},
+        wire::Port,
+    };
+
+    struct Nowhere;
+
+    impl Post for Nowhere {
+        fn post(&self, command: Command) -> Result<(), PostError<Command>> {
+            Err(PostError::Stopped(command))
+        }
+
+        fn post_release(&self, _: Command) {}
+    }
+
+    /// A stream, its machine side, and a sealer for what its peer would send.
+    fn stream() -> (Stream, Arc<Pipe>, FrameSealer) {
+        let random: RandomSource = Box::new(|_| {});
+        let conn = Io::new(random, std::time::Instant::now(), 0).add_conn();
+        let link = Arc::new(EngineLink::new(Nowhere));
+        let lease = Lease::new(StreamPermits::new(1).acquire().unwrap());
+        let pipe = Pipe::new((conn, StreamId(1)), MuxKind::Yamux, link, lease);
+        let key = SecretKey::from_seed(b"stream").public_key();
+        let addr = Addr { key, port: Port::MIN };
+        let keys = TransportKeys {
+            send: Zeroizing::new([1; 32]),
+            recv: Zeroizing::new([2; 32]),
+            handshake_hash: [0; 32],
+        };
+        let stream = Stream::new(Arc::clone(&pipe), addr, addr, key, &keys);
+        (stream, pipe, FrameSealer::new(&[2; 32]))
+    }
+
+    fn sealed(sealer: &mut FrameSealer, plain: &[u8]) -> Vec<u8> {
+        let mut out = Vec::new();
+        sealer.write(plain, &mut out).unwrap();
+        out
+    }
+
+    #[test]
+    fn a_stream_is_send_and_sync() {
+        fn check<T: Send + Sync + Unpin + 'static>() {}
+        check::<Stream>();
+    }
+
+    #[test]
+    fn what_came_before_the_fin_is_read_and_then_the_end() {
+        let (mut stream, pipe, mut sealer) = stream();
+        pipe.push_inbound(Slice::from_vec(sealed(&mut sealer, b"last words"))).unwrap();
+        pipe.finish_inbound();
+        let mut read = Vec::new();
+        assert_eq!(stream.read_to_end(&mut read).now_or_never().unwrap().unwrap(), 10);
+        assert_eq!(stream.read(&mut [0; 4]).now_or_never().unwrap().unwrap(), 0);
+    }
+
+    #[test]
+    fn a_fin_inside_a_frame_is_an_unexpected_end() {
+        let (mut stream, pipe, mut sealer) = stream();
+        let mut bytes = sealed(&mut sealer, b"whole");
+        let whole = bytes.len();
+        bytes.extend(sealed(&mut sealer, b"cut"));
+        for cut in 1..bytes.len() - whole {
+            let (mut stream, pipe, _) = self::stream();
+            pipe.push_inbound(Slice::copy_from(&bytes[..whole + cut])).unwrap();
+            pipe.finish_inbound();
+            let mut read = Vec::new();
+            let error = stream.read_to_end(&mut read).now_or_never().unwrap().unwrap_err();
+            assert_eq!((error.kind(), &read[..]), (io::ErrorKind::UnexpectedEof, &b"whole"[..]));
+        }
+        pipe.finish_inbound();
+        assert_eq!(stream.read(&mut [0; 4]).now_or_never().unwrap().unwrap(), 0);
+    }
+
+    #[test]
+    fn a_forged_frame_is_invalid_data_and_final() {
+        let (mut stream, pipe, mut sealer) = stream();
+        let mut bytes = sealed(&mut sealer, b"forged");
+        *bytes.last_mut().unwrap() ^= 1;
+        bytes.extend(sealed(&mut sealer, b"genuine"));
+        pipe.push_inbound(Slice::from_vec(bytes)).unwrap();
+        for _ in 0..2 {
+            let error = stream.read(&mut [0; 4]).now_or_never().unwrap().unwrap_err();
+            assert_eq!(error.kind(), io::ErrorKind::InvalidData);
+        }
+    }
+
+    #[test]
+    fn a_writer_pends_when_the_pipe_is_full_and_goes_on_when_it_empties() {
+        let (mut stream, pipe, _) = stream();
+        let chunk = vec![0; 64 * 1024];
+        let mut written = 0;
+        while let Some(count) = stream.write(&chunk).now_or_never() {
+            written += count.unwrap();
+        }
+        // The bound counts sealed bytes, 26 more for each frame of 4070.
+        assert!((OUTBOUND_MAX_BYTES - 4096..OUTBOUND_MAX_BYTES + 65_536).contains(&written));
+        assert!(stream.flush().now_or_never().unwrap().is_ok());
+        while pipe.pop_outbound(10_000).is_some() {}
+        assert!(stream.write(&chunk).now_or_never().is_some());
+    }
+
+    #[test]
+    fn shutdown_waits_for_the_fin_and_closes_writing() {
+        let (mut stream, pipe, _) = stream();
+        assert!(stream.shutdown().now_or_never().is_none());
+        assert!(pipe.outbound_state().finish);
+        pipe.note_finished();
+        assert!(stream.shutdown().now_or_never().unwrap().is_ok());
+        let error = stream.write(b"x").now_or_never().unwrap().unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::BrokenPipe);
+    }
+
+    #[test]
+    fn the_first_reason_of_an_end_stands() {
+        let (mut stream, pipe, mut sealer) = stream();
+        pipe.push_inbound(Slice::from_vec(sealed(&mut sealer, b"lost"))).unwrap();
+        pipe.end(StreamEnd::Reset);
+        pipe.end(StreamEnd::Closed);
+        let error = stream.read(&mut [0; 4]).now_or_never().unwrap().unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::ConnectionReset);
+        assert!(stream.flush().now_or_never().unwrap().is_err());
+        assert!(stream.shutdown().now_or_never().unwrap().is_err());
+    }
+}

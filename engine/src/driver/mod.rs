@@ -7,7 +7,7 @@
 //!   acknowledged everything or the peer has closed, at the latest [`FLUSH_TIMEOUT`](crate::io::FLUSH_TIMEOUT) after the
 //!   request; what the peer still sends is discarded, because closing over unread bytes would reset the connection and
 //!   destroy what was flushed;
-//! - an aborted connection is reset;
+//! - an aborted connection is reset; so is one that is flushed before it is up;
 //! - after [`Io::stop`](crate::io::Io::stop) the open connections are flushed and closed, each with its `closed`;
 //! - whoever drops the last [`Mailbox`] does not stop the driver: a command must ask the machine for it.
 

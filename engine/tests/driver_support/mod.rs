@@ -204,13 +204,18 @@ pub struct Bed {
 
 impl Bed {
     pub fn start(variant: &Variant, role: Role) -> Self {
+        Self::start_as(variant, role, variant.kind)
+    }
+
+    /// Starts, and checks that the driver is of the kind expected.
+    pub fn start_as(variant: &Variant, role: Role, expected: DriverKind) -> Self {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
         let address = listener.local_addr().unwrap();
         let mut config = variant.config();
         config.listeners.push(listener);
         let (sender, seen) = mpsc::channel();
         let driver = spawn(config, move |_| Lab::new(role, sender)).unwrap();
-        assert_eq!(driver.kind, variant.kind);
+        assert_eq!(driver.kind, expected);
         let mailbox = driver.mailbox.clone();
         Self { driver: Some(driver), mailbox, address, seen, aside: Vec::new() }
     }
@@ -408,4 +413,15 @@ pub fn on_each(scenario: impl Fn(&Variant)) {
         scenario(&variant);
         println!("{:?}", start.elapsed());
     }
+}
+
+/// Like [`on_each`], all at once; for scenarios that mostly wait.
+pub fn on_each_at_once(scenario: impl Fn(&Variant) + Sync) {
+    let variants = variants();
+    std::thread::scope(|scope| {
+        for variant in &variants {
+            let thread = std::thread::Builder::new().name(format!("on {}", variant.name));
+            thread.spawn_scoped(scope, || scenario(variant)).unwrap();
+        }
+    });
 }

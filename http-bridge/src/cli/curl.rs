@@ -125,11 +125,10 @@ pub(super) async fn run(args: CurlArgs) -> Result<(), Failure> {
     let max_time = args.max_time.map(|max| seconds("--max-time", max)).transpose()?;
     check_request(&args, &urls[0])?;
     let key = args.client.identity.given_or_fresh()?;
-    let engine = args.client.start(key, Visibility::Hidden)?;
+    let (engine, _) = args.client.start(key, Visibility::Hidden)?;
     let all = async {
         ready(&engine, connect_timeout).await?;
-        let mut config = HttpConfig::default();
-        config.connect_timeout = connect_timeout;
+        let config = HttpConfig { connect_timeout, ..HttpConfig::default() };
         let client = HttpClient::with_config(engine.clone(), config);
         for url in urls {
             fetch(&args, &client, url).await?;

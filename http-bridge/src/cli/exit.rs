@@ -116,6 +116,8 @@ impl From<DialError> for Failure {
 
 fn of_dial(error: &DialError) -> Exit {
     match error {
+        DialError::NotFound(_) => Exit::NotFound,
+        DialError::TimedOut { .. } => Exit::Timeout,
         _ => Exit::Connect,
     }
 }

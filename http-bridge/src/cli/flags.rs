@@ -8,6 +8,7 @@ use dmsg_engine::{
     driver::DriverKind,
     identity::{PublicKey, SecretKey},
 };
+use tokio::sync::watch;
 use zeroize::Zeroizing;
 
 use super::exit::{Exit, Failure};
@@ -36,7 +37,7 @@ pub(super) struct IdentityFlags {
 
 /// A secret on its way through the argument parser; redacted and zeroised.
 #[derive(Clone)]
-struct SecretText(SecretKey);
+struct SecretText(Zeroizing<String>);
 
 impl std::fmt::Debug for SecretText {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -45,11 +46,12 @@ impl std::fmt::Debug for SecretText {
 }
 
 impl FromStr for SecretText {
-    type Err = &'static str;
+    type Err = std::convert::Infallible;
 
-    /// The error does not repeat the text: a mistyped secret is most of a secret.
-    fn from_str(text: &str) -> Result<Self, &'static str> {
-        text.trim().parse().map(Self).map_err(|_| "a secret key has 64 hex digits")
+    /// Takes any text, and leaves the check to us: the argument parser's error would repeat the text, and a
+    /// mistyped secret is most of a secret.
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        Ok(Self(Zeroizing::new(text.to_owned())))
     }
 }
 
@@ -57,7 +59,9 @@ impl IdentityFlags {
     /// The key that was given, if one was.
     pub(super) fn given(&self) -> Result<Option<SecretKey>, Failure> {
         match (&self.secret_key, &self.secret_key_file) {
-            (Some(SecretText(key)), _) => Ok(Some(key.clone())),
+            (Some(SecretText(text)), _) => text.trim().parse().map(Some).map_err(|_| {
+                Failure::usage("--secret-key or DMSG_SECRET_KEY: a secret key has 64 hex digits")
+            }),
             (None, Some(path)) => read_key(path).map(Some),
             (None, None) => Ok(None),
         }
@@ -184,17 +188,22 @@ pub(super) enum Visibility {
 }
 
 impl ClientFlags {
-    /// Starts the engine; sessions come up behind.
-    pub(super) fn start(&self, key: SecretKey, seen: Visibility) -> Result<Client, Failure> {
+    /// Starts the engine; sessions come up behind. The second value turns true when peers can find us.
+    pub(super) fn start(
+        &self,
+        key: SecretKey,
+        seen: Visibility,
+    ) -> Result<(Client, watch::Receiver<bool>), Failure> {
         let late = LateClient::default();
         let directory = self.directory(&key, &late, seen)?;
+        let published = directory.published();
         let mut config = ClientConfig::new(key);
         config.min_sessions = self.sessions;
         config.driver = self.driver.into();
         let client = Client::start(config, Arc::new(directory))
             .map_err(|error| Failure::new(Exit::Other, error.to_string()))?;
         late.set(&client);
-        Ok(client)
+        Ok((client, published))
     }
 
     fn directory(
@@ -227,8 +236,8 @@ impl ClientFlags {
         };
         let client = DiscoveryClient::new(discovery, transport, ClientOptions::default())
             .map_err(|error| Failure::new(Exit::Url, error.to_string()))?;
-        let mut options = DirectoryOptions::default();
-        options.all_servers = self.sessions == 0;
+        let options =
+            DirectoryOptions { all_servers: self.sessions == 0, ..DirectoryOptions::default() };
         let upstream = HttpDirectory::new(Arc::new(client), key.clone(), options);
         let directory = LayeredDirectory::layered(servers, fixed_keys, upstream);
         Ok(if seen == Visibility::Hidden { directory.hidden() } else { directory })

@@ -6,9 +6,11 @@
 
 mod config;
 mod curl;
+mod discovery;
 mod exit;
 mod flags;
 mod key;
+mod local;
 mod serve;
 mod server;
 
@@ -41,6 +43,10 @@ enum Command {
     Key(key::KeyArgs),
     /// Run a relay server.
     Server(server::ServerArgs),
+    /// Run a discovery service.
+    Discovery(discovery::DiscoveryArgs),
+    /// Run a whole network in this process, on loopback.
+    Local(local::LocalArgs),
     /// Fetch and send over DMSG.
     Curl(Box<curl::CurlArgs>),
     /// Offer a folder or a local HTTP service over DMSG.
@@ -74,6 +80,8 @@ fn dispatch(command: Command) -> Result<(), Failure> {
     match command {
         Command::Key(args) => key::run(args),
         Command::Server(args) => on_runtime(server::run(args)),
+        Command::Discovery(args) => on_runtime(discovery::run(args)),
+        Command::Local(args) => on_runtime(local::run(args)),
         Command::Curl(args) => on_runtime(curl::run(*args)),
         Command::Serve(args) => on_runtime(serve::run(*args)),
     }

@@ -63,7 +63,7 @@ enum Offer {
 pub(super) async fn run(args: ServeArgs) -> Result<(), Failure> {
     let offer = offer(&args)?;
     let key = args.client.identity.given_or_fresh()?;
-    let engine = args.client.start(key, Visibility::Published)?;
+    let (engine, mut published) = args.client.start(key, Visibility::Published)?;
     let listener =
         engine.listen(args.port).map_err(|error| Failure::new(Exit::Other, error.to_string()))?;
     let allowed: Arc<[PublicKey]> = args.allow.into();
@@ -73,6 +73,7 @@ pub(super) async fn run(args: ServeArgs) -> Result<(), Failure> {
     });
     let ready = async {
         engine.ready().await?;
+        let _ = published.wait_for(|published| *published).await;
         let url = DmsgUrl::new(Addr { key: engine.public_key(), port: args.port }, "/")?;
         writeln!(std::io::stdout(), "{url}").map_err(|error| Failure::stdout(&error))?;
         std::future::pending().await
@@ -90,8 +91,7 @@ pub(super) async fn run(args: ServeArgs) -> Result<(), Failure> {
 fn offer(args: &ServeArgs) -> Result<Offer, Failure> {
     match (&args.dir, &args.to) {
         (Some(folder), _) => {
-            let mut options = FileOptions::default();
-            options.listing = args.listing;
+            let options = FileOptions { listing: args.listing };
             FileService::open(folder, options)
                 .map(Offer::Folder)
                 .map_err(|error| Failure::new(Exit::Read, format!("{}: {error}", folder.display())))

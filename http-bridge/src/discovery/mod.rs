@@ -46,7 +46,7 @@ pub use validate::{TIMESTAMP_AHEAD_MAX, TIMESTAMP_BEHIND_MAX, check_iteration, c
 pub const ENTRY_BYTES_MAX: usize = 64 * 1024;
 
 /// Bytes of an entry with a `server` part at most, so that a list of
-/// [`SERVERS_MAX`] (store::SERVERS_MAX) of them stays within 16 MiB.
+/// [`SERVERS_MAX`](store::SERVERS_MAX) of them stays within 16 MiB.
 pub const SERVER_ENTRY_BYTES_MAX: usize = 8 * 1024;
 
 /// Bytes of an array of keys in a request at most (`discovery.md §3`); about 15,000 keys.

@@ -18,19 +18,23 @@ use std::{
 };
 
 use bytes::Bytes;
-use dmsg_engine::identity::{PublicKey, Signature, sha256};
+use dmsg_engine::identity::{PublicKey, Signature};
 use http::StatusCode;
 
 use super::{
-    Clock, EntryError, RawEntry, UnixNanos, check_new,
+    EntryError, RawEntry, UnixNanos, check_new,
     metrics::Metrics,
-    rate_limit::{RateLimit, RateLimiter},
-    store::{Record, ServerLabel, Store, StoreError, Written},
-    system_clock,
+    rate_limit::RateLimiter,
+    store::{Record, ServerLabel, Store, Written},
     validate::check_members,
 };
 
+mod config;
 mod lists;
+mod request_error;
+
+pub use config::{DiscoveryConfig, Passphrase};
+pub use request_error::RequestError;
 
 /// For how long a server stays listed without a refresh; twice its refresh interval.
 pub const SERVER_TTL: Duration = Duration::from_secs(120);
@@ -43,138 +47,6 @@ pub const CLIENT_TTL: Duration = Duration::from_secs(60 * 60);
 
 /// How often expired entries are removed and changes made durable.
 const MAINTENANCE_INTERVAL: Duration = Duration::from_secs(1);
-
-/// The secret that makes a server official (`discovery.md §4.2`). Only its hash is kept, and comparing hashes
-/// tells nobody how much of a guess was right.
-#[derive(Clone)]
-pub struct Passphrase([u8; 32]);
-
-impl Passphrase {
-    /// `None` for the empty text, which is what servers without a passphrase send.
-    #[must_use]
-    pub fn new(text: &str) -> Option<Self> {
-        (!text.is_empty()).then(|| Self(sha256(text.as_bytes())))
-    }
-
-    fn is(&self, text: &str) -> bool {
-        sha256(text.as_bytes()) == self.0
-    }
-}
-
-impl std::fmt::Debug for Passphrase {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Passphrase(redacted)")
-    }
-}
-
-/// How a discovery behaves.
-#[derive(Clone)]
-pub struct DiscoveryConfig {
-    /// Let servers advertise loopback addresses.
-    pub test_mode: bool,
-    /// For how long a client stays without a refresh; `None`: for ever. Default [`CLIENT_TTL`].
-    pub client_ttl: Option<Duration>,
-    /// Keys of the servers to label official.
-    pub official_servers: Vec<PublicKey>,
-    /// The `serverType` that makes any other server official.
-    pub passphrase: Option<Passphrase>,
-    /// Keys of the network monitors, which may deregister anybody.
-    pub monitors: Vec<PublicKey>,
-    /// What a DELETE over clear-net must prove. Off (the default): it may re-send the stored entry, as the Go client
-    /// does; so anybody can delete anybody until the next refresh. On: it must carry a newer timestamp, as our
-    /// client sends; Go clients then fail to withdraw and expire instead. Over DMSG the caller's key must always
-    /// be the entry's.
-    pub strict_delete: bool,
-    /// The key under which this discovery is reachable at DMSG port 80, for its health page.
-    pub dmsg_key: Option<PublicKey>,
-    /// For callers over DMSG.
-    pub rate_limit: RateLimit,
-    /// The time.
-    pub clock: Clock,
-}
-
-impl Default for DiscoveryConfig {
-    fn default() -> Self {
-        Self {
-            test_mode: false,
-            client_ttl: Some(CLIENT_TTL),
-            official_servers: Vec::new(),
-            passphrase: None,
-            monitors: Vec::new(),
-            strict_delete: false,
-            dmsg_key: None,
-            rate_limit: RateLimit::default(),
-            clock: system_clock(),
-        }
-    }
-}
-
-/// Why a request is refused.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[non_exhaustive]
-pub enum RequestError {
-    /// A rule of the protocol.
-    #[error(transparent)]
-    Entry(#[from] EntryError),
-    /// The caller asks too fast.
-    #[error("rate limit exceeded")]
-    RateLimited,
-    /// The body is longer than allowed.
-    #[error("request body is too large")]
-    BodyTooLarge,
-    /// The body did not arrive in time, or broke off.
-    #[error("request body did not arrive")]
-    BodyMissing,
-    /// No room for another key.
-    #[error("the discovery is full")]
-    Full,
-    /// No such path.
-    #[error("no such path")]
-    NoSuchPath,
-    /// The path is served, but not with this method.
-    #[error("method not allowed")]
-    MethodNotAllowed,
-}
-
-impl RequestError {
-    /// The HTTP status.
-    #[must_use]
-    pub fn status(self) -> StatusCode {
-        match self {
-            Self::Entry(error) => error.status(),
-            Self::RateLimited => StatusCode::TOO_MANY_REQUESTS,
-            Self::BodyTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
-            Self::BodyMissing => StatusCode::REQUEST_TIMEOUT,
-            Self::Full => StatusCode::SERVICE_UNAVAILABLE,
-            Self::NoSuchPath => StatusCode::NOT_FOUND,
-            Self::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
-        }
-    }
-
-    fn label(self) -> &'static str {
-        match self {
-            Self::Entry(error) => error.label(),
-            Self::Full => "full",
-            _ => "refused",
-        }
-    }
-}
-
-impl From<StoreError> for RequestError {
-    fn from(error: StoreError) -> Self {
-        match error {
-            StoreError::Entry(error) => Self::Entry(error),
-            StoreError::Full(what) => {
-                tracing::warn!(what, "the discovery's store is full");
-                Self::Full
-            }
-            error => {
-                tracing::error!(%error, "the discovery's store failed");
-                Self::Entry(EntryError::Unexpected)
-            }
-        }
-    }
-}
 
 /// A discovery. Cheap to clone; all clones are one.
 #[derive(Clone)]

@@ -25,7 +25,7 @@ pub use body::ResponseBody;
 pub use client::{HttpClient, HttpConfig};
 pub use error::HttpError;
 pub use request::{BodyStream, Request, RequestBody};
-pub use seam::{Accept, Dial};
+pub use seam::{Accept, Dial, Peer};
 pub use transport::DmsgTransport;
 
 /// An error of any kind, from the layer below.

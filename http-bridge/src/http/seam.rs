@@ -1,14 +1,27 @@
 //! Where streams come from: the two traits between HTTP and the engine.
 
-use std::future::Future;
+use std::{
+    future::Future,
+    hash::Hash,
+    net::{IpAddr, SocketAddr},
+    time::Duration,
+};
 
 use dmsg_engine::{
     client::{Client, Listener, Stream},
+    identity::PublicKey,
     wire::Addr,
 };
-use tokio::io::{AsyncRead, AsyncWrite};
+use http::Extensions;
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::{TcpListener, TcpStream},
+};
 
-use super::BoxError;
+use super::{BoxError, server::CallerKey};
+
+/// Between two tries to accept when the system has no descriptor or memory left.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
 /// Opens streams to an address.
 pub trait Dial: Send + Sync + 'static {
@@ -24,8 +37,62 @@ pub trait Accept: Send + 'static {
     /// What is accepted. Dropping it closes it.
     type Stream: AsyncRead + AsyncWrite + Unpin + Send + 'static;
 
+    /// Who opens them.
+    type Peer: Peer;
+
     /// The next stream, and who opened it. An error means that no further one will come.
-    fn accept(&mut self) -> impl Future<Output = Result<(Self::Stream, Addr), BoxError>> + Send;
+    fn accept(
+        &mut self,
+    ) -> impl Future<Output = Result<(Self::Stream, Self::Peer), BoxError>> + Send;
+}
+
+/// Who is at the other end of an accepted stream.
+pub trait Peer: Clone + Send + Sync + 'static {
+    /// What limits per caller count by.
+    type Id: Eq + Hash + Copy + Send + 'static;
+
+    /// The caller.
+    fn id(&self) -> Self::Id;
+
+    /// The caller, for logs.
+    fn label(&self) -> String;
+
+    /// Tells handlers who is calling.
+    fn introduce(&self, extensions: &mut Extensions);
+}
+
+impl Peer for Addr {
+    type Id = PublicKey;
+
+    fn id(&self) -> PublicKey {
+        self.key
+    }
+
+    fn label(&self) -> String {
+        self.key.short()
+    }
+
+    /// The key, which the stream's handshake authenticated, and the whole address.
+    fn introduce(&self, extensions: &mut Extensions) {
+        extensions.insert(CallerKey(self.key));
+        extensions.insert(*self);
+    }
+}
+
+impl Peer for SocketAddr {
+    type Id = IpAddr;
+
+    fn id(&self) -> IpAddr {
+        self.ip().to_canonical()
+    }
+
+    fn label(&self) -> String {
+        self.to_string()
+    }
+
+    fn introduce(&self, extensions: &mut Extensions) {
+        extensions.insert(*self);
+    }
 }
 
 impl Dial for Client {
@@ -38,10 +105,31 @@ impl Dial for Client {
 
 impl Accept for Listener {
     type Stream = Stream;
+    type Peer = Addr;
 
     async fn accept(&mut self) -> Result<(Stream, Addr), BoxError> {
         let stream = Self::accept(self).await?;
         let remote = stream.remote_addr();
         Ok((stream, remote))
+    }
+}
+
+impl Accept for TcpListener {
+    type Stream = TcpStream;
+    type Peer = SocketAddr;
+
+    async fn accept(&mut self) -> Result<(TcpStream, SocketAddr), BoxError> {
+        loop {
+            match Self::accept(self).await {
+                Ok((stream, peer)) => {
+                    let _ = stream.set_nodelay(true);
+                    return Ok((stream, peer));
+                }
+                Err(error) => {
+                    tracing::warn!(%error, "a connection could not be accepted");
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                }
+            }
+        }
     }
 }

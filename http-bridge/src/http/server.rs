@@ -4,7 +4,7 @@
 //! yields. It keeps the limits: connections in all and per key, time and size of a request's head,
 //! time between requests, time without progress of a body or a reply. A handler finds in the
 //! request's extensions who is calling: [`CallerKey`], authenticated by the stream's handshake, and the
-//! caller's [`Addr`]. A handler that panics answers 500 and harms nobody else.
+//! caller's address. A handler that panics answers 500 and harms nobody else.
 //!
 //! Limits are per connection; HTTP/1.1 runs one request at a time on it, so a bound on connections
 //! bounds the requests too.
@@ -18,7 +18,6 @@ use std::{
 };
 
 use axum::body::Body;
-use dmsg_engine::{identity::PublicKey, wire::Addr};
 use futures_util::FutureExt;
 use http::{HeaderValue, Request, Response, StatusCode, Version, header};
 use hyper::{body::Incoming, server::conn::http1, service::service_fn};
@@ -34,13 +33,10 @@ use self::{
     admission::Admission,
     clock::{Clock, Clocked, ClockedBody},
 };
-use super::Accept;
+use super::{Accept, Peer};
 
 pub use self::admission::ServeStats;
-
-/// The authenticated key of the caller, in the extensions of each request.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct CallerKey(pub PublicKey);
+pub use crate::discovery::CallerKey;
 
 /// Limits of [`serve`].
 #[derive(Debug, Clone)]
@@ -114,8 +110,8 @@ pub async fn serve<A, S>(
             }
         };
         // The permit is taken before the task exists: a flood costs a counter, no memory.
-        let Some(permit) = admission.admit(remote.key) else {
-            tracing::debug!(caller = %remote.key.short(), "connection refused: too many");
+        let Some(permit) = admission.admit(remote.id()) else {
+            tracing::debug!(caller = %remote.label(), "connection refused: too many");
             continue;
         };
         let connection = Connection {
@@ -139,14 +135,14 @@ pub async fn serve<A, S>(
     }
 }
 
-struct Connection {
+struct Connection<P> {
     config: Arc<ServeConfig>,
     stats: Arc<ServeStats>,
-    remote: Addr,
+    remote: P,
     stop: CancellationToken,
 }
 
-impl Connection {
+impl<P: Peer> Connection<P> {
     async fn run<T, S>(self, stream: T, service: S)
     where
         T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
@@ -158,10 +154,11 @@ impl Connection {
         S::Future: Send,
     {
         let clock = Clock::new(&self.config);
-        let (stats, remote) = (Arc::clone(&self.stats), self.remote);
+        let (stats, remote) = (Arc::clone(&self.stats), self.remote.clone());
         let stall_timeout = self.config.stall_timeout;
         let service = service_fn(|request: Request<Incoming>| {
-            let (service, clock, stats) = (service.clone(), clock.clone(), Arc::clone(&stats));
+            let (service, clock) = (service.clone(), clock.clone());
+            let (stats, remote) = (Arc::clone(&stats), remote.clone());
             async move {
                 let in_request = clock.begin_request();
                 stats.note_request();
@@ -179,7 +176,7 @@ impl Connection {
         let ended = tokio::select! {
             ended = connection.as_mut() => ended,
             why = clock.expired() => {
-                tracing::debug!(caller = %remote.key.short(), why, "HTTP connection timed out");
+                tracing::debug!(caller = %remote.label(), why, "HTTP connection timed out");
                 self.stats.note_timeout();
                 return;
             }
@@ -189,16 +186,16 @@ impl Connection {
             }
         };
         if let Err(error) = ended {
-            tracing::debug!(caller = %remote.key.short(), %error, "HTTP connection ended");
+            tracing::debug!(caller = %remote.label(), %error, "HTTP connection ended");
         }
     }
 }
 
 /// Runs the service on a request that is unambiguous; a panic becomes a 500.
-async fn respond<S>(
+async fn respond<S, P: Peer>(
     service: S,
     mut request: Request<Body>,
-    remote: Addr,
+    remote: P,
     stats: &ServeStats,
 ) -> Response<Body>
 where
@@ -208,13 +205,12 @@ where
         stats.note_rejected();
         return refuse(StatusCode::BAD_REQUEST, why);
     }
-    request.extensions_mut().insert(CallerKey(remote.key));
-    request.extensions_mut().insert(remote);
+    remote.introduce(request.extensions_mut());
     match AssertUnwindSafe(service.oneshot(request)).catch_unwind().await {
         Ok(Ok(response)) => response,
         Err(_) => {
             stats.note_panic();
-            tracing::error!(caller = %remote.key.short(), "a handler panicked; answered 500");
+            tracing::error!(caller = %remote.label(), "a handler panicked; answered 500");
             refuse(StatusCode::INTERNAL_SERVER_ERROR, "the service failed\n")
         }
     }

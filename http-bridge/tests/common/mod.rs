@@ -127,6 +127,7 @@ impl PipeListener {
 
 impl Accept for PipeListener {
     type Stream = DuplexStream;
+    type Peer = Addr;
 
     async fn accept(&mut self) -> Result<(DuplexStream, Addr), BoxError> {
         let stream = self.0.recv().await.ok_or("all diallers are gone")?;

@@ -28,8 +28,11 @@ use crate::{
 /// A server that opened a stream must have sent its request within this (`wire.md §4.8`, G26).
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// Bytes of a request at most. Genuine ones stay below 2 KiB, the post-quantum offer of 2026 included.
+const REQUEST_MAX_BYTES: usize = 16 * 1024;
+
 /// Inbound handshakes in progress on one session. A correct server writes a request at once and whole, so only one that stalls
-/// gets here; each holds at most one object of 64 KiB.
+/// gets here; together they hold at most 128 × 16 KiB = 2 MiB.
 const INBOUND_MAX: usize = 128;
 
 /// A request that stands.
@@ -54,7 +57,8 @@ impl ClientMachine {
         // Deployed openers end the whole session when the ACK does not come.
         up.mux.accept(key.1, queue);
         up.inbound_count += 1;
-        up.streams.insert(key.1, Slot::Inbound { reader: ObjectReader::new(), permit });
+        let reader = ObjectReader::with_max(REQUEST_MAX_BYTES);
+        up.streams.insert(key.1, Slot::Inbound { reader, permit });
         up.gauge.streams.store(up.streams.len(), Ordering::Relaxed);
         self.timers.set(Timer::Inbound(key), io.now() + REQUEST_TIMEOUT);
     }

@@ -11,35 +11,30 @@
 //! up, lowest round trip first; then at most [`CONNECTS_MAX`] servers without one. A port is taken only when
 //! there is a session to use it on, so that dials before the first session hold none.
 
+mod attempt;
+mod ending;
+
 use std::{
     collections::BTreeSet,
-    net::{IpAddr, Ipv6Addr},
-    sync::{Arc, atomic::Ordering},
+    net::IpAddr,
+    sync::Arc,
     time::{Duration, Instant},
 };
 
 use tokio::sync::oneshot;
-use tracing::debug;
 
-use super::{
-    ClientMachine, ServerTarget, Session, Timer,
-    servers::draw,
-    streams::{OpenStream, Slot},
-};
+use super::{ClientMachine, ServerTarget, Session, Timer, servers::draw};
 use crate::{
     client::{
         error::{DialError, DialPhase, SessionEnd, Tries, TryCause},
         lease::Lease,
         link::StreamKey,
-        pipe::Pipe,
         stream::Stream,
     },
     identity::PublicKey,
     io::{ConnId, Io},
-    noise::{Handshake, TransportKeys},
-    pool::Slice,
-    session::{Object, ObjectReader, write_object},
-    wire::{Addr, Dialect, Port, SignedObject, StreamRequest, StreamResponse},
+    noise::Handshake,
+    wire::{Addr, Port},
 };
 
 /// New sessions one dial may ask for.
@@ -115,11 +110,6 @@ struct Outstanding {
     req_hash: [u8; 32],
     /// `None` for an address lookup.
     noise: Option<Handshake>,
-}
-
-enum Answer {
-    Stream(TransportKeys),
-    Address(IpAddr),
 }
 
 impl Dial {
@@ -306,275 +296,4 @@ impl ClientMachine {
             self.advance_dial(io, id);
         }
     }
-}
-
-/// One try.
-impl ClientMachine {
-    /// Sends the request on a session that is up. What fails here is filed, and the dial's wait is then `Nothing`.
-    fn try_session(&mut self, io: &mut Io, id: DialId, conn: ConnId) {
-        let Some(up) = self.sessions.get_mut(&conn).and_then(Session::up_mut) else { return };
-        if up.mux.unacked_count() >= UNACKED_MAX {
-            up.waiting.push_back(id);
-            return;
-        }
-        let Some(dial) = self.dials.get_mut(&id) else { return };
-        let lease = Arc::clone(&dial.request.lease);
-        let port = match lease.port() {
-            Some(port) => port,
-            None => match self.shared.ports.reserve_ephemeral() {
-                Ok(guard) => {
-                    let port = guard.port();
-                    if !lease.hold(guard) {
-                        // Cancelled; the command that says so is on its way.
-                        return self.cancel_dial(io, id);
-                    }
-                    port
-                }
-                Err(error) => return self.fail_dial(io, id, error.into()),
-            },
-        };
-        match self.send_request(io, id, conn, port) {
-            Ok(outstanding) => {
-                if let Some(dial) = self.dials.get_mut(&id) {
-                    dial.wait = Wait::Response(Box::new(outstanding));
-                }
-            }
-            Err(cause) => self.file_try(id, cause),
-        }
-    }
-
-    fn send_request(
-        &mut self,
-        io: &mut Io,
-        id: DialId,
-        conn: ConnId,
-        port: Port,
-    ) -> Result<Outstanding, TryCause> {
-        let ephemeral = Self::ephemeral(io);
-        let timestamp = io.unix_nanos();
-        let gone = || TryCause::Session(SessionEnd::ClosedByServer);
-        let dial = self.dials.get(&id).ok_or_else(gone)?;
-        let session = self.sessions.get_mut(&conn).ok_or_else(gone)?;
-        let server = session.server;
-        let up = session.up_mut().ok_or_else(gone)?;
-        let queue = io.queue(conn).ok_or_else(gone)?;
-
-        let peer = dial.peer();
-        let to = peer.unwrap_or(Addr { key: server, port: LOOKUP_PORT });
-        let local = Addr { key: self.key, port };
-        let mut noise =
-            peer.map(|to| Handshake::kk_initiator(&self.config.secret_key, to.key, ephemeral));
-        let mut noise_msg = Vec::new();
-        if let Some(noise) = &mut noise {
-            noise.write_message(&[], &mut noise_msg)?;
-        }
-        let request = StreamRequest {
-            timestamp,
-            src: local.into(),
-            dst: to.into(),
-            ip_info: peer.is_none(),
-            noise_msg,
-            ..StreamRequest::default()
-        };
-        let object = SignedObject::sign(&self.config.secret_key, &request.encode(Dialect::G24));
-        let mut sealed = Vec::new();
-        write_object(&mut up.sealer, object.as_bytes(), &mut sealed)?;
-        let stream = up.mux.open(queue).ok_or(TryCause::StreamsExhausted)?;
-        up.mux.send_bytes(stream, &sealed, queue);
-        up.streams.insert(stream, Slot::Dialing { dial: id, reader: ObjectReader::new() });
-        up.gauge.streams.store(up.streams.len(), Ordering::Relaxed);
-        Ok(Outstanding { key: (conn, stream), server, local, to, req_hash: object.hash(), noise })
-    }
-
-    /// Bytes of a response.
-    pub(super) fn response_data(&mut self, io: &mut Io, key: StreamKey, mut data: Slice) {
-        let Some(up) = self.sessions.get_mut(&key.0).and_then(Session::up_mut) else { return };
-        let Some(Slot::Dialing { dial, reader }) = up.streams.get_mut(&key.1) else { return };
-        let id = *dial;
-        let before = data.len();
-        let object = match reader.read(&mut data, &mut up.opener) {
-            Ok(None) => {
-                if let Some(queue) = io.queue(key.0) {
-                    up.mux.grant(key.1, u32::try_from(before).unwrap_or(u32::MAX), false, queue);
-                }
-                return;
-            }
-            Ok(Some(Object::Signed(bytes))) => Ok(bytes),
-            Ok(Some(Object::Ping)) => Err(TryCause::Malformed),
-            Err(error) => Err(error.into()),
-        };
-        if let Some(queue) = io.queue(key.0) {
-            let taken = u32::try_from(before - data.len()).unwrap_or(u32::MAX);
-            up.mux.grant(key.1, taken, false, queue);
-        }
-        let Some(Dial { wait: Wait::Response(outstanding), .. }) = self.dials.get_mut(&id) else {
-            return;
-        };
-        match object.and_then(|bytes| check_response(outstanding, bytes)) {
-            Ok(Answer::Stream(keys)) => self.dial_done(io, id, &keys, data),
-            Ok(Answer::Address(address)) => self.lookup_done(io, id, address),
-            Err(cause) => {
-                self.reset_on_wire(io, key);
-                self.fail_try(io, id, cause);
-            }
-        }
-    }
-
-    fn dial_done(&mut self, io: &mut Io, id: DialId, keys: &TransportKeys, rest: Slice) {
-        let Some(dial) = self.take_dial(id) else { return };
-        let Wait::Response(outstanding) = dial.wait else { return };
-        let Purpose::Stream { reply, .. } = dial.request.purpose else { return };
-        let Outstanding { key, server, local, to, .. } = *outstanding;
-        let pipe = Pipe::new(key, self.config.mux, Arc::clone(&self.link), dial.request.lease);
-        let stream = Stream::new(Arc::clone(&pipe), local, to, server, keys);
-        if let Some(slot) = self.slot(key) {
-            *slot = Slot::Open(OpenStream::new(pipe, io.now()));
-        }
-        self.watch_idle(io, key);
-        if !rest.is_empty() {
-            self.stream_data(io, key, rest);
-        }
-        let outcome = Ok(stream);
-        self.shared.board.note_dial(&outcome);
-        debug!(peer = %to, server = %server.short(), "stream dialled");
-        // If nobody waits any more, the stream closes itself as it is dropped here.
-        drop(reply.send(outcome));
-    }
-
-    fn lookup_done(&mut self, io: &mut Io, id: DialId, address: IpAddr) {
-        let Some(dial) = self.take_dial(id) else { return };
-        dial.request.lease.release();
-        if let Wait::Response(outstanding) = &dial.wait {
-            self.reset_on_wire(io, outstanding.key);
-        }
-        if let Purpose::Address { reply } = dial.request.purpose {
-            drop(reply.send(Ok(address)));
-        }
-    }
-}
-
-/// Failing, cancelling, time-outs.
-impl ClientMachine {
-    /// Files the current try as failed, and goes on with the next.
-    pub(super) fn fail_try(&mut self, io: &mut Io, id: DialId, cause: TryCause) {
-        self.file_try(id, cause);
-        self.advance_dial(io, id);
-    }
-
-    fn file_try(&mut self, id: DialId, cause: TryCause) {
-        let Some(dial) = self.dials.get_mut(&id) else { return };
-        if let Some(server) = dial.server() {
-            debug!(server = %server.short(), %cause, "dial try failed");
-            dial.tries.push((server, cause));
-        }
-        dial.wait = Wait::Nothing;
-    }
-
-    /// No candidate is left.
-    fn exhausted(&mut self, io: &mut Io, id: DialId) {
-        let Some(dial) = self.dials.get_mut(&id) else { return };
-        let tries = std::mem::take(&mut dial.tries);
-        let refused = |cause: &TryCause| matches!(cause, TryCause::Refused | TryCause::Response(_));
-        let error = match dial.peer() {
-            Some(to) if tries.is_empty() => DialError::NoDelegatedServers(to.key),
-            Some(peer) if tries.iter().any(|(_, cause)| refused(cause)) => {
-                DialError::Refused { peer, tries }
-            }
-            Some(to) => DialError::Unreachable { peer: to.key, tries },
-            None => {
-                let server = tries.last().map_or(self.key, |(server, _)| *server);
-                DialError::Unreachable { peer: server, tries }
-            }
-        };
-        self.fail_dial(io, id, error);
-    }
-
-    pub(super) fn fail_dial(&mut self, io: &mut Io, id: DialId, error: DialError) {
-        let Some(dial) = self.end_dial(io, id) else { return };
-        match dial.request.purpose {
-            Purpose::Stream { reply, .. } => {
-                let outcome = Err(error);
-                self.shared.board.note_dial(&outcome);
-                drop(reply.send(outcome));
-            }
-            Purpose::Address { reply } => drop(reply.send(Err(error))),
-        }
-    }
-
-    pub(super) fn cancel_dial(&mut self, io: &mut Io, id: DialId) {
-        drop(self.end_dial(io, id));
-    }
-
-    /// Takes a dial out, with its stream and its port.
-    fn end_dial(&mut self, io: &mut Io, id: DialId) -> Option<Dial> {
-        let dial = self.take_dial(id)?;
-        dial.request.lease.release();
-        match &dial.wait {
-            Wait::Response(outstanding) => self.reset_on_wire(io, outstanding.key),
-            Wait::Session(server) if self.waiting_for(*server).is_empty() => {
-                if let Some(server) = self.servers.get_mut(server) {
-                    server.wanted = false;
-                }
-            }
-            Wait::Session(_) | Wait::Nothing => {}
-        }
-        Some(dial)
-    }
-
-    fn take_dial(&mut self, id: DialId) -> Option<Dial> {
-        self.timers.cancel(Timer::Dial(id));
-        self.timers.cancel(Timer::Try(id));
-        self.dials.remove(&id)
-    }
-
-    pub(super) fn dial_due(&mut self, io: &mut Io, id: DialId) {
-        let Some(dial) = self.dials.get_mut(&id) else { return };
-        let error = DialError::TimedOut {
-            phase: dial.phase(),
-            server: dial.server(),
-            elapsed: io.now().duration_since(dial.request.started),
-            tries: std::mem::take(&mut dial.tries),
-        };
-        self.fail_dial(io, id, error);
-    }
-
-    pub(super) fn try_due(&mut self, io: &mut Io, id: DialId) {
-        let Some(dial) = self.dials.get_mut(&id) else { return };
-        let cause = TryCause::TimedOut {
-            phase: dial.phase(),
-            after: io.now().duration_since(dial.try_started),
-        };
-        if let Wait::Response(outstanding) = &dial.wait {
-            let key = outstanding.key;
-            self.reset_on_wire(io, key);
-        }
-        self.fail_try(io, id, cause);
-    }
-}
-
-/// The checks of `wire.md §4.5`.
-fn check_response(outstanding: &mut Outstanding, bytes: Vec<u8>) -> Result<Answer, TryCause> {
-    let object = SignedObject::from_bytes(bytes)?;
-    let response = StreamResponse::decode(object.gob()).map_err(crate::wire::ObjectError::Gob)?;
-    response.verify(&object, &outstanding.req_hash, &outstanding.to.key)?;
-    match outstanding.noise.take() {
-        Some(mut noise) => {
-            noise.read_message(&response.noise_msg)?;
-            if noise.is_finished() {
-                Ok(Answer::Stream(noise.into_keys()))
-            } else {
-                Err(TryCause::Malformed)
-            }
-        }
-        None => address(&response.ip).map(Answer::Address).ok_or(TryCause::Malformed),
-    }
-}
-
-/// 4 bytes, or 16, where an IPv4 address may come as `::ffff:a.b.c.d`.
-fn address(bytes: &[u8]) -> Option<IpAddr> {
-    if let Ok(four) = <[u8; 4]>::try_from(bytes) {
-        return Some(IpAddr::from(four));
-    }
-    let sixteen = <[u8; 16]>::try_from(bytes).ok()?;
-    Some(Ipv6Addr::from(sixteen).to_canonical())
 }

@@ -3,9 +3,9 @@
 //! ```text
 //!   ClientMachine
 //!     servers   key  ─▶ Server    address, back-off, quiet time, the session in use         (servers.rs)
-//!     sessions  conn ─▶ Session   Connecting ▶ Handshaking ▶ Quiet ▶ Up { mux, streams }    (session.rs)
+//!     sessions  conn ─▶ Session   Connecting ▶ Handshaking ▶ Quiet ▶ Up { mux, streams }    (session.rs, liveness.rs)
 //!                                  streams: Dialing ▶ Open, Inbound ▶ Open                  (streams.rs)
-//!     dials     id   ─▶ Dial      tries one server after the other                          (dial.rs)
+//!     dials     id   ─▶ Dial      tries one server after the other                          (dial.rs, dial/)
 //!                                  inbound requests                                         (accept.rs)
 //! ```
 //!
@@ -19,6 +19,7 @@
 mod accept;
 mod backoff;
 mod dial;
+mod liveness;
 mod servers;
 mod session;
 mod streams;
@@ -31,8 +32,9 @@ use std::{
 };
 
 pub use dial::{DialId, DialRequest, Purpose};
+pub use liveness::{KEEP_ALIVE_INTERVAL, PONG_TIMEOUT};
 pub use servers::ServerTarget;
-pub use session::{KEEP_ALIVE_INTERVAL, PONG_TIMEOUT, QUIET_MAX, QUIET_MIN};
+pub use session::{QUIET_MAX, QUIET_MIN};
 pub use streams::LINGER;
 
 use self::{dial::Dial, servers::Server, session::Session};

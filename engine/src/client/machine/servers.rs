@@ -122,10 +122,11 @@ impl ClientMachine {
         self.maintain(io);
     }
 
-    /// Files a server, with the newest of its addresses.
+    /// Files a server, with the newest of its addresses. A listed server keeps those of the list: what a peer's entry says of
+    /// it is no better.
     pub(super) fn know_server(&mut self, target: ServerTarget) -> &mut Server {
         let server = self.servers.entry(target.key).or_insert_with(|| Server::new(target.clone()));
-        if !target.addresses.is_empty() && server.target != target {
+        if !server.listed && !target.addresses.is_empty() && server.target != target {
             server.target = target;
             server.next_address = 0;
         }

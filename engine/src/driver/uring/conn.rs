@@ -47,7 +47,8 @@ pub(super) struct Conn {
     pub(super) send: Armed,
     pub(super) connect: Armed,
     pub(super) watch: Armed,
-    /// Arrived while the connection was paused.
+    /// Arrived while the connection was paused: at most what one turn had completed before the receive was
+    /// cancelled, so no more than the shared buffers hold.
     pub(super) held: VecDeque<Slice>,
     /// What comes after `held`.
     pub(super) ended: Option<Closed>,

@@ -132,7 +132,7 @@ impl<M: Machine> Driver<M> {
             buffers.provide(buffer);
         }
         let small = len <= self.pool.block_bytes() / 4;
-        let Some(conn) = self.conn(id).filter(|_| len > 0) else { return None };
+        let conn = self.conn(id).filter(|_| len > 0)?;
         if small {
             let block = conn.block.as_mut()?;
             Some(Slice::copy_from(&block.memory_mut()[..len]))

@@ -75,9 +75,8 @@ impl Start {
         if let Ok(range) = HeaderValue::try_from(format!("bytes={}-", self.offset)) {
             headers.insert(header::RANGE, range);
         }
-        match &self.validator {
-            Some(validator) => drop(headers.insert(header::IF_RANGE, validator.clone())),
-            None => tracing::warn!("which version the partial file is of is unknown; going on"),
+        if let Some(validator) = &self.validator {
+            headers.insert(header::IF_RANGE, validator.clone());
         }
     }
 
@@ -95,6 +94,9 @@ impl Start {
         match response.status() {
             StatusCode::PARTIAL_CONTENT => match content_range(response.headers()) {
                 Some((first, _)) if first == Some(self.offset) => {
+                    if self.validator.is_none() {
+                        tracing::warn!("the rest may be of another version than what was here");
+                    }
                     Ok(Some(Begun { offset: self.offset }))
                 }
                 _ => fail(format!("the response is not the part from byte {}", self.offset)),

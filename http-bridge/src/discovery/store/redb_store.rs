@@ -12,6 +12,7 @@
 //! disk access, so a slow disk does not slow lookups.
 
 use std::{
+    panic::catch_unwind,
     path::{Path, PathBuf},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
@@ -50,7 +51,16 @@ pub struct RedbStore {
 
 impl RedbStore {
     /// Opens or creates the file and loads what has not expired at `now`.
+    ///
+    /// redb answers some damage by a panic (its debug builds most of it), hence the net.
     pub fn open(path: &Path, limits: StoreLimits, now: UnixNanos) -> Result<Self, StoreError> {
+        catch_unwind(|| Self::open_or_panic(path, limits, now)).unwrap_or_else(|_| {
+            let reason = "a check inside of the database failed".to_owned();
+            Err(StoreError::Corrupt { path: path.to_owned(), reason })
+        })
+    }
+
+    fn open_or_panic(path: &Path, limits: StoreLimits, now: UnixNanos) -> Result<Self, StoreError> {
         let database = Database::create(path).map_err(|error| open_error(path, error))?;
         let store = Self {
             path: path.to_owned(),

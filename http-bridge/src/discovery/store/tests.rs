@@ -203,3 +203,36 @@ fn a_record_that_does_not_parse_is_dropped_when_it_is_loaded() {
     assert!(store.find(&key("a"), NOW).unwrap().is_none());
     assert_eq!(store.counts().entries, 1);
 }
+
+#[test]
+fn a_file_damaged_anywhere_opens_or_fails_with_a_typed_error() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("entries");
+    {
+        let store = RedbStore::open(&path, StoreLimits::default(), NOW).unwrap();
+        for name in ["a", "b", "c", "d"] {
+            store.put(client(name, 0, &["s"], 60), NOW).unwrap();
+        }
+    }
+    let whole = fs::read(&path).unwrap();
+    let used: Vec<_> = (0..whole.len()).filter(|at| whole[*at] != 0).collect();
+    let used: Vec<_> = used.iter().step_by(used.len() / 24).collect();
+    let mut refused = 0;
+    for at in used {
+        let mut damaged = whole.clone();
+        damaged[*at] ^= 0x5A;
+        fs::write(&path, damaged).unwrap();
+        match RedbStore::open(&path, StoreLimits::default(), NOW) {
+            Ok(store) => assert!(store.counts().entries <= 4),
+            Err(StoreError::Corrupt { .. } | StoreError::Io { .. }) => refused += 1,
+            Err(error) => panic!("byte {at}: {error}"),
+        }
+    }
+    assert!(refused > 0);
+    for length in [1, 100, 4096, whole.len() / 2, whole.len() - 1] {
+        fs::write(&path, &whole[..length]).unwrap();
+        let error = RedbStore::open(&path, StoreLimits::default(), NOW).err();
+        let typed = matches!(error, Some(StoreError::Corrupt { .. } | StoreError::Io { .. }));
+        assert!(typed, "{length} bytes left: {error:?}");
+    }
+}

@@ -2,13 +2,12 @@
 
 use std::{
     collections::HashMap,
+    hash::Hash,
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicU64, Ordering::Relaxed},
     },
 };
-
-use dmsg_engine::identity::PublicKey;
 
 use super::ServeConfig;
 
@@ -76,31 +75,31 @@ impl ServeStats {
 }
 
 /// Hands out places. A key is in the table only while it holds one, so the table is bounded too.
-pub(super) struct Admission {
-    shared: Arc<Shared>,
+pub(super) struct Admission<K: Eq + Hash> {
+    shared: Arc<Shared<K>>,
     max: usize,
     per_key_max: usize,
 }
 
-struct Shared {
-    held: Mutex<Held>,
+struct Shared<K> {
+    held: Mutex<Held<K>>,
     stats: Arc<ServeStats>,
 }
 
-#[derive(Default)]
-struct Held {
-    by_key: HashMap<PublicKey, usize>,
+struct Held<K> {
+    by_key: HashMap<K, usize>,
     count: usize,
 }
 
-impl Admission {
+impl<K: Eq + Hash + Copy> Admission<K> {
     pub(super) fn new(config: &ServeConfig, stats: Arc<ServeStats>) -> Self {
-        let shared = Arc::new(Shared { held: Mutex::default(), stats });
+        let held = Mutex::new(Held { by_key: HashMap::new(), count: 0 });
+        let shared = Arc::new(Shared { held, stats });
         Self { shared, max: config.connections_max, per_key_max: config.connections_per_key_max }
     }
 
     /// A place for one more connection of `key`, if there is one.
-    pub(super) fn admit(&self, key: PublicKey) -> Option<Permit> {
+    pub(super) fn admit(&self, key: K) -> Option<Permit<K>> {
         let stats = &self.shared.stats;
         let mut held = self.shared.held.lock().unwrap_or_else(PoisonError::into_inner);
         let of_key = held.by_key.get(&key).copied().unwrap_or(0);
@@ -117,12 +116,12 @@ impl Admission {
 }
 
 /// A place. Dropping it frees it.
-pub(super) struct Permit {
-    shared: Arc<Shared>,
-    key: PublicKey,
+pub(super) struct Permit<K: Eq + Hash> {
+    shared: Arc<Shared<K>>,
+    key: K,
 }
 
-impl Drop for Permit {
+impl<K: Eq + Hash> Drop for Permit<K> {
     fn drop(&mut self) {
         let mut held = self.shared.held.lock().unwrap_or_else(PoisonError::into_inner);
         held.count -= 1;

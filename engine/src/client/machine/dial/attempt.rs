@@ -1,0 +1,208 @@
+//! One try of a dial: request out, response in, checks (`wire.md §4.4`, `§4.5`).
+
+use std::{
+    net::{IpAddr, Ipv6Addr},
+    sync::{Arc, atomic::Ordering},
+};
+
+use tracing::debug;
+
+use super::{Dial, DialId, LOOKUP_PORT, Outstanding, Purpose, UNACKED_MAX, Wait};
+use crate::{
+    client::{
+        error::{SessionEnd, TryCause},
+        link::StreamKey,
+        machine::{
+            ClientMachine, Session,
+            streams::{OpenStream, Slot},
+        },
+        pipe::Pipe,
+        stream::Stream,
+    },
+    io::{ConnId, Io},
+    noise::{Handshake, TransportKeys},
+    pool::Slice,
+    session::{Object, ObjectReader, write_object},
+    wire::{Addr, Dialect, ObjectError, Port, SignedObject, StreamRequest, StreamResponse},
+};
+
+enum Answer {
+    Stream(TransportKeys),
+    Address(IpAddr),
+}
+
+impl ClientMachine {
+    /// Sends the request on a session that is up. What fails here is filed, and the dial's wait is then `Nothing`.
+    pub(super) fn try_session(&mut self, io: &mut Io, id: DialId, conn: ConnId) {
+        let Some(up) = self.sessions.get_mut(&conn).and_then(Session::up_mut) else { return };
+        if up.mux.unacked_count() >= UNACKED_MAX {
+            up.waiting.push_back(id);
+            return;
+        }
+        let Some(dial) = self.dials.get_mut(&id) else { return };
+        let lease = Arc::clone(&dial.request.lease);
+        let port = match lease.port() {
+            Some(port) => port,
+            None => match self.shared.ports.reserve_ephemeral() {
+                Ok(guard) => {
+                    let port = guard.port();
+                    if !lease.hold(guard) {
+                        // Cancelled; the command that says so is on its way.
+                        return self.cancel_dial(io, id);
+                    }
+                    port
+                }
+                Err(error) => return self.fail_dial(io, id, error.into()),
+            },
+        };
+        match self.send_request(io, id, conn, port) {
+            Ok(outstanding) => {
+                if let Some(dial) = self.dials.get_mut(&id) {
+                    dial.wait = Wait::Response(Box::new(outstanding));
+                }
+            }
+            Err(cause) => self.file_try(id, cause),
+        }
+    }
+
+    fn send_request(
+        &mut self,
+        io: &mut Io,
+        id: DialId,
+        conn: ConnId,
+        port: Port,
+    ) -> Result<Outstanding, TryCause> {
+        let ephemeral = Self::ephemeral(io);
+        let timestamp = io.unix_nanos();
+        let gone = || TryCause::Session(SessionEnd::ClosedByServer);
+        let dial = self.dials.get(&id).ok_or_else(gone)?;
+        let session = self.sessions.get_mut(&conn).ok_or_else(gone)?;
+        let server = session.server;
+        let up = session.up_mut().ok_or_else(gone)?;
+        let queue = io.queue(conn).ok_or_else(gone)?;
+
+        let peer = dial.peer();
+        let to = peer.unwrap_or(Addr { key: server, port: LOOKUP_PORT });
+        let local = Addr { key: self.key, port };
+        let mut noise =
+            peer.map(|to| Handshake::kk_initiator(&self.config.secret_key, to.key, ephemeral));
+        let mut noise_msg = Vec::new();
+        if let Some(noise) = &mut noise {
+            noise.write_message(&[], &mut noise_msg)?;
+        }
+        let request = StreamRequest {
+            timestamp,
+            src: local.into(),
+            dst: to.into(),
+            ip_info: peer.is_none(),
+            noise_msg,
+            ..StreamRequest::default()
+        };
+        let object = SignedObject::sign(&self.config.secret_key, &request.encode(Dialect::G24));
+        let mut sealed = Vec::new();
+        write_object(&mut up.sealer, object.as_bytes(), &mut sealed)?;
+        let stream = up.mux.open(queue).ok_or(TryCause::StreamsExhausted)?;
+        up.mux.send_bytes(stream, &sealed, queue);
+        up.streams.insert(stream, Slot::Dialing { dial: id, reader: ObjectReader::new() });
+        up.gauge.streams.store(up.streams.len(), Ordering::Relaxed);
+        Ok(Outstanding { key: (conn, stream), server, local, to, req_hash: object.hash(), noise })
+    }
+
+    /// Bytes of a response.
+    pub(in crate::client::machine) fn response_data(
+        &mut self,
+        io: &mut Io,
+        key: StreamKey,
+        mut data: Slice,
+    ) {
+        let Some(up) = self.sessions.get_mut(&key.0).and_then(Session::up_mut) else { return };
+        let Some(Slot::Dialing { dial, reader }) = up.streams.get_mut(&key.1) else { return };
+        let id = *dial;
+        let before = data.len();
+        let object = match reader.read(&mut data, &mut up.opener) {
+            Ok(None) => {
+                if let Some(queue) = io.queue(key.0) {
+                    up.mux.grant(key.1, u32::try_from(before).unwrap_or(u32::MAX), false, queue);
+                }
+                return;
+            }
+            Ok(Some(Object::Signed(bytes))) => Ok(bytes),
+            Ok(Some(Object::Ping)) => Err(TryCause::Malformed),
+            Err(error) => Err(error.into()),
+        };
+        if let Some(queue) = io.queue(key.0) {
+            let taken = u32::try_from(before - data.len()).unwrap_or(u32::MAX);
+            up.mux.grant(key.1, taken, false, queue);
+        }
+        let Some(Dial { wait: Wait::Response(outstanding), .. }) = self.dials.get_mut(&id) else {
+            return;
+        };
+        match object.and_then(|bytes| check_response(outstanding, bytes)) {
+            Ok(Answer::Stream(keys)) => self.dial_done(io, id, &keys, data),
+            Ok(Answer::Address(address)) => self.lookup_done(io, id, address),
+            Err(cause) => {
+                self.reset_on_wire(io, key);
+                self.fail_try(io, id, cause);
+            }
+        }
+    }
+
+    fn dial_done(&mut self, io: &mut Io, id: DialId, keys: &TransportKeys, rest: Slice) {
+        let Some(dial) = self.take_dial(id) else { return };
+        let Wait::Response(outstanding) = dial.wait else { return };
+        let Purpose::Stream { reply, .. } = dial.request.purpose else { return };
+        let Outstanding { key, server, local, to, .. } = *outstanding;
+        let pipe = Pipe::new(key, self.config.mux, Arc::clone(&self.link), dial.request.lease);
+        let stream = Stream::new(Arc::clone(&pipe), local, to, server, keys);
+        if let Some(slot) = self.slot(key) {
+            *slot = Slot::Open(OpenStream::new(pipe, io.now()));
+        }
+        self.watch_idle(io, key);
+        if !rest.is_empty() {
+            self.stream_data(io, key, rest);
+        }
+        let outcome = Ok(stream);
+        self.shared.board.note_dial(&outcome);
+        debug!(peer = %to, server = %server.short(), "stream dialled");
+        // If nobody waits any more, the stream closes itself as it is dropped here.
+        drop(reply.send(outcome));
+    }
+
+    fn lookup_done(&mut self, io: &mut Io, id: DialId, address: IpAddr) {
+        let Some(dial) = self.take_dial(id) else { return };
+        dial.request.lease.release();
+        if let Wait::Response(outstanding) = &dial.wait {
+            self.reset_on_wire(io, outstanding.key);
+        }
+        if let Purpose::Address { reply } = dial.request.purpose {
+            drop(reply.send(Ok(address)));
+        }
+    }
+}
+
+/// The checks of `wire.md §4.5`.
+fn check_response(outstanding: &mut Outstanding, bytes: Vec<u8>) -> Result<Answer, TryCause> {
+    let object = SignedObject::from_bytes(bytes)?;
+    let response = StreamResponse::decode(object.gob()).map_err(ObjectError::Gob)?;
+    response.verify(&object, &outstanding.req_hash, &outstanding.to.key)?;
+    match outstanding.noise.take() {
+        Some(mut noise) => {
+            noise.read_message(&response.noise_msg)?;
+            if noise.is_finished() {
+                Ok(Answer::Stream(noise.into_keys()))
+            } else {
+                Err(TryCause::Malformed)
+            }
+        }
+        None => address(&response.ip).map(Answer::Address).ok_or(TryCause::Malformed),
+    }
+}
+
+/// 4 bytes, or 16, where an IPv4 address may come as `::ffff:a.b.c.d`.
+fn address(bytes: &[u8]) -> Option<IpAddr> {
+    if let Ok(four) = <[u8; 4]>::try_from(bytes) {
+        return Some(IpAddr::from(four));
+    }
+    let sixteen = <[u8; 16]>::try_from(bytes).ok()?;
+    Some(Ipv6Addr::from(sixteen).to_canonical())
+}

@@ -1,0 +1,15 @@
+//! The client's machine in simulated time, against a scripted server: one module per condition.
+
+#![allow(clippy::unwrap_used, unreachable_pub, missing_docs)]
+
+mod cancel;
+mod cycles;
+mod dialling;
+mod echo;
+mod inbound;
+mod pressure;
+mod reconnect;
+mod scripted;
+mod session_death;
+mod through_relay;
+mod world;

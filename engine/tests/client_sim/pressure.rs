@@ -1,0 +1,91 @@
+//! Readers that do not read, and writers that write too much.
+
+use std::{io::ErrorKind, time::Duration};
+
+use dmsg_engine::mux::MuxKind;
+use futures_util::FutureExt;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+use crate::world::World;
+
+#[test]
+fn a_reader_that_stalls_stops_its_writer_and_nobody_else() {
+    let mut world = World::connected(71, 2);
+    let mut listener = world.listen(1, 80, 16);
+    let to = world.addr(1, 80);
+    let mut stalled = world.dial(0, to).unwrap();
+    let mut busy = world.dial(0, to).unwrap();
+    let mut unread = world.wait(listener.accept()).unwrap();
+    let mut read = world.wait(listener.accept()).unwrap();
+
+    let mut written = 0;
+    let chunk = vec![5; 65536];
+    loop {
+        world.pass(Duration::from_millis(20));
+        match stalled.write(&chunk).now_or_never() {
+            Some(count) => written += count.unwrap(),
+            None => break,
+        }
+    }
+    // One pipe and one window here, one window at the server, and a chunk over.
+    assert!((512 * 1024..1400 * 1024).contains(&written), "{written}");
+
+    let total = 1024 * 1024;
+    let received = world.wait(async {
+        let send = async {
+            busy.write_all(&vec![6; total]).await.unwrap();
+            busy.shutdown().await.unwrap();
+        };
+        let mut received = Vec::new();
+        futures_util::future::join(send, read.read_to_end(&mut received)).await.1.unwrap()
+    });
+    assert_eq!(received, total);
+
+    let late = world.wait(async {
+        let send = async { stalled.shutdown().await.unwrap() };
+        let mut late = Vec::new();
+        futures_util::future::join(send, unread.read_to_end(&mut late)).await.1.unwrap()
+    });
+    assert_eq!(late, written);
+}
+
+#[test]
+fn where_there_is_no_window_an_unread_stream_is_reset_at_its_bound() {
+    let mut world = World::with_mux(72, MuxKind::SmuxV1);
+    world.add_server();
+    world.add_client(|_| {});
+    world.add_client(|_| {});
+    world.connect_all();
+    let (mut near, mut far) = world.pair(0, 1);
+    let chunk = vec![5; 65536];
+    for _ in 0..20 {
+        drop(near.write(&chunk).now_or_never());
+        world.pass(Duration::from_millis(20));
+    }
+    let error = world.wait(far.read_u8()).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::ConnectionReset);
+    assert!(error.to_string().contains("wait unread"), "{error}");
+    assert_eq!((world.sessions(0), world.sessions(1)), (1, 1));
+}
+
+#[test]
+fn an_idle_limit_ends_what_receives_nothing_and_is_off_by_default() {
+    for limit in [None, Some(Duration::from_secs(60))] {
+        let mut world = World::new(73);
+        world.add_server();
+        world.add_client(|config| config.stream_idle_timeout = limit);
+        world.add_client(|_| {});
+        world.connect_all();
+        let (mut near, mut far) = world.pair(0, 1);
+        for _ in 0..3 {
+            world.pass(Duration::from_secs(50));
+            world.wait(far.write_all(b"x")).unwrap();
+            assert_eq!(world.wait(near.read_u8()).unwrap(), b'x');
+        }
+        world.pass(Duration::from_secs(59));
+        assert!(near.read_u8().now_or_never().is_none());
+        world.pass(Duration::from_secs(2));
+        let read = near.read_u8().now_or_never().map(|read| read.unwrap_err().kind());
+        assert_eq!(read, limit.map(|_| ErrorKind::TimedOut));
+    }
+}

@@ -1,0 +1,254 @@
+//! `dmsg discovery`: the directory of a network, over TCP and, with a key, over DMSG (`discovery.md §4`).
+
+use std::{
+    io::{self, Write},
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+
+use axum::{Router, body::Body};
+use bytes::Bytes;
+use clap::Args;
+use dmsg_engine::{
+    client::{Client, ClientConfig},
+    driver::DriverKind,
+    identity::{PublicKey, SecretKey},
+};
+use http::Request;
+use tokio::{net::TcpListener, task::JoinHandle};
+use tokio_util::sync::CancellationToken;
+use tower::ServiceExt;
+
+use super::{
+    exit::{Exit, Failure},
+    flags::{DriverFlag, IdentityFlags},
+    stop_signal,
+};
+use crate::{
+    directory::LayeredDirectory,
+    discovery::{
+        ClientOptions, DiscoveryClient, DiscoveryConfig, DiscoveryService, HttpDirectory,
+        UnixNanos,
+        client::DirectoryOptions,
+        router,
+        store::{MemoryStore, RedbStore, Store, StoreLimits},
+        transport::{ExchangeFuture, HttpTransport, Limits, TransportError, receive_body},
+    },
+    http::{
+        Accept,
+        server::{ServeConfig, serve},
+    },
+    url::DEFAULT_PORT,
+};
+
+/// How often the discovery looks for servers that it has no session with. It asks itself, so this costs nothing,
+/// and until it has one, clients behind a new server cannot reach it over DMSG.
+const SERVERS_INTERVAL: Duration = Duration::from_secs(1);
+
+/// Clients of the clear-net side may sit behind one address.
+const CONNECTIONS_PER_ADDRESS_MAX: usize = 256;
+
+#[derive(Debug, Args)]
+pub(super) struct DiscoveryArgs {
+    #[command(flatten)]
+    identity: IdentityFlags,
+
+    /// Where to listen for HTTP.
+    #[arg(long, value_name = "ADDRESS", default_value = "0.0.0.0:9090")]
+    listen: SocketAddr,
+
+    /// File that keeps the entries over restarts; they are in memory only if not given.
+    #[arg(long, value_name = "FILE")]
+    store: Option<PathBuf>,
+
+    /// Let servers advertise loopback addresses; for tests.
+    #[arg(long)]
+    allow_loopback: bool,
+
+    /// Demand of a DELETE over TCP that it be signed anew. Go clients do not do that; their entries
+    /// then expire instead.
+    #[arg(long)]
+    strict_delete: bool,
+
+    /// Key of a server to label official; may be repeated.
+    #[arg(long, value_name = "KEY")]
+    official_servers: Vec<PublicKey>,
+
+    /// What moves the bytes of the DMSG side.
+    #[arg(long, value_enum, default_value_t)]
+    driver: DriverFlag,
+}
+
+pub(super) async fn run(args: DiscoveryArgs) -> Result<(), Failure> {
+    let key = args.identity.given()?;
+    let store = open_store(args.store.as_deref())?;
+    let listener = TcpListener::bind(args.listen).await.map_err(|error| {
+        Failure::new(Exit::Other, format!("cannot listen on {}: {error}", args.listen))
+    })?;
+    let config = DiscoveryConfig {
+        test_mode: args.allow_loopback,
+        strict_delete: args.strict_delete,
+        official_servers: args.official_servers,
+        dmsg_key: key.as_ref().map(SecretKey::public_key),
+        ..DiscoveryConfig::default()
+    };
+    let mut running = Running::start(config, store, listener)?;
+    if let Some(key) = key {
+        running.serve_dmsg(key, args.driver.into())?;
+    }
+    let mut lines = format!("http://{}\n", running.address);
+    if let Some(client) = &running.client {
+        lines.push_str(&format!("dmsg://{}:{DEFAULT_PORT}\n", client.public_key()));
+    }
+    match io::stdout().write_all(lines.as_bytes()).map_err(|error| Failure::stdout(&error)) {
+        Err(failure) if failure.exit != Exit::Ok => return Err(failure),
+        _ => {}
+    }
+    tracing::info!(listen = %running.address, "discovery is up");
+    stop_signal().await;
+    running.stop().await;
+    Ok(())
+}
+
+/// The store in a file, or in memory.
+pub(super) fn open_store(path: Option<&Path>) -> Result<Arc<dyn Store>, Failure> {
+    let limits = StoreLimits::default();
+    match path {
+        None => Ok(Arc::new(MemoryStore::new(limits))),
+        Some(path) => RedbStore::open(path, limits, UnixNanos::system())
+            .map(|store| Arc::new(store) as Arc<dyn Store>)
+            .map_err(|error| Failure::new(Exit::Other, error.to_string())),
+    }
+}
+
+/// A discovery that runs. [`Running::stop`] ends it.
+pub(super) struct Running {
+    pub(super) store: Arc<dyn Store>,
+    pub(super) address: SocketAddr,
+    /// The client on whose port 80 it is reached over DMSG.
+    pub(super) client: Option<Client>,
+    service: DiscoveryService,
+    tasks: Vec<JoinHandle<()>>,
+    stop: CancellationToken,
+    _maintenance: crate::discovery::service::Maintenance,
+}
+
+impl Running {
+    /// Serves on `listener`.
+    pub(super) fn start(
+        config: DiscoveryConfig,
+        store: Arc<dyn Store>,
+        listener: TcpListener,
+    ) -> Result<Self, Failure> {
+        let service = DiscoveryService::new(config, Arc::clone(&store));
+        let address = listener.local_addr().map_err(|error| other(&error))?;
+        let maintenance = service.spawn_maintenance();
+        let (client, tasks, stop) = (None, Vec::new(), CancellationToken::new());
+        let mut running =
+            Self { store, address, client, service, tasks, stop, _maintenance: maintenance };
+        let config = ServeConfig {
+            connections_per_key_max: CONNECTIONS_PER_ADDRESS_MAX,
+            ..ServeConfig::default()
+        };
+        running.serve(listener, config);
+        Ok(running)
+    }
+
+    /// Serves over DMSG too, on port 80 of this key.
+    pub(super) fn serve_dmsg(&mut self, key: SecretKey, driver: DriverKind) -> Result<(), Failure> {
+        let client = start_client(key, router(self.service.clone()), driver)?;
+        let listener = client.listen(DEFAULT_PORT).map_err(|error| other(&error))?;
+        self.serve(listener, ServeConfig::default());
+        let shown = show_servers(client.clone(), self.service.clone());
+        let stopped = self.stop.clone().cancelled_owned();
+        self.tasks.push(tokio::spawn(async move {
+            tokio::select! {
+                () = stopped => {}
+                () = shown => {}
+            }
+        }));
+        self.client = Some(client);
+        Ok(())
+    }
+
+    fn serve(&mut self, accept: impl Accept, config: ServeConfig) {
+        let router = router(self.service.clone());
+        let stopped = self.stop.clone().cancelled_owned();
+        self.tasks.push(tokio::spawn(serve(accept, router, config, Arc::default(), stopped)));
+    }
+
+    /// Waits until it is reached through this many servers.
+    pub(super) async fn reachable(&self, servers: usize) {
+        let Some(client) = &self.client else { return };
+        let mut status = client.status();
+        while client.sessions().len() < servers {
+            // The status tells of most changes; the limit is for those it does not tell.
+            let _ = tokio::time::timeout(Duration::from_millis(100), status.changed()).await;
+        }
+        note_servers(client, &self.service);
+    }
+
+    /// Lets running requests finish, and closes the sessions.
+    pub(super) async fn stop(self) {
+        self.stop.cancel();
+        if let Some(client) = &self.client {
+            client.close().await;
+        }
+        for task in self.tasks {
+            let _ = task.await;
+        }
+    }
+}
+
+fn other(error: &dyn std::error::Error) -> Failure {
+    Failure::new(Exit::Other, error.to_string())
+}
+
+/// A client with a session to every server in our own store (`discovery.md §4.4`). It has no entry in itself.
+fn start_client(key: SecretKey, router: Router, driver: DriverKind) -> Result<Client, Failure> {
+    let ourselves = Arc::new(InProcess(router));
+    let client = DiscoveryClient::new("http://ourselves", ourselves, ClientOptions::default())
+        .map_err(|error| other(&error))?;
+    let options = DirectoryOptions { all_servers: true, ..DirectoryOptions::default() };
+    let directory = HttpDirectory::new(Arc::new(client), key.clone(), options);
+    let directory = LayeredDirectory::layered(Vec::new(), Vec::new(), directory).hidden();
+    let config = ClientConfig {
+        min_sessions: 0,
+        driver,
+        update_interval: SERVERS_INTERVAL,
+        ..ClientConfig::new(key)
+    };
+    Client::start(config, Arc::new(directory)).map_err(|error| other(&error))
+}
+
+/// Keeps the health page's list of servers true; never ends.
+async fn show_servers(client: Client, service: DiscoveryService) {
+    let mut ticks = tokio::time::interval(SERVERS_INTERVAL);
+    loop {
+        ticks.tick().await;
+        note_servers(&client, &service);
+    }
+}
+
+fn note_servers(client: &Client, service: &DiscoveryService) {
+    service.set_dmsg_servers(client.sessions().iter().map(|session| session.server).collect());
+}
+
+/// Requests to a router of this process.
+struct InProcess(Router);
+
+impl HttpTransport for InProcess {
+    fn exchange(&self, request: Request<Bytes>, limits: Limits) -> ExchangeFuture<'_> {
+        let answer = self.0.clone().oneshot(request.map(Body::from));
+        Box::pin(async move {
+            let Ok(answer) = tokio::time::timeout(limits.timeout, answer)
+                .await
+                .map_err(|_| TransportError::Timeout(limits.timeout))?;
+            let (head, body) = answer.into_parts();
+            let body = receive_body(body, limits.body_max_bytes).await?;
+            Ok(http::Response::from_parts(head, body))
+        })
+    }
+}

@@ -1,0 +1,228 @@
+//! What the program does before it touches a network: arguments, environment, configuration file,
+//! exit codes, and nothing but data on stdout.
+#![allow(clippy::unwrap_used)]
+
+#[path = "common/program.rs"]
+mod program;
+
+use std::{fs, os::unix::fs::PermissionsExt, path::Path};
+
+use program::{assert_exit, dmsg, run, stderr, stdout};
+
+const KEY: &str = "03af6d996f86b9bd3b0e0af7945176f63114a85e63fdf2cca4e945e1afa2fdb188";
+
+#[test]
+fn bad_arguments_end_with_2_and_say_so_on_stderr_only() {
+    let url = format!("dmsg://{KEY}/");
+    for args in [
+        &["nonsense"][..],
+        &["curl"],
+        &["curl", "--nonsense", &url],
+        &["curl", &url],
+        &["curl", "--server", "x@y", &url],
+        &["curl", "--server", &format!("{KEY}@host"), &url],
+        &["curl", "--discovery", &url, &url],
+        &["curl", "--discovery", "http://x", "-H", "no colon", &url],
+        &["curl", "--discovery", "http://x", "-X", "B AD", &url],
+        &["curl", "--discovery", "http://x", "-C", "-", &url],
+        &["curl", "--discovery", "http://x", "-C", "x", "-o", "f", &url],
+        &["curl", "--discovery", "http://x", "-o", "f", &url, &url],
+        &["curl", "--discovery", "http://x", "--max-time", "-1", &url],
+        &["serve", "--discovery", "http://x"],
+        &["serve", "--discovery", "http://x", "--dir", ".", "--to", "http://127.0.0.1:1"],
+        &["serve", "--discovery", "http://x", "--to", "http://10.0.0.1:1"],
+        &["serve", "--discovery", "http://x", "--dir", ".", "--allow", "mistyped"],
+        &["serve", "--discovery", "http://x", "--dir", ".", "--port", "0"],
+        &["server"],
+        &["key", "public"],
+        &["key", "show", "--log", "((("],
+    ] {
+        let output = run(args);
+        assert_exit(&output, 2);
+        assert_eq!(stdout(&output), "", "{args:?}");
+        assert_ne!(stderr(&output), "", "{args:?}");
+    }
+}
+
+#[test]
+fn bad_urls_end_with_3() {
+    for url in ["http://x/", "dmsg://mistyped/", &format!("dmsg://{KEY}:99999/"), KEY] {
+        let output = run(&["curl", "--discovery", "http://127.0.0.1:1", url]);
+        assert_exit(&output, 3);
+        assert_eq!(stdout(&output), "");
+    }
+}
+
+#[test]
+fn help_is_data_and_lists_the_exit_codes() {
+    let output = run(&["--help"]);
+    assert_exit(&output, 0);
+    assert_eq!(stderr(&output), "");
+    for (code, what) in [(0, "done"), (2, "bad arguments"), (18, "broke off"), (33, "range")] {
+        let listed = stdout(&output)
+            .lines()
+            .any(|line| line.trim_start().starts_with(&format!("{code}  ")) && line.contains(what));
+        assert!(listed, "{code} {what}");
+    }
+}
+
+#[test]
+fn the_documents_list_the_same_exit_codes() {
+    let help = stdout(&run(&["--help"]));
+    let codes = |text: &str| -> Vec<String> {
+        text.lines()
+            .filter_map(|line| line.trim_start_matches(['|', ' ']).split([' ', '|']).next())
+            .filter(|word| !word.is_empty() && word.bytes().all(|b| b.is_ascii_digit()))
+            .map(str::to_owned)
+            .collect()
+    };
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/cli.md");
+    let document = fs::read_to_string(path).unwrap();
+    let table = document.split("## Exit codes").nth(1).unwrap();
+    assert!(codes(&help).len() > 10);
+    assert_eq!(codes(&help), codes(table.split("\n## ").next().unwrap()));
+}
+
+#[test]
+fn keys_are_made_kept_and_never_overwritten() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("a.key");
+    let file = path.to_str().unwrap();
+    let made = run(&["key", "new", "--out", file]);
+    assert_exit(&made, 0);
+    assert_eq!(stdout(&made).trim().len(), 66);
+    assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+    let public = run(&["key", "public", "--secret-key-file", file]);
+    assert_eq!(stdout(&public), stdout(&made));
+
+    let before = fs::read(&path).unwrap();
+    let again = run(&["key", "new", "--out", file]);
+    assert_exit(&again, 23);
+    assert!(stderr(&again).contains("never overwritten"));
+    assert_eq!(fs::read(&path).unwrap(), before);
+}
+
+#[test]
+fn a_secret_key_comes_by_file_environment_or_under_protest_as_argument() {
+    let secret = "11".repeat(32);
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("k");
+    fs::write(&path, format!("{secret}\n")).unwrap();
+    let by_file = run(&["key", "public", "--secret-key-file", path.to_str().unwrap()]);
+    assert!(stderr(&by_file).contains("chmod 600"), "others can read it: {}", stderr(&by_file));
+    let by_env = dmsg(&["key", "public"]).env("DMSG_SECRET_KEY", &secret).output().unwrap();
+    assert_eq!(stderr(&by_env), "");
+    let by_argument = run(&["key", "public", "--secret-key", &secret]);
+    assert!(stderr(&by_argument).contains("list of processes"));
+    for output in [&by_file, &by_env, &by_argument] {
+        assert_exit(output, 0);
+        assert_eq!(stdout(output), stdout(&by_file));
+    }
+}
+
+#[test]
+fn a_mistyped_secret_is_not_repeated() {
+    let secret = format!("{}x", "5e".repeat(31));
+    let output = dmsg(&["key", "public"]).env("DMSG_SECRET_KEY", &secret).output().unwrap();
+    assert_exit(&output, 2);
+    let help = dmsg(&["key", "public", "--help"]).env("DMSG_SECRET_KEY", &secret).output().unwrap();
+    let shown = stderr(&output) + &stdout(&help) + &stderr(&help);
+    assert!(!shown.contains("5e5e5e5e5e5e"), "{shown}");
+}
+
+/// `key public` prints which secret key won, so it shows precedence without a network.
+fn public_key_with(
+    folder: &Path,
+    file: Option<&str>,
+    env: Option<&str>,
+    flag: Option<&str>,
+) -> String {
+    let mut command = dmsg(&["key", "public"]);
+    if let Some(text) = file {
+        let path = folder.join("dmsg.toml");
+        fs::write(&path, text).unwrap();
+        command.arg("--config").arg(path);
+    }
+    if let Some(name) = env {
+        command.env("DMSG_SECRET_KEY_FILE", folder.join(name));
+    }
+    if let Some(name) = flag {
+        command.arg("--secret-key-file").arg(folder.join(name));
+    }
+    let output = command.current_dir(folder).output().unwrap();
+    assert_exit(&output, 0);
+    stdout(&output).trim().to_owned()
+}
+
+#[test]
+fn flag_beats_environment_beats_section_beats_top_of_the_file() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    let made = |name: &str| {
+        let path = folder.join(name);
+        stdout(&run(&["key", "new", "--out", path.to_str().unwrap()])).trim().to_owned()
+    };
+    let (flag, env, section, top) = (made("flag"), made("env"), made("section"), made("top"));
+    let only_top = Some("secret_key_file = \"top\"\n");
+    let both = Some("secret_key_file = \"top\"\n[key]\nsecret_key_file = \"section\"\n");
+    assert_eq!(public_key_with(folder, only_top, None, None), top);
+    assert_eq!(public_key_with(folder, both, None, None), section);
+    assert_eq!(public_key_with(folder, both, Some("env"), None), env);
+    assert_eq!(public_key_with(folder, both, Some("env"), Some("flag")), flag);
+    assert_eq!(public_key_with(folder, None, Some("env"), None), env);
+}
+
+#[test]
+fn the_file_is_named_by_the_environment_too() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("c.toml");
+    fs::write(&path, "nonsense = 1\n").unwrap();
+    let output = dmsg(&["key", "new"]).env("DMSG_CONFIG", &path).output().unwrap();
+    assert_exit(&output, 2);
+    assert!(stderr(&output).contains("nonsense"));
+}
+
+#[test]
+fn what_is_wrong_in_the_file_is_named_with_file_and_line() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("dmsg.toml");
+    let url = format!("dmsg://{KEY}/");
+    for (text, needles) in [
+        ("# one\n\nlisten_on = \"x\"\n", &["line 3", "listen_on"][..]),
+        ("[server]\nlisten = \"127.0.0.1:0\"\nsessions = 4\n", &["line 3", "sessions", "[server]"]),
+        ("[sever]\nlisten = \"127.0.0.1:0\"\n", &["[sever]"]),
+        ("config = \"x\"\n", &["line 1", "config"]),
+        ("[curl]\nurls = [\"x\"]\n", &["line 2", "urls"]),
+        ("[curl]\nsessions = \"many\"\n", &["--sessions", "many"]),
+        ("[curl]\ninclude = \"perhaps\"\n", &["--include"]),
+        ("[curl]\nsessions = { a = 1 }\n", &["line 2", "sessions"]),
+        ("[curl\n", &["dmsg.toml"]),
+        ("log = 1\nlog = 2\n", &["dmsg.toml"]),
+    ] {
+        fs::write(&path, text).unwrap();
+        let output = run(&["--config", path.to_str().unwrap(), "curl", &url]);
+        assert_exit(&output, 2);
+        assert_eq!(stdout(&output), "");
+        let said = stderr(&output);
+        for needle in needles.iter().chain(&["dmsg.toml"]) {
+            assert!(said.contains(needle), "{text:?} gave {said:?}, without {needle:?}");
+        }
+    }
+    let output = run(&["--config", "/nonexistent/dmsg.toml", "key", "new"]);
+    assert_exit(&output, 2);
+    assert!(stderr(&output).contains("/nonexistent/dmsg.toml"));
+}
+
+#[test]
+fn nobody_to_connect_to_ends_with_7_in_time() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("c.toml");
+    fs::write(&path, format!("[curl]\nserver = [\"{KEY}@127.0.0.1:1\"]\nconnect_timeout = 0.5\n"))
+        .unwrap();
+    let url = format!("dmsg://{KEY}/");
+    let output = run(&["curl", "--config", path.to_str().unwrap(), &url]);
+    assert_exit(&output, 7);
+    assert_eq!(stdout(&output), "");
+    let output = run(&["curl", "--config", path.to_str().unwrap(), "--max-time", "0.1", &url]);
+    assert_exit(&output, 28);
+}
