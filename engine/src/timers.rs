@@ -4,12 +4,12 @@
 //!   by_key:  key ─▶ (at, serial)          by_time:  (at, serial) ─▶ key
 //! ```
 //!
-//! Both maps hold the same entries. The serial keeps deadlines of one instant in the order they were set, so a
-//! simulation replays. Everything is O(log n) in the number of keys, and the number of keys is bounded by whoever
-//! owns them: setting a key again replaces its deadline.
+//! Both maps hold the same entries. The serial keeps deadlines of one instant in the order they
+//! were set, so a simulation replays. Everything is O(log n) in the number of keys, and the number
+//! of keys is bounded by whoever owns them: setting a key again replaces its deadline.
 //!
-//! The queue reads no clock; a machine asks [`TimerQueue::next_at`] for [`crate::io::Io::wake_at`] and
-//! drains [`TimerQueue::pop_due`] on `timeout`.
+//! The queue reads no clock; a machine asks [`TimerQueue::next_at`] for [`crate::io::Io::wake_at`]
+//! and drains [`TimerQueue::pop_due`] on `timeout`.
 
 use std::{collections::BTreeMap, time::Instant};
 

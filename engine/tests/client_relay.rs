@@ -98,7 +98,8 @@ async fn eight_mebibytes_there_and_back_on_each_driver_and_mux() {
             let name = format!("echo {mux:?}");
             let deployment = Deployment::start(&name, kind, |config| config.mux = mux).await;
             if mux != MuxKind::Yamux {
-                // The server must be told, or have heard the client, before it opens a stream to it.
+                // The server must be told, or have heard the client, before it opens a stream to
+                // it.
                 deployment.server.hint_mux(&deployment.near.public_key(), mux);
                 deployment.server.hint_mux(&deployment.far.public_key(), mux);
             }

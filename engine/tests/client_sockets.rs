@@ -28,7 +28,8 @@ use dmsg_engine::{
 use scripted::ScriptedServer;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-/// Starts a server on loopback, and returns how a directory lists it. It lives as long as the test's process.
+/// Starts a server on loopback, and returns how a directory lists it. It lives as long as the
+/// test's process.
 fn server(name: &str) -> ServerRecord {
     let key = SecretKey::from_seed(name.as_bytes());
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();

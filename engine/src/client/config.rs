@@ -13,21 +13,22 @@ pub struct ClientConfig {
     pub min_sessions: usize,
     /// Which driver.
     pub driver: DriverKind,
-    /// Which multiplexer. Nothing on the wire negotiates it (`wire.md §3.2`): every server speaks yamux, smux only those
-    /// that were told.
+    /// Which multiplexer. Nothing on the wire negotiates it (`wire.md §3.2`): every server speaks
+    /// yamux, smux only those that were told.
     pub mux: MuxKind,
     /// Limit of one dial, from call to stream.
     pub dial_timeout: Duration,
-    /// Limit of one try through one server while others are left to try. The last candidate may take what
-    /// remains of `dial_timeout`, since a responder of 2024 may take 20 s (`wire.md §4.8`).
+    /// Limit of one try through one server while others are left to try. The last candidate may
+    /// take what remains of `dial_timeout`, since a responder of 2024 may take 20 s (`wire.md
+    /// §4.8`).
     pub try_timeout: Duration,
     /// Streams at once, dialled and accepted, handshakes included.
     pub streams_max: usize,
     /// Streams waiting in one listener's accept queue.
     pub accept_queue_max: usize,
-    /// A stream that receives nothing for this long is reset. Off by default: an idle limit is the matter of
-    /// whoever knows the protocol above. Clients of 2026 use 2 min, servers of 2026 cut each quiet direction after
-    /// 5 min (`wire.md §4.8`), whatever is set here.
+    /// A stream that receives nothing for this long is reset. Off by default: an idle limit is the
+    /// matter of whoever knows the protocol above. Clients of 2026 use 2 min, servers of 2026 cut
+    /// each quiet direction after 5 min (`wire.md §4.8`), whatever is set here.
     pub stream_idle_timeout: Option<Duration>,
     /// How often the list of servers is read again.
     pub update_interval: Duration,

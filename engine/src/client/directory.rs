@@ -32,8 +32,9 @@ pub type DirectoryFuture<'a, T> =
     Pin<Box<dyn Future<Output = Result<T, DirectoryError>> + Send + 'a>>;
 
 /// Where a client learns of servers and peers, and publishes itself. Its futures are polled on a
-/// tokio runtime (current-thread, with time and net) that the client owns. They may dial through the same client,
-/// by a [`crate::client::WeakClient`], as long as resolving the peer they dial does not lead back to themselves.
+/// tokio runtime (current-thread, with time and net) that the client owns. They may dial through
+/// the same client, by a [`crate::client::WeakClient`], as long as resolving the peer they dial
+/// does not lead back to themselves.
 pub trait Directory: Send + Sync + 'static {
     /// Servers to hold sessions with.
     fn servers(&self) -> DirectoryFuture<'_, Vec<ServerRecord>>;

@@ -26,7 +26,8 @@ pub enum StartError {
     /// The driver could not start.
     #[error("the engine did not start: {0}")]
     Driver(#[from] io::Error),
-    /// Servers keep one session per key, so two clients with one key would evict each other for ever.
+    /// Servers keep one session per key, so two clients with one key would evict each other for
+    /// ever.
     #[error(
         "a client with the key {0} already runs in this process: share it, or wait for its close()"
     )]
@@ -52,10 +53,12 @@ pub enum SessionEnd {
     /// The handshake failed.
     #[error("{0}")]
     Handshake(#[from] HandshakeError),
-    /// The server closed the connection during the handshake: it is not the server its key says, or it is full.
+    /// The server closed the connection during the handshake: it is not the server its key says, or
+    /// it is full.
     #[error("the server closed the connection during the handshake")]
     ClosedInHandshake,
-    /// The server closed the connection right after the handshake, before any mux byte (`wire.md §2.4`).
+    /// The server closed the connection right after the handshake, before any mux byte (`wire.md
+    /// §2.4`).
     #[error("the server closed the session as soon as it was up")]
     ClosedAtOnce,
     /// The server closed the connection.
@@ -132,7 +135,8 @@ pub enum TryCause {
     /// The server takes no more streams on this session.
     #[error("the server takes no more streams of ours")]
     StreamsExhausted,
-    /// The stream was closed without a response: the server does not know the peer, or nobody listens on the port.
+    /// The stream was closed without a response: the server does not know the peer, or nobody
+    /// listens on the port.
     #[error("refused: the server has no session of the peer, or nobody listens on the port")]
     Refused,
     /// A response that says no, or that fails a check (`wire.md §4.5`).

@@ -34,11 +34,13 @@ struct Inner {
     status: watch::Receiver<ClientStatus>,
 }
 
-/// A handle to a running client: `Send + Sync + Clone`, usable from any runtime. The last clone's drop closes it.
+/// A handle to a running client: `Send + Sync + Clone`, usable from any runtime. The last clone's
+/// drop closes it.
 #[derive(Clone)]
 pub struct Client(Arc<Inner>);
 
-/// A handle that does not keep the client running; for a [`Directory`] that works over the client itself.
+/// A handle that does not keep the client running; for a [`Directory`] that works over the client
+/// itself.
 #[derive(Clone)]
 pub struct WeakClient(Weak<Inner>);
 
@@ -111,7 +113,8 @@ impl Client {
         self.0.status.clone()
     }
 
-    /// Waits until a first session is up and its publication was acknowledged, or has failed once. Errors when closed.
+    /// Waits until a first session is up and its publication was acknowledged, or has failed once.
+    /// Errors when closed.
     pub async fn ready(&self) -> Result<(), DialError> {
         let mut status = self.status();
         let settled = status
@@ -163,8 +166,9 @@ impl Client {
         shared.listeners.listen(&shared.ports, *key, port, *accept_queue_max)
     }
 
-    /// Our address as a server sees it (`wire.md §5.1`): that server's, or any server's. It is what the server says, and
-    /// may be a private address if the server is in the same network. Servers of 2023 do not answer.
+    /// Our address as a server sees it (`wire.md §5.1`): that server's, or any server's. It is what
+    /// the server says, and may be a private address if the server is in the same network. Servers
+    /// of 2023 do not answer.
     ///
     /// # Errors
     /// Like a dial's.
@@ -272,8 +276,8 @@ impl Inner {
     }
 }
 
-/// Cancels a dial when it is dropped before its end: port and place are free at once, and the engine is told to
-/// end the stream.
+/// Cancels a dial when it is dropped before its end: port and place are free at once, and the
+/// engine is told to end the stream.
 struct DialGuard {
     id: DialId,
     link: Arc<EngineLink>,

@@ -1,8 +1,10 @@
-//! What a stream holds besides its session: a place among the client's streams, and an ephemeral port if it was dialled.
+//! What a stream holds besides its session: a place among the client's streams, and an ephemeral
+//! port if it was dialled.
 //!
-//! A lease is shared by the handle that uses the stream and the machine that moves its bytes. Whoever ends the
-//! stream first releases it, on whatever thread: the handle when it is dropped (a cancelled dial included),
-//! the machine when the stream or its session ends while somebody still holds the handle.
+//! A lease is shared by the handle that uses the stream and the machine that moves its bytes.
+//! Whoever ends the stream first releases it, on whatever thread: the handle when it is dropped (a
+//! cancelled dial included), the machine when the stream or its session ends while somebody still
+//! holds the handle.
 
 use std::sync::{
     Arc, Mutex, MutexGuard, PoisonError,
@@ -86,7 +88,8 @@ impl Lease {
         self.lock().as_ref()?.port.as_ref().map(PortGuard::port)
     }
 
-    /// Puts a port under the lease. False if the lease was released meanwhile; the port is then free again.
+    /// Puts a port under the lease. False if the lease was released meanwhile; the port is then
+    /// free again.
     pub fn hold(&self, port: PortGuard) -> bool {
         self.lock().as_mut().map(|held| held.port = Some(port)).is_some()
     }

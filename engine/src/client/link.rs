@@ -1,4 +1,5 @@
-//! How handles reach the machine: commands through the driver's mailbox, and a list of streams that want attention.
+//! How handles reach the machine: commands through the driver's mailbox, and a list of streams that
+//! want attention.
 //!
 //! ```text
 //!   stream ──mark──▶ dirty list ──┐
@@ -6,8 +7,8 @@
 //!   stream ──mark──▶ dirty list ──┘
 //! ```
 //!
-//! A stream is in the list at most once and one `Wake` is under way at most, so a thousand busy streams cost the
-//! mailbox one entry, and the list is bounded by the number of streams.
+//! A stream is in the list at most once and one `Wake` is under way at most, so a thousand busy
+//! streams cost the mailbox one entry, and the list is bounded by the number of streams.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 

@@ -86,12 +86,14 @@ impl fmt::Debug for Listeners {
     }
 }
 
-/// Accepts streams on one port. Dropping it frees the port and closes the streams that nobody accepted.
+/// Accepts streams on one port. Dropping it frees the port and closes the streams that nobody
+/// accepted.
 pub struct Listener {
     local: Addr,
     streams: mpsc::Receiver<Stream>,
     table: Listeners,
-    // Declared last: the port is free again only after the table has forgotten the queue (see Drop).
+    // Declared last: the port is free again only after the table has forgotten the queue (see
+    // Drop).
     _port: PortGuard,
 }
 

@@ -7,8 +7,9 @@
 //!   Stream: KK crypto ◀─pipes───▶ sessions, mux, handshakes ─board▶ status
 //! ```
 //!
-//! The engine thread runs a driver and never waits for anything but its connections. The control thread runs a small tokio
-//! runtime for what is slow and rare. Handles work from any runtime, or none.
+//! The engine thread runs a driver and never waits for anything but its connections. The control
+//! thread runs a small tokio runtime for what is slow and rare. Handles work from any runtime, or
+//! none.
 
 mod config;
 mod control;

@@ -5,9 +5,10 @@
 //!   machine ◀──pop── outbound ◀──poll_room, push── handle     bounded by OUTBOUND_MAX_BYTES
 //! ```
 //!
-//! Each side works under a lock held for a few instructions and never over an await; only the methods here touch it.
-//! A pipe ends once: with the peer's FIN (inbound only), or with a [`StreamEnd`] in both directions. What
-//! arrived before a FIN can still be read; what arrived before a reset is dropped with it.
+//! Each side works under a lock held for a few instructions and never over an await; only the
+//! methods here touch it. A pipe ends once: with the peer's FIN (inbound only), or with a
+//! [`StreamEnd`] in both directions. What arrived before a FIN can still be read; what arrived
+//! before a reset is dropped with it.
 
 use std::{
     collections::VecDeque,
@@ -25,18 +26,20 @@ use super::{
 };
 use crate::{mux::MuxKind, pool::Slice};
 
-/// Bytes of one stream that may wait unread where the mux has no window to bound them (smux v1); above it the stream is
-/// reset. Four yamux windows: a bound must be wider than what a window would let through.
+/// Bytes of one stream that may wait unread where the mux has no window to bound them (smux v1);
+/// above it the stream is reset. Four yamux windows: a bound must be wider than what a window would
+/// let through.
 pub(crate) const INBOUND_MAX_BYTES: usize = 1024 * 1024;
 
-/// Sealed bytes of one stream that may wait for the machine; a writer pends above it. One yamux window: more could not be sent anyway.
+/// Sealed bytes of one stream that may wait for the machine; a writer pends above it. One yamux
+/// window: more could not be sent anyway.
 pub(crate) const OUTBOUND_MAX_BYTES: usize = 256 * 1024;
 
 /// A pending writer is woken when the pipe has fallen to this.
 const OUTBOUND_LOW_BYTES: usize = OUTBOUND_MAX_BYTES / 2;
 
-/// Received pieces up to this many bytes are copied together, so that a slow reader of small frames does not hold
-/// a whole receive block for each.
+/// Received pieces up to this many bytes are copied together, so that a slow reader of small frames
+/// does not hold a whole receive block for each.
 const GATHER_MAX_BYTES: usize = 4096;
 
 /// Bytes of one gathered piece.
@@ -99,8 +102,9 @@ impl Pipe {
         link: Arc<EngineLink>,
         lease: Arc<Lease>,
     ) -> Arc<Self> {
-        // Credit is given back in steps, so that a reader of small messages does not wake the machine for each. The mux
-        // holds back up to half a window more; step and half together stay below the window (smux v2: 64 KiB).
+        // Credit is given back in steps, so that a reader of small messages does not wake the
+        // machine for each. The mux holds back up to half a window more; step and half together
+        // stay below the window (smux v2: 64 KiB).
         let (grant_step, inbound_max) = match mux {
             MuxKind::Yamux => (64 * 1024, usize::MAX),
             MuxKind::SmuxV2 => (16 * 1024, INBOUND_MAX_BYTES),
@@ -289,7 +293,8 @@ impl Pipe {
         wake(outbound.writer.take(), outbound);
     }
 
-    /// The stream is over in both directions; reader and writer learn why. Only the first reason stands.
+    /// The stream is over in both directions; reader and writer learn why. Only the first reason
+    /// stands.
     pub(crate) fn end(&self, why: StreamEnd) {
         self.lease.release();
         lock(&self.end).get_or_insert(why);

@@ -1,7 +1,7 @@
 //! Which keys run a client in this process.
 //!
-//! A server keeps one session per key, the newest (`wire.md §3.1`). Two clients with one key would close
-//! each other's sessions for ever, so the second is refused at its start.
+//! A server keeps one session per key, the newest (`wire.md §3.1`). Two clients with one key would
+//! close each other's sessions for ever, so the second is refused at its start.
 
 use std::{
     collections::BTreeSet,

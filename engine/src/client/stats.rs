@@ -64,7 +64,8 @@ pub struct ClientStats {
     pub inbound_refused: BTreeMap<&'static str, u64>,
     /// Sessions that ended or never came up, by cause.
     pub sessions_ended: BTreeMap<&'static str, u64>,
-    /// How often a server closed three young sessions within a minute: most likely another client has our key.
+    /// How often a server closed three young sessions within a minute: most likely another client
+    /// has our key.
     pub evictions_suspected: u64,
     /// Stream ciphertext sent.
     pub sent_bytes: u64,

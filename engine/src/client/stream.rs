@@ -1,14 +1,17 @@
 //! The handle of a stream: an encrypted byte pipe between two clients.
 //!
-//! Sealing and opening run on the caller's task; the engine's thread only moves ciphertext ([`super::pipe`]).
-//! The handle needs no runtime and implements both tokio's and futures' traits.
+//! Sealing and opening run on the caller's task; the engine's thread only moves ciphertext
+//! ([`super::pipe`]). The handle needs no runtime and implements both tokio's and futures' traits.
 //!
 //! How a stream ends:
-//! - `shutdown` sends FIN behind everything written and returns when the mux has it. Reading goes on as long as the
+//! - `shutdown` sends FIN behind everything written and returns when the mux has it. Reading goes
+//!   on as long as the
 //!   relay lets it: relays of 2023–2026 end both directions with the first FIN (`wire.md §4.7`);
-//! - a read after the peer's FIN gives 0 bytes; if the FIN cut a frame in two, `UnexpectedEof` instead;
+//! - a read after the peer's FIN gives 0 bytes; if the FIN cut a frame in two, `UnexpectedEof`
+//!   instead;
 //! - a reset, or the end of the session, fails reads and writes with an error that says which;
-//! - dropping the handle frees its port at once. What was written still goes out, then FIN; if that, or the peer's own
+//! - dropping the handle frees its port at once. What was written still goes out, then FIN; if
+//!   that, or the peer's own
 //!   FIN, takes longer than [`super::machine::LINGER`], the stream is reset.
 
 use std::{
@@ -29,8 +32,9 @@ use crate::{
     wire::Addr,
 };
 
-/// Plaintext sealed by one write at most: 16 full frames, close to 64 KiB on the wire. Large enough that a write is worth
-/// the engine's wake-up, small enough that the first bytes leave while the next are sealed.
+/// Plaintext sealed by one write at most: 16 full frames, close to 64 KiB on the wire. Large enough
+/// that a write is worth the engine's wake-up, small enough that the first bytes leave while the
+/// next are sealed.
 const WRITE_MAX_BYTES: usize = 16 * FRAME_PLAINTEXT_MAX_BYTES;
 
 /// An encrypted byte stream between two clients. Dropping it closes it.
@@ -117,7 +121,8 @@ impl Stream {
         Poll::Ready(Ok(part.len()))
     }
 
-    /// Nothing is held back: a write is on its way when it returns. So a flush only tells whether the stream still stands.
+    /// Nothing is held back: a write is on its way when it returns. So a flush only tells whether
+    /// the stream still stands.
     fn poll_intact(&self) -> Poll<io::Result<()>> {
         Poll::Ready(self.pipe.end_reason().map_or(Ok(()), |end| Err(end.into())))
     }

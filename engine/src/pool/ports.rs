@@ -5,13 +5,14 @@
 //!   free:  49153, 49154, … 65535, 49152      a queue: the port that rested longest goes out first
 //! ```
 //!
-//! Reserving and releasing take constant time and never wait for anything but a lock held for a few instructions;
-//! an empty pool is an immediate error. The queue order gives the numbers of a Go client in the first round (its
-//! counter is raised before use, so the first port is 49153), and afterwards the longest possible rest before a port
-//! is used again.
+//! Reserving and releasing take constant time and never wait for anything but a lock held for a few
+//! instructions; an empty pool is an immediate error. The queue order gives the numbers of a Go
+//! client in the first round (its counter is raised before use, so the first port is 49153), and
+//! afterwards the longest possible rest before a port is used again.
 //!
-//! A listener may take an ephemeral port out of turn. Its number then stays in the queue and is skipped when it
-//! comes up; the bit in `queued` keeps every number in the queue at most once, so the queue never grows.
+//! A listener may take an ephemeral port out of turn. Its number then stays in the queue and is
+//! skipped when it comes up; the bit in `queued` keeps every number in the queue at most once, so
+//! the queue never grows.
 
 use std::{
     collections::VecDeque,

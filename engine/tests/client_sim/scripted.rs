@@ -1,5 +1,5 @@
-//! A small server that forwards dials and can be told to misbehave. It is a test's peer, not a relay: no limits, no
-//! checks, whole buffering.
+//! A small server that forwards dials and can be told to misbehave. It is a test's peer, not a
+//! relay: no limits, no checks, whole buffering.
 
 use std::{
     collections::{BTreeMap, VecDeque},

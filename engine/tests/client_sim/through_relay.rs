@@ -1,4 +1,5 @@
-//! Clients and the real relay in one simulated network, over many seeds: links that cut, delay and break.
+//! Clients and the real relay in one simulated network, over many seeds: links that cut, delay and
+//! break.
 
 use std::{sync::Arc, time::Duration};
 
@@ -17,8 +18,8 @@ fn world(seed: u64) -> World {
     world.net.set_link(Link {
         latency: Duration::from_millis(seed % 40),
         jitter: Duration::from_millis(seed % 7),
-        capacity_bytes: if seed % 3 == 0 { 4096 } else { 256 * 1024 },
-        chunking: if seed % 2 == 0 { Chunking::Random(1500) } else { Chunking::Whole },
+        capacity_bytes: if seed.is_multiple_of(3) { 4096 } else { 256 * 1024 },
+        chunking: if seed.is_multiple_of(2) { Chunking::Random(1500) } else { Chunking::Whole },
         ..Link::default()
     });
     let key = SecretKey::from_seed(b"the relay");

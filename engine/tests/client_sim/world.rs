@@ -1,4 +1,5 @@
-//! Clients and scripted servers in one simulated network, and an executor that lets time pass while it polls.
+//! Clients and scripted servers in one simulated network, and an executor that lets time pass while
+//! it polls.
 
 use std::{
     collections::VecDeque,

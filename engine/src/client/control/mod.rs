@@ -1,8 +1,9 @@
 //! The control thread: everything of a client that is slow, rare, and not a state machine.
 //!
-//! A small tokio runtime on a thread of its own polls the [`Directory`], resolves host names, keeps the list of
-//! servers fresh ([`servers`]), looks peers up ([`resolve`]), publishes the entry ([`publish`]), tells the status
-//! ([`status`]), and closes the client. No lock is held over an await, and nothing here is waited for by the engine.
+//! A small tokio runtime on a thread of its own polls the [`Directory`], resolves host names, keeps
+//! the list of servers fresh ([`servers`]), looks peers up ([`resolve`]), publishes the entry
+//! ([`publish`]), tells the status ([`status`]), and closes the client. No lock is held over an
+//! await, and nothing here is waited for by the engine.
 
 mod names;
 mod publish;
@@ -35,7 +36,8 @@ use crate::identity::PublicKey;
 /// How long the withdrawal of the entry may take when the client closes.
 const WITHDRAW_TIMEOUT: Duration = Duration::from_millis(1200);
 
-/// How long the engine may take to end after that. Together with the withdrawal below the 2 s that `close` promises.
+/// How long the engine may take to end after that. Together with the withdrawal below the 2 s that
+/// `close` promises.
 const STOP_TIMEOUT: Duration = Duration::from_millis(600);
 
 /// What the handles ask for.
@@ -62,7 +64,8 @@ pub(super) struct Control {
 }
 
 impl Control {
-    /// Starts the thread. It ends after the engine's, and only then is the key free for another client.
+    /// Starts the thread. It ends after the engine's, and only then is the key free for another
+    /// client.
     pub(super) fn spawn(self, engine: JoinHandle<io::Result<()>>, key: KeyGuard) -> io::Result<()> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
         let link = Arc::clone(&self.link);
@@ -132,7 +135,8 @@ impl Control {
         timeout(STOP_TIMEOUT, stopped.wait_for(|stopped| *stopped)).await.is_ok()
     }
 
-    /// Withdraws the entry. The directory may work through this very client, so look-ups are served meanwhile.
+    /// Withdraws the entry. The directory may work through this very client, so look-ups are served
+    /// meanwhile.
     async fn withdraw(&mut self, resolver: &mut Resolver) {
         let directory = Arc::clone(&self.directory);
         let withdrawal = timeout(WITHDRAW_TIMEOUT, directory.withdraw());

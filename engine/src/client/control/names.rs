@@ -13,8 +13,8 @@ const NAME_TIMEOUT: Duration = Duration::from_secs(5);
 /// Addresses of one server that are kept.
 const ADDRESSES_MAX: usize = 8;
 
-/// Resolves the addresses of all records, names side by side. The order stays; a name that does not resolve gives a target
-/// without addresses, which can still be used through a session that is up.
+/// Resolves the addresses of all records, names side by side. The order stays; a name that does not
+/// resolve gives a target without addresses, which can still be used through a session that is up.
 pub(super) async fn resolve_all(records: Vec<ServerRecord>) -> Vec<ServerTarget> {
     let mut names = JoinSet::new();
     let mut targets = Vec::with_capacity(records.len());

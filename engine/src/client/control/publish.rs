@@ -1,7 +1,8 @@
 //! Publishing which servers we have sessions with (`discovery.md §7.1`).
 //!
-//! One publication is under way at a time. The first goes out with the first session; later changes are gathered for
-//! [`COALESCE`], and nothing is sent if the set equals the last one acknowledged, but for the periodic refresh.
+//! One publication is under way at a time. The first goes out with the first session; later changes
+//! are gathered for [`COALESCE`], and nothing is sent if the set equals the last one acknowledged,
+//! but for the periodic refresh.
 
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
@@ -29,7 +30,8 @@ const RETRY_FIRST: Duration = Duration::from_secs(1);
 /// … up to this.
 const RETRY_MAX: Duration = Duration::from_secs(30);
 
-/// An unchanged entry is published again after this, below the time after which discoveries forget clients.
+/// An unchanged entry is published again after this, below the time after which discoveries forget
+/// clients.
 const REFRESH: Duration = Duration::from_secs(5 * 60);
 
 /// Publishes for ever.

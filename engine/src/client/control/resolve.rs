@@ -44,7 +44,8 @@ impl Entry {
     }
 }
 
-/// What is known of peers; shared by all handles, so that a known peer costs no trip to the control thread.
+/// What is known of peers; shared by all handles, so that a known peer costs no trip to the control
+/// thread.
 #[derive(Default)]
 pub(in crate::client) struct EntryCache(Mutex<HashMap<PublicKey, Entry>>);
 
@@ -59,7 +60,8 @@ impl EntryCache {
         self.lock().remove(peer);
     }
 
-    /// Files an answer. If the directory did not answer at all, what was known before stands, old as it is.
+    /// Files an answer. If the directory did not answer at all, what was known before stands, old
+    /// as it is.
     fn file(&self, peer: PublicKey, answer: Answer) -> Answer {
         let mut entries = self.lock();
         if matches!(answer, Err(DialError::Directory { .. } | DialError::TimedOut { .. })) {

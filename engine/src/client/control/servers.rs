@@ -26,7 +26,8 @@ const LIST_TIMEOUT: Duration = Duration::from_secs(30);
 /// The list is asked for again after this while no session is up, however long the update interval.
 const LONELY_INTERVAL: Duration = Duration::from_secs(60);
 
-/// Reads the list and hands it to the machine, for ever: at each interval, and when all sessions were lost.
+/// Reads the list and hands it to the machine, for ever: at each interval, and when all sessions
+/// were lost.
 pub(super) async fn keep_fresh(
     directory: Arc<dyn Directory>,
     link: Arc<EngineLink>,
@@ -56,7 +57,8 @@ pub(super) async fn keep_fresh(
     }
 }
 
-/// Waits for the interval (a shorter one while no session is up), or for the loss of the last session.
+/// Waits for the interval (a shorter one while no session is up), or for the loss of the last
+/// session.
 async fn wait_for_need(sessions: &mut watch::Receiver<Vec<Arc<SessionGauge>>>, interval: Duration) {
     let lonely = sleep(LONELY_INTERVAL.min(interval));
     tokio::select! {

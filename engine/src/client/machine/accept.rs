@@ -1,8 +1,10 @@
-//! Streams that the server opens: one request, its checks, one response (`wire.md §4.4`, `§4.5`, `§4.7`).
+//! Streams that the server opens: one request, its checks, one response (`wire.md §4.4`, `§4.5`,
+//! `§4.7`).
 //!
-//! Each inbound stream is a slot of its own with its own deadline, so one that stalls delays nobody. Whatever is wrong
-//! with a request, the stream is reset and the session goes on. Nothing but the response is ever sent: a refusal on
-//! the wire does not exist (§4.5), and the liveness ping is not the server's to send (§3.5).
+//! Each inbound stream is a slot of its own with its own deadline, so one that stalls delays
+//! nobody. Whatever is wrong with a request, the stream is reset and the session goes on. Nothing
+//! but the response is ever sent: a refusal on the wire does not exist (§4.5), and the liveness
+//! ping is not the server's to send (§3.5).
 
 use std::{
     sync::{Arc, atomic::Ordering},
@@ -28,11 +30,12 @@ use crate::{
 /// A server that opened a stream must have sent its request within this (`wire.md §4.8`, G26).
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Bytes of a request at most. Genuine ones stay below 2 KiB, the post-quantum offer of 2026 included.
+/// Bytes of a request at most. Genuine ones stay below 2 KiB, the post-quantum offer of 2026
+/// included.
 const REQUEST_MAX_BYTES: usize = 16 * 1024;
 
-/// Inbound handshakes in progress on one session. A correct server writes a request at once and whole, so only one that stalls
-/// gets here; together they hold at most 128 × 16 KiB = 2 MiB.
+/// Inbound handshakes in progress on one session. A correct server writes a request at once and
+/// whole, so only one that stalls gets here; together they hold at most 128 × 16 KiB = 2 MiB.
 const INBOUND_MAX: usize = 128;
 
 /// A request that stands.

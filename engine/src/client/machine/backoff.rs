@@ -21,8 +21,8 @@ impl Default for Backoff {
 }
 
 impl Backoff {
-    /// The wait after one more failure: between half of the current step and all of it, as `random` decides, so that the clients
-    /// of a restarted server do not come back in step.
+    /// The wait after one more failure: between half of the current step and all of it, as `random`
+    /// decides, so that the clients of a restarted server do not come back in step.
     pub(super) fn fail(&mut self, random: u32) -> Duration {
         let step = self.next;
         self.next = (step * 2).min(BACKOFF_MAX);

@@ -7,9 +7,10 @@
 //!        └──▶ nobody left: Refused, Unreachable
 //! ```
 //!
-//! Candidates are tried one after the other, never in parallel: a peer would accept the losers too. Order: sessions that are
-//! up, lowest round trip first; then at most [`CONNECTS_MAX`] servers without one. A port is taken only when
-//! there is a session to use it on, so that dials before the first session hold none.
+//! Candidates are tried one after the other, never in parallel: a peer would accept the losers too.
+//! Order: sessions that are up, lowest round trip first; then at most [`CONNECTS_MAX`] servers
+//! without one. A port is taken only when there is a session to use it on, so that dials before the
+//! first session hold none.
 
 mod attempt;
 mod ending;
@@ -40,8 +41,8 @@ use crate::{
 /// New sessions one dial may ask for.
 const CONNECTS_MAX: usize = 2;
 
-/// Unacknowledged streams of ours at one server; dials beyond wait for an ACK. A yamux peer resets what exceeds its
-/// backlog, which is 256 in every Go version but the newest.
+/// Unacknowledged streams of ours at one server; dials beyond wait for an ACK. A yamux peer resets
+/// what exceeds its backlog, which is 256 in every Go version but the newest.
 const UNACKED_MAX: usize = 200;
 
 /// The port named in an IP lookup; any but 0 would do (`wire.md §5.1`).
@@ -189,7 +190,8 @@ impl ClientMachine {
         self.exhausted(io, id);
     }
 
-    /// The next candidate: the session with the lowest round trip, or else a server to open one with.
+    /// The next candidate: the session with the lowest round trip, or else a server to open one
+    /// with.
     fn choose(&self, io: &mut Io, id: DialId) -> Option<ServerTarget> {
         let dial = self.dials.get(&id)?;
         let held = dial.untried().filter_map(|target| {

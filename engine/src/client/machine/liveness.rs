@@ -12,7 +12,8 @@ use crate::{
 /// A yamux ping is sent this often.
 pub const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(30);
 
-/// A ping must be answered within this. With the interval: a dead session is known after 40 s at most.
+/// A ping must be answered within this. With the interval: a dead session is known after 40 s at
+/// most.
 pub const PONG_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// An smux NOP is sent this often.

@@ -9,12 +9,13 @@
 //!                                  inbound requests                                         (accept.rs)
 //! ```
 //!
-//! Pure: bytes, commands and the time come in through [`Machine`], and it runs unchanged on io_uring, epoll and in
-//! simulated time. Host names, directories and the application's tasks are outside: candidates of a dial come resolved,
-//! and streams leave as handles whose pipes the machine feeds.
+//! Pure: bytes, commands and the time come in through [`Machine`], and it runs unchanged on
+//! io_uring, epoll and in simulated time. Host names, directories and the application's tasks are
+//! outside: candidates of a dial come resolved, and streams leave as handles whose pipes the
+//! machine feeds.
 //!
-//! Scope of errors: what is wrong with a stream ends the stream. Only the mux's rules, silence and the
-//! connection end a session.
+//! Scope of errors: what is wrong with a stream ends the stream. Only the mux's rules, silence and
+//! the connection end a session.
 
 mod accept;
 mod backoff;
@@ -53,8 +54,8 @@ use crate::{
     timers::TimerQueue,
 };
 
-/// How long closing sessions may take to send their rest when the client closes. Much shorter than the driver's
-/// own limit, since `Client::close` promises 2 s with the entry's withdrawal before.
+/// How long closing sessions may take to send their rest when the client closes. Much shorter than
+/// the driver's own limit, since `Client::close` promises 2 s with the entry's withdrawal before.
 pub const CLOSE_FLUSH: Duration = Duration::from_millis(300);
 
 /// What others may tell the machine.
@@ -249,7 +250,8 @@ impl Machine for ClientMachine {
     type Command = Command;
 
     fn accepted(&mut self, io: &mut Io, conn: ConnId, _peer: SocketAddr) {
-        // A client has no listener; a driver that hands it a connection is told so by the connection's end.
+        // A client has no listener; a driver that hands it a connection is told so by the
+        // connection's end.
         io.close(conn, CloseMode::Abort);
     }
 

@@ -1,7 +1,7 @@
 //! Which servers to hold sessions with, and when to dial them (`discovery.md §6`).
 //!
-//! A server has at most one session in use. It is dialled when fewer than `min_sessions` are held, or when a
-//! dial waits for it, and in either case not before its back-off allows.
+//! A server has at most one session in use. It is dialled when fewer than `min_sessions` are held,
+//! or when a dial waits for it, and in either case not before its back-off allows.
 
 use std::{
     collections::{BTreeSet, VecDeque},
@@ -21,7 +21,8 @@ use crate::{
 /// A session that stayed up this long was a good one: the back-off starts over.
 pub(super) const SETTLED: Duration = Duration::from_secs(30);
 
-/// A session dial that takes longer than this no longer keeps another server from being dialled beside it.
+/// A session dial that takes longer than this no longer keeps another server from being dialled
+/// beside it.
 const HEDGE: Duration = Duration::from_secs(1);
 
 /// So many young sessions closed by one server …
@@ -88,7 +89,8 @@ impl Server {
         Some(self.target.addresses[index])
     }
 
-    /// True when the server has now closed [`EVICTIONS_MAX`] young sessions within [`EVICTION_WINDOW`].
+    /// True when the server has now closed [`EVICTIONS_MAX`] young sessions within
+    /// [`EVICTION_WINDOW`].
     fn note_eviction(&mut self, now: Instant) -> bool {
         self.evictions.push_back(now);
         while self.evictions.front().is_some_and(|&at| now.duration_since(at) > EVICTION_WINDOW) {
@@ -122,8 +124,8 @@ impl ClientMachine {
         self.maintain(io);
     }
 
-    /// Files a server, with the newest of its addresses. A listed server keeps those of the list: what a peer's entry says of
-    /// it is no better.
+    /// Files a server, with the newest of its addresses. A listed server keeps those of the list:
+    /// what a peer's entry says of it is no better.
     pub(super) fn know_server(&mut self, target: ServerTarget) -> &mut Server {
         let server = self.servers.entry(target.key).or_insert_with(|| Server::new(target.clone()));
         if !server.listed && !target.addresses.is_empty() && server.target != target {
@@ -133,7 +135,8 @@ impl ClientMachine {
         server
     }
 
-    /// Dials what is wanted, forgets what is not, and asks to be called again when something becomes due.
+    /// Dials what is wanted, forgets what is not, and asks to be called again when something
+    /// becomes due.
     pub(super) fn maintain(&mut self, io: &mut Io) {
         if self.closing.is_some() {
             return;
@@ -195,7 +198,8 @@ impl ClientMachine {
         retries.chain(hedges).filter(|&at| at > now).min()
     }
 
-    /// One listed server that may be dialled, drawn by weight: the greatest of u^(1/w), u uniform in (0, 1).
+    /// One listed server that may be dialled, drawn by weight: the greatest of u^(1/w), u uniform
+    /// in (0, 1).
     fn pick_server(&self, io: &mut Io) -> Option<PublicKey> {
         let now = io.now();
         let ready = self.servers.values().filter(|s| s.listed && s.may_dial(now));
@@ -204,7 +208,8 @@ impl ClientMachine {
         drawn.pop().map(|(_, key)| key)
     }
 
-    /// Starts a session dial, unless one is under way or the back-off forbids it. A failure is filed like a dial's.
+    /// Starts a session dial, unless one is under way or the back-off forbids it. A failure is
+    /// filed like a dial's.
     pub(super) fn connect(&mut self, io: &mut Io, key: PublicKey) {
         let now = io.now();
         let Some(server) = self.servers.get_mut(&key).filter(|s| s.may_dial(now)) else { return };
@@ -238,7 +243,8 @@ impl ClientMachine {
         let settled = ended.uptime.is_some_and(|uptime| uptime >= SETTLED);
         if settled {
             server.backoff.reset();
-            // What was long enough may be longer than needed; a redial at once is all it costs to find out.
+            // What was long enough may be longer than needed; a redial at once is all it costs to
+            // find out.
             server.quiet = (server.quiet / 2).max(QUIET_MIN);
         }
         if *ended.why == SessionEnd::ClosedAtOnce && server.quiet < QUIET_MAX {
@@ -293,7 +299,8 @@ fn random_u32(io: &mut Io) -> u32 {
     u32::from_be_bytes(bytes)
 }
 
-/// ln(u) / w orders like u^(1/w) and does not round to 1 for large weights. A full server (weight 0) comes last, but comes.
+/// ln(u) / w orders like u^(1/w) and does not round to 1 for large weights. A full server (weight
+/// 0) comes last, but comes.
 pub(super) fn draw(io: &mut Io, weight: u32) -> f64 {
     let uniform = (f64::from(random_u32(io)) + 0.5) / (f64::from(u32::MAX) + 1.0);
     uniform.ln() / f64::from(weight).max(0.01)

@@ -1,4 +1,5 @@
-//! One session with one server: connection, handshake, quiet time, keep-alive (`wire.md §2.4`, `§3`).
+//! One session with one server: connection, handshake, quiet time, keep-alive (`wire.md §2.4`,
+//! `§3`).
 //!
 //! ```text
 //!   Connecting ──connected──▶ Handshaking ──message 3 sent──▶ Quiet ──quiet time over──▶ Up
@@ -6,8 +7,9 @@
 //!                                                               └─ closed here: dial again, twice as quiet
 //! ```
 //!
-//! Servers of 2024 drop a session whose first mux byte arrives with the third handshake message in one read. So nothing is
-//! sent in `Quiet`, and a server that closes at once is dialled again with the time doubled.
+//! Servers of 2024 drop a session whose first mux byte arrives with the third handshake message in
+//! one read. So nothing is sent in `Quiet`, and a server that closes at once is dialled again with
+//! the time doubled.
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -45,11 +47,13 @@ pub const QUIET_MIN: Duration = Duration::from_millis(100);
 /// Silence at most: four doublings.
 pub const QUIET_MAX: Duration = Duration::from_millis(1600);
 
-/// A session that the server closes within this time after its quiet time, without a word, was closed at once.
+/// A session that the server closes within this time after its quiet time, without a word, was
+/// closed at once.
 const AT_ONCE: Duration = Duration::from_secs(1);
 
-/// Unsent bytes at which the connection is no longer read. Our own data stops far below; only answers to pings and
-/// resets go on, so whoever gets here floods us with control frames and does not read the answers.
+/// Unsent bytes at which the connection is no longer read. Our own data stops far below; only
+/// answers to pings and resets go on, so whoever gets here floods us with control frames and does
+/// not read the answers.
 const CONTROL_FLOOD_BYTES: usize = 4 * SEND_HIGH_BYTES;
 
 /// A connection to a server.
@@ -253,7 +257,8 @@ impl ClientMachine {
         self.pump_blocked(io, conn);
     }
 
-    /// The server takes no new streams: the session ends with its last one, and another takes its place now.
+    /// The server takes no new streams: the session ends with its last one, and another takes its
+    /// place now.
     fn drain_session(&mut self, io: &mut Io, conn: ConnId) {
         let Some(session) = self.sessions.get_mut(&conn) else { return };
         let key = session.server;

@@ -24,8 +24,9 @@ use crate::{
     session::ObjectReader,
 };
 
-/// How long a stream whose handle was dropped may take to send its rest and to see the peer's FIN, before it is reset.
-/// Its port is free since the drop; what it still holds is a place in the session's mux.
+/// How long a stream whose handle was dropped may take to send its rest and to see the peer's FIN,
+/// before it is reset. Its port is free since the drop; what it still holds is a place in the
+/// session's mux.
 pub const LINGER: Duration = Duration::from_secs(10);
 
 /// Bytes one stream may send before the next one's turn, when several wait for the connection.
@@ -207,7 +208,8 @@ impl ClientMachine {
         }
     }
 
-    /// Sends up to [`TURN_BYTES`] of one stream, and its FIN when that was the rest. True if there is more that could go now.
+    /// Sends up to [`TURN_BYTES`] of one stream, and its FIN when that was the rest. True if there
+    /// is more that could go now.
     fn send_turn(&mut self, io: &mut Io, key: StreamKey) -> bool {
         let (conn, id) = key;
         let Some(up) = self.sessions.get_mut(&conn).and_then(Session::up_mut) else { return false };
@@ -243,7 +245,8 @@ impl ClientMachine {
 
 /// The end of a stream.
 impl ClientMachine {
-    /// Ends a stream whose handle may still be held: reset on the wire, and the handle's next call says why.
+    /// Ends a stream whose handle may still be held: reset on the wire, and the handle's next call
+    /// says why.
     pub(super) fn end_stream(&mut self, io: &mut Io, key: StreamKey, why: StreamEnd) {
         if let Some(open) = self.open_stream(key) {
             open.pipe.end(why);
@@ -297,7 +300,8 @@ impl ClientMachine {
         }
     }
 
-    /// The idle clock ran out as set; what was received meanwhile moves it, so that data itself sets no timer.
+    /// The idle clock ran out as set; what was received meanwhile moves it, so that data itself
+    /// sets no timer.
     pub(super) fn idle_due(&mut self, io: &mut Io, key: StreamKey) {
         let Some(limit) = self.config.stream_idle_timeout else { return };
         let Some(open) = self.open_stream(key) else { return };

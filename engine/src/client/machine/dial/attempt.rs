@@ -32,7 +32,8 @@ enum Answer {
 }
 
 impl ClientMachine {
-    /// Sends the request on a session that is up. What fails here is filed, and the dial's wait is then `Nothing`.
+    /// Sends the request on a session that is up. What fails here is filed, and the dial's wait is
+    /// then `Nothing`.
     pub(super) fn try_session(&mut self, io: &mut Io, id: DialId, conn: ConnId) {
         let Some(up) = self.sessions.get_mut(&conn).and_then(Session::up_mut) else { return };
         if up.mux.unacked_count() >= UNACKED_MAX {
