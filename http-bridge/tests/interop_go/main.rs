@@ -32,3 +32,6 @@ mod ours;
 mod peer;
 
 mod echoes;
+mod failures;
+mod muxes;
+mod restarts;
