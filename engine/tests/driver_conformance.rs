@@ -1,4 +1,5 @@
-//! Every real driver keeps the rules of `io.rs`: one suite, run on each driver and on each set of kernel features.
+//! Every real driver keeps the rules of `io.rs`: one suite, run on each driver and on each set of
+//! kernel features.
 #![allow(clippy::unwrap_used)]
 
 mod driver_support;
@@ -170,7 +171,8 @@ fn a_flush_survives_a_peer_that_keeps_sending() {
         bed.settle();
         peer.write_all(&pattern(0, 50_000)).unwrap();
         bed.order(Order::SendAndClose(conn, pattern(0, 4 * MIB), CloseMode::Flush));
-        // Were the socket closed over this input, the reset would destroy what the kernel has yet to send.
+        // Were the socket closed over this input, the reset would destroy what the kernel has yet
+        // to send.
         let mut sender = peer.try_clone().unwrap();
         let sender = std::thread::spawn(move || while sender.write_all(&[0; 1000]).is_ok() {});
         read_pattern(&peer, 4 * MIB, 60_000);

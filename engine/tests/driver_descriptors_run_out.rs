@@ -1,5 +1,5 @@
-//! Out of descriptors: peers are turned away, nothing spins, and connections are accepted again as soon
-//! as descriptors are free. One test, since the limit belongs to the process.
+//! Out of descriptors: peers are turned away, nothing spins, and connections are accepted again as
+//! soon as descriptors are free. One test, since the limit belongs to the process.
 #![allow(clippy::unwrap_used)]
 
 mod driver_support;

@@ -1,5 +1,5 @@
-//! Whatever state connections are in when a driver ends, and however it ends, every descriptor is closed
-//! and every command is dropped. One test, since it counts the descriptors of the process.
+//! Whatever state connections are in when a driver ends, and however it ends, every descriptor is
+//! closed and every command is dropped. One test, since it counts the descriptors of the process.
 #![allow(clippy::unwrap_used)]
 
 mod driver_support;
@@ -35,7 +35,8 @@ fn unanswered() -> (socket2::Socket, SocketAddr, Vec<socket2::Socket>) {
     (socket, address, fillers)
 }
 
-/// Connections in every state: idle, paused over unread bytes, sending, flushing, connecting, just closed.
+/// Connections in every state: idle, paused over unread bytes, sending, flushing, connecting, just
+/// closed.
 fn busy(bed: &mut Bed, unanswered: SocketAddr) -> Vec<TcpStream> {
     let mut peers = Vec::new();
     for state in 0..18 {

@@ -1,5 +1,6 @@
-//! io_uring is forbidden, as Docker does by default: `Auto` says so and runs on epoll, `Uring` is an
-//! error that an operator understands. The filter holds for the thread that sets it and for those it starts.
+//! io_uring is forbidden, as Docker does by default: `Auto` says so and runs on epoll, `Uring` is
+//! an error that an operator understands. The filter holds for the thread that sets it and for
+//! those it starts.
 #![allow(clippy::unwrap_used)]
 
 mod driver_support;

@@ -1,8 +1,9 @@
-//! What both real drivers have around a machine: its clock, its mailbox, and the verbs that are due.
+//! What both real drivers have around a machine: its clock, its mailbox, and the verbs that are
+//! due.
 //!
 //! Verbs that an action causes (a connect that fails at once, a close) are not run inside the
-//! action but in the next turn. So a machine that answers each failure with a new attempt cannot hold
-//! its thread, and no verb runs while another does.
+//! action but in the next turn. So a machine that answers each failure with a new attempt cannot
+//! hold its thread, and no verb runs while another does.
 
 use std::{
     collections::VecDeque,
@@ -87,7 +88,8 @@ impl<M: Machine> Host<M> {
         }
     }
 
-    /// Whether this is the turn in which the machine asked to stop; then every connection is asked to close.
+    /// Whether this is the turn in which the machine asked to stop; then every connection is asked
+    /// to close.
     pub(super) fn begins_to_stop(&mut self) -> bool {
         if self.stopping || !self.io.is_stopped() {
             return false;
@@ -120,8 +122,8 @@ impl<M: Machine> Host<M> {
         Some(conn)
     }
 
-    /// How long the driver may sleep; zero when something is due, and `None` when only the outside can wake it.
-    /// Announces the sleep to the mailbox: [`Inbox::awake`] ends it.
+    /// How long the driver may sleep; zero when something is due, and `None` when only the outside
+    /// can wake it. Announces the sleep to the mailbox: [`Inbox::awake`] ends it.
     pub(super) fn sleep_time(&mut self, busy: bool, other: Option<Instant>) -> Option<Duration> {
         if busy || !self.due.is_empty() || !self.inbox.prepare_sleep() {
             return Some(Duration::ZERO);

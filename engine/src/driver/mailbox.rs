@@ -5,9 +5,10 @@
 //!  driver: asleep = true ─▶ queue empty? ─▶ wait ─▶ asleep = false ─▶ pop …
 //! ```
 //!
-//! Each side stores first and looks second, with a full fence between, so one of them always sees the other:
-//! either the driver finds the command and does not sleep, or the poster finds the driver asleep and wakes
-//! it. A busy driver costs a poster no system call, and a sleeping one is woken by one write.
+//! Each side stores first and looks second, with a full fence between, so one of them always sees
+//! the other: either the driver finds the command and does not sleep, or the poster finds the
+//! driver asleep and wakes it. A busy driver costs a poster no system call, and a sleeping one is
+//! woken by one write.
 
 use std::{
     os::fd::{AsRawFd, RawFd},
@@ -41,7 +42,8 @@ impl<C> Shared<C> {
         self.queue.push(command);
         fence(Ordering::SeqCst);
         if self.stopped.load(Ordering::Relaxed) {
-            // The driver may have emptied the queue before this command came: nobody else will drop it.
+            // The driver may have emptied the queue before this command came: nobody else will drop
+            // it.
             self.discard_all();
         } else if self.asleep.swap(false, Ordering::Relaxed) {
             self.event.signal();
@@ -51,8 +53,8 @@ impl<C> Shared<C> {
 
 /// Posts commands to a machine on its driver's thread. Cheap to clone.
 ///
-/// A command that the machine never saw because the driver ended is dropped, so what it holds (a reply channel, a
-/// guard) is released.
+/// A command that the machine never saw because the driver ended is dropped, so what it holds (a
+/// reply channel, a guard) is released.
 pub struct Mailbox<C>(Arc<Shared<C>>);
 
 impl<C> Clone for Mailbox<C> {
@@ -90,7 +92,8 @@ impl<C: Send + 'static> Mailbox<C> {
         Ok(())
     }
 
-    /// Posts beyond `mailbox_max`: for releases, whose number is bounded by the guards that post them.
+    /// Posts beyond `mailbox_max`: for releases, whose number is bounded by the guards that post
+    /// them.
     pub fn post_release(&self, command: C) {
         if !self.is_stopped() {
             self.0.waiting.fetch_add(1, Ordering::Relaxed);

@@ -1,15 +1,19 @@
 //! Drivers: the only place with syscalls, clocks and threads.
 //!
-//! A driver runs one [`Machine`] on one thread: io_uring where the kernel allows it ([`probe`]), epoll elsewhere,
-//! a simulated network in tests ([`sim`]). All keep the rules of [`crate::io`]. Beyond those rules:
+//! A driver runs one [`Machine`] on one thread: io_uring where the kernel allows it ([`probe`]),
+//! epoll elsewhere, a simulated network in tests ([`sim`]). All keep the rules of [`crate::io`].
+//! Beyond those rules:
 //!
 //! - a flushed connection is shut down for writing, then closed as soon as the peer's kernel has
-//!   acknowledged everything or the peer has closed, at the latest [`FLUSH_TIMEOUT`](crate::io::FLUSH_TIMEOUT) after the
-//!   request; what the peer still sends is discarded, because closing over unread bytes would reset the connection and
-//!   destroy what was flushed;
+//!   acknowledged everything or the peer has closed, at the latest
+//!   [`FLUSH_TIMEOUT`](crate::io::FLUSH_TIMEOUT) after the request; what the peer still sends is
+//!   discarded, because closing over unread bytes would reset the connection and destroy what was
+//!   flushed;
 //! - an aborted connection is reset; so is one that is flushed before it is up;
-//! - after [`Io::stop`](crate::io::Io::stop) the open connections are flushed and closed, each with its `closed`;
-//! - whoever drops the last [`Mailbox`] does not stop the driver: a command must ask the machine for it.
+//! - after [`Io::stop`](crate::io::Io::stop) the open connections are flushed and closed, each with
+//!   its `closed`;
+//! - whoever drops the last [`Mailbox`] does not stop the driver: a command must ask the machine
+//!   for it.
 
 mod epoll;
 mod host;
@@ -33,7 +37,8 @@ pub use self::{
 };
 use crate::io::Machine;
 
-/// Sent bytes may stay unacknowledged this long before the connection is given up (`TCP_USER_TIMEOUT`).
+/// Sent bytes may stay unacknowledged this long before the connection is given up
+/// (`TCP_USER_TIMEOUT`).
 pub const USER_TIMEOUT: Duration = Duration::from_secs(45);
 
 /// An idle connection is probed after this long …
@@ -108,11 +113,12 @@ impl<C> fmt::Debug for DriverThread<C> {
     }
 }
 
-/// Starts a driver thread and builds the machine on it. Returns when the driver is ready; `build` may still run.
+/// Starts a driver thread and builds the machine on it. Returns when the driver is ready; `build`
+/// may still run.
 ///
 /// # Errors
-/// When the thread, its descriptors or the CPU cannot be had, or `DriverKind::Uring` is asked for and io_uring is not
-/// available here.
+/// When the thread, its descriptors or the CPU cannot be had, or `DriverKind::Uring` is asked for
+/// and io_uring is not available here.
 pub fn spawn<M, F>(config: DriverConfig, build: F) -> io::Result<DriverThread<M::Command>>
 where
     M: Machine + 'static,

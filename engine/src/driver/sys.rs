@@ -64,8 +64,9 @@ impl AsRawFd for EventFd {
     }
 }
 
-/// Sets what every connection has: no Nagle delay, a bound on unacknowledged data, keep-alive probes.
-/// A socket whose peer is already gone refuses some of it, which the next receive reports better.
+/// Sets what every connection has: no Nagle delay, a bound on unacknowledged data, keep-alive
+/// probes. A socket whose peer is already gone refuses some of it, which the next receive reports
+/// better.
 pub(super) fn tune(socket: &impl AsFd) {
     let socket = SockRef::from(socket);
     let keepalive = TcpKeepalive::new()
@@ -77,7 +78,8 @@ pub(super) fn tune(socket: &impl AsFd) {
     let _ = socket.set_tcp_keepalive(&keepalive);
 }
 
-/// A socket to connect from. A ring wants it blocking: it would report "would block" instead of waiting.
+/// A socket to connect from. A ring wants it blocking: it would report "would block" instead of
+/// waiting.
 pub(super) fn stream_socket(to: SocketAddr, nonblocking: bool) -> io::Result<Socket> {
     let kind = Type::STREAM.cloexec();
     let kind = if nonblocking { kind.nonblocking() } else { kind };
@@ -114,7 +116,8 @@ pub(super) fn discard_input(socket: &impl AsFd) -> bool {
     false
 }
 
-/// Why `socket` failed; `None` when it has not, or when bytes or an orderly end lie before the failure.
+/// Why `socket` failed; `None` when it has not, or when bytes or an orderly end lie before the
+/// failure.
 pub(super) fn failure(socket: &impl AsFd) -> Option<io::Error> {
     let socket = SockRef::from(socket);
     let mut byte = [MaybeUninit::uninit()];
@@ -125,7 +128,8 @@ pub(super) fn failure(socket: &impl AsFd) -> Option<io::Error> {
     }
 }
 
-/// Whether accepting again at once would give the same `error`: no descriptor, no memory, no listener any more.
+/// Whether accepting again at once would give the same `error`: no descriptor, no memory, no
+/// listener any more.
 pub(super) fn is_futile(error: &io::Error) -> bool {
     matches!(
         error.raw_os_error(),
@@ -141,8 +145,8 @@ impl SpareFd {
         Self(File::open("/dev/null").ok())
     }
 
-    /// Accepts waiting peers one by one with the reserve and closes each at once, so that they can try
-    /// another server instead of waiting in the backlog. Gives their number.
+    /// Accepts waiting peers one by one with the reserve and closes each at once, so that they can
+    /// try another server instead of waiting in the backlog. Gives their number.
     pub(super) fn turn_away(&mut self, listener: &TcpListener) -> usize {
         let mut count = 0;
         while count < TURNED_AWAY_MAX && self.0.take().is_some() && listener.accept().is_ok() {
@@ -161,8 +165,8 @@ pub(super) fn pin_thread(cpu: usize) -> io::Result<()> {
     if cpu >= libc::CPU_SETSIZE as usize {
         return Err(io::Error::new(io::ErrorKind::InvalidInput, format!("there is no CPU {cpu}")));
     }
-    // SAFETY: `cpu_set_t` is plain data for which all zero is the empty set, `cpu` is within it, and the call
-    // reads exactly its size.
+    // SAFETY: `cpu_set_t` is plain data for which all zero is the empty set, `cpu` is within it,
+    // and the call reads exactly its size.
     check(unsafe {
         let mut set: libc::cpu_set_t = std::mem::zeroed();
         libc::CPU_SET(cpu, &mut set);
@@ -182,7 +186,8 @@ pub(super) fn unix_nanos() -> i64 {
 /// The system's randomness.
 ///
 /// # Panics
-/// When the kernel has none to give, which on Linux means a broken sandbox: no key may be made then.
+/// When the kernel has none to give, which on Linux means a broken sandbox: no key may be made
+/// then.
 pub(super) fn system_random(bytes: &mut [u8]) {
     getrandom::fill(bytes).expect("the kernel gives random bytes");
 }

@@ -315,7 +315,8 @@ pub fn connect(to: SocketAddr) -> TcpStream {
     peer
 }
 
-/// `len` bytes of an endless pattern from `offset`; the period is a prime, so shifted bytes do not pass for right ones.
+/// `len` bytes of an endless pattern from `offset`; the period is a prime, so shifted bytes do not
+/// pass for right ones.
 pub fn pattern(offset: usize, len: usize) -> Vec<u8> {
     (offset..offset + len).map(|i| (i % 65_521).wrapping_mul(31) as u8 ^ (i % 251) as u8).collect()
 }
@@ -380,7 +381,8 @@ impl Variant {
 pub fn variants() -> Vec<Variant> {
     let all = Features::ALL;
     let mut tiny = Variant::uring("tiny", all);
-    // Two submissions, four completions and two small buffers: every queue overflows, and buffers run out.
+    // Two submissions, four completions and two small buffers: every queue overflows, and buffers
+    // run out.
     tiny.uring = UringConfig {
         submissions: 2,
         completions: 4,

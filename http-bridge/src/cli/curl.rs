@@ -16,7 +16,7 @@ use bytes::Bytes;
 use clap::Args;
 use dmsg_engine::client::Client;
 use futures_util::TryStreamExt;
-use http::{HeaderName, HeaderValue, Method, Response, header};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, header};
 use http_body_util::StreamBody;
 use tokio::time::timeout;
 
@@ -50,7 +50,8 @@ pub(super) struct CurlArgs {
     #[arg(short = 'X', long, value_name = "METHOD")]
     request: Option<String>,
 
-    /// A header, "Name: value"; may be repeated. "Name:" without value removes a default one.
+    /// A header, "Name: value"; may be repeated. "Name:" without value removes
+    /// one that --data or --user-agent set.
     #[arg(short = 'H', long, value_name = "HEADER")]
     header: Vec<String>,
 
@@ -197,23 +198,24 @@ fn head(args: &CurlArgs, url: DmsgUrl) -> Result<Request, Failure> {
             .map_err(|_| Failure::usage("--range holds a control character"))?;
         request.headers.insert(header::RANGE, value);
     }
-    for line in &args.header {
+    set_headers(&mut request.headers, &args.header)?;
+    Ok(request)
+}
+
+/// A header given once or more replaces a default one; a name without value removes it.
+fn set_headers(headers: &mut HeaderMap, lines: &[String]) -> Result<(), Failure> {
+    let mut given = HeaderMap::new();
+    for line in lines {
         let bad = || Failure::usage(format!("--header {line:?} is not \"Name: value\""));
         let (name, value) = line.split_once(':').ok_or_else(bad)?;
         let name: HeaderName = name.trim().parse().map_err(|_| bad())?;
         match value.trim() {
-            "" => drop(request.headers.remove(&name)),
-            value => {
-                let value = value.parse().map_err(|_| bad())?;
-                if args.header.len() == 1 || !request.headers.contains_key(&name) {
-                    request.headers.insert(name, value);
-                } else {
-                    request.headers.append(name, value);
-                }
-            }
+            "" => drop(headers.remove(&name)),
+            value => drop(given.append(name, value.parse().map_err(|_| bad())?)),
         }
     }
-    Ok(request)
+    headers.extend(given);
+    Ok(())
 }
 
 async fn body(args: &CurlArgs) -> Result<RequestBody, Failure> {
@@ -314,5 +316,24 @@ fn show_head(mark: &str, response: &Response<ResponseBody>, to: &mut impl Write)
     let _ = write!(to, "{mark}{:?} {}\r\n", response.version(), response.status());
     for (name, value) in response.headers() {
         let _ = write!(to, "{mark}{name}: {}\r\n", String::from_utf8_lossy(value.as_bytes()));
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn given_headers_replace_default_ones_and_keep_each_other() {
+        let mut headers = HeaderMap::new();
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("default"));
+        headers.insert(header::USER_AGENT, HeaderValue::from_static("default"));
+        let lines = ["A: 1", "content-type: own", "a: 2", "User-Agent:"].map(str::to_owned);
+        set_headers(&mut headers, &lines).unwrap();
+        assert_eq!(headers.get_all("a").iter().collect::<Vec<_>>(), ["1", "2"]);
+        assert_eq!(headers.get_all("content-type").iter().collect::<Vec<_>>(), ["own"]);
+        assert!(!headers.contains_key("user-agent"));
+        assert!(set_headers(&mut headers, &["A: b\nc".to_owned()]).is_err());
     }
 }

@@ -1,6 +1,6 @@
 //! Keeping the list of servers fresh (`discovery.md §6`).
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use tokio::{
     sync::watch,
@@ -36,10 +36,15 @@ pub(super) async fn keep_fresh(
     interval: Duration,
 ) {
     let mut retry = RETRY_FIRST;
+    let mut known = BTreeSet::new();
     loop {
         let trouble = match timeout(LIST_TIMEOUT, directory.servers()).await {
             Ok(Ok(records)) if !records.is_empty() => {
-                info!(count = records.len(), "list of servers read");
+                let keys: BTreeSet<_> = records.iter().map(|record| record.key).collect();
+                if keys != known {
+                    info!(count = keys.len(), "the list of servers has changed");
+                    known = keys;
+                }
                 notes.set_list_trouble(None);
                 link.post_release(Command::Servers(names::resolve_all(records).await));
                 retry = RETRY_FIRST;

@@ -1,28 +1,27 @@
 //! The driver for kernels and containers without io_uring.
 //!
 //! ```text
-//!  wait ─▶ note what is ready ─▶ read each ready connection once ─▶ due verbs, commands, timers ─▶ send what was queued ─┐
-//!    ▲                                                                                                                   │
-//!    └───────────────────────────────────────────────────────────────────────────────────────────────────────────────────┘
+//!  wait ─▶ note readiness ─▶ read each ready one once ─▶ verbs due, timers ─▶ send queues ─┐
+//!    ▲                                                                                     │
+//!    └─────────────────────────────────────────────────────────────────────────────────────┘
 //! ```
 //!
-//! Edge-triggered: a connection is registered once, and what is ready is remembered here until a call
-//! says it is not. One vectored read per connection and turn is both the large receive that makes
-//! epoll fast and the bound that keeps one busy peer from starving the others.
+//! Edge-triggered: a connection is registered once, and what is ready is remembered here until a
+//! call says it is not. One vectored read per connection and turn is both the large receive that
+//! makes epoll fast and the bound that keeps one busy peer from starving the others.
 //!
 //! Invariant: a connection that is readable, not paused, and not gone is in `ready`.
 
 mod poller;
+mod stream;
 
 use std::{
     collections::VecDeque,
-    io::{self, IoSlice, IoSliceMut, Read},
-    net::{Shutdown, SocketAddr, TcpStream},
+    io,
+    net::{SocketAddr, TcpStream},
     os::fd::AsRawFd,
     time::Instant,
 };
-
-use socket2::SockRef;
 
 pub(super) use self::poller::Poller;
 use self::poller::{Readiness, Token};
@@ -32,7 +31,7 @@ use super::{
 };
 use crate::{
     io::{Action, CloseMode, Closed, ConnId, Machine},
-    pool::{Block, BlockPool, Slice},
+    pool::{Block, BlockPool},
 };
 
 /// A receive block. Larger ones cost cache, smaller ones send calls.
@@ -43,12 +42,6 @@ const READ_BLOCKS: usize = 4;
 
 /// Free blocks kept: 4 MiB.
 const FREE_BLOCKS_MAX: usize = 64;
-
-/// Less than this in a block is copied out of it, so that queued bytes pin at most four times their size.
-const COPY_MAX_BYTES: usize = BLOCK_BYTES / 4;
-
-/// Pieces of one send call; more gain nothing.
-const SEND_PIECES_MAX: usize = 64;
 
 /// Connections accepted in one turn at most.
 const ACCEPTS_PER_TURN: usize = 64;
@@ -312,99 +305,5 @@ impl<M: Machine> Driver<M> {
         if let Some(error) = sys::failure(&conn.stream) {
             self.end(id, Closed::Error(error));
         }
-    }
-}
-
-/// Bytes.
-impl<M: Machine> Driver<M> {
-    /// Receives once.
-    fn read(&mut self, id: ConnId) {
-        let paused = self.host.io.is_paused(id);
-        let Some(conn) = self.conns.get_mut(id.index()).and_then(Option::as_mut) else { return };
-        if conn.id != id {
-            return;
-        }
-        conn.listed = false;
-        if paused && conn.phase == Phase::Open {
-            return;
-        }
-        let mut memory = self.scratch.each_mut().map(|block| IoSliceMut::new(block.memory_mut()));
-        let result = conn.stream.read_vectored(&mut memory);
-        match result {
-            Ok(0) if conn.phase == Phase::Flushing => conn.readable = false,
-            Ok(0) if conn.phase == Phase::Lingering => self.end(id, Closed::ByUs),
-            Ok(0) => self.end(id, Closed::ByPeer),
-            Ok(len) => {
-                // Less than was asked for: the rest will be a new event, unless the end is here already.
-                conn.readable = len == READ_BLOCKS * BLOCK_BYTES || conn.hangup;
-                self.received(id, len);
-                self.list(id);
-            }
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => conn.readable = false,
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => self.list(id),
-            Err(_) if conn.phase != Phase::Open => self.end(id, Closed::ByUs),
-            Err(error) => self.end(id, Closed::Error(error)),
-        }
-    }
-
-    /// Hands over the first `len` bytes of the scratch blocks.
-    fn received(&mut self, id: ConnId, mut len: usize) {
-        for index in 0..READ_BLOCKS {
-            if len == 0 || self.conn(id).is_none_or(|conn| conn.phase != Phase::Open) {
-                return;
-            }
-            let part = len.min(BLOCK_BYTES);
-            len -= part;
-            let slice = if part <= COPY_MAX_BYTES {
-                Slice::copy_from(&self.scratch[index].memory_mut()[..part])
-            } else {
-                std::mem::replace(&mut self.scratch[index], self.pool.take()).freeze(part)
-            };
-            self.host.machine.received(&mut self.host.io, id, slice);
-            self.carry_out();
-        }
-    }
-
-    /// Sends what is queued, as far as the kernel takes it.
-    fn send(&mut self, id: ConnId) {
-        let Some(conn) = self.conns.get_mut(id.index()).and_then(Option::as_mut) else { return };
-        if conn.id != id || !matches!(conn.phase, Phase::Open | Phase::Flushing) {
-            return;
-        }
-        let Some(queue) = self.host.io.driver_queue(id) else { return };
-        while conn.writable && !queue.is_empty() {
-            let mut pieces = [IoSlice::new(&[]); SEND_PIECES_MAX];
-            let mut count = 0;
-            for (slot, piece) in pieces.iter_mut().zip(queue.pieces()) {
-                *slot = IoSlice::new(piece);
-                count += 1;
-            }
-            let socket = SockRef::from(&conn.stream);
-            match socket.send_vectored_with_flags(&pieces[..count], libc::MSG_NOSIGNAL) {
-                Ok(len) => queue.advance(len),
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => conn.writable = false,
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(_) if conn.phase == Phase::Flushing => return self.end(id, Closed::ByUs),
-                Err(error) => return self.end(id, Closed::Error(error)),
-            }
-        }
-        let flushed = queue.is_empty() && conn.phase == Phase::Flushing;
-        self.host.sent(id);
-        if flushed {
-            self.linger(id);
-        }
-    }
-
-    /// Ends a flush: at once when the peer's kernel has everything, else when the peer has closed too.
-    fn linger(&mut self, id: ConnId) {
-        let Some(conn) = self.conn(id) else { return };
-        let delivered = sys::unacknowledged_bytes(&conn.stream) == 0;
-        let shut = conn.stream.shutdown(Shutdown::Write);
-        // Closing over unread bytes would reset the connection.
-        let ended = sys::discard_input(&conn.stream);
-        if delivered || ended || shut.is_err() {
-            return self.end(id, Closed::ByUs);
-        }
-        conn.phase = Phase::Lingering;
     }
 }

@@ -110,7 +110,8 @@ impl Poller {
             .try_for_each(|index| self.control_listener(libc::EPOLL_CTL_MOD, index, events))
     }
 
-    /// Closes the listeners. They are deregistered first, since a duplicate of the descriptor would keep them registered.
+    /// Closes the listeners. They are deregistered first, since a duplicate of the descriptor would
+    /// keep them registered.
     pub(super) fn drop_listeners(&mut self) {
         for index in 0..self.listeners.len() {
             let _ = self.control_listener(libc::EPOLL_CTL_DEL, index, 0);

@@ -1,4 +1,5 @@
-//! What is going to happen in the simulated network, in the order of time and, within one instant, of asking.
+//! What is going to happen in the simulated network, in the order of time and, within one instant,
+//! of asking.
 
 use std::{any::Any, collections::BTreeMap, io, time::Duration};
 

@@ -25,15 +25,17 @@
 //! assert_eq!(net.raw_read(&peer), b"hello");
 //! ```
 //!
-//! Nodes are machines ([`Net::add`]) or scripted peers ([`Net::raw_connect`], [`Net::raw_listen`]). Nothing happens until a
-//! test lets time pass ([`Net::step`], [`Net::run_for`], [`Net::run_idle`], [`Net::run_while`]); then events come in
-//! the order of virtual time, and within one instant in the order they were caused. Faults are calls:
-//! [`Net::kill`], [`Net::black_hole`], [`Net::refuse`], [`Net::freeze`], [`Net::crash`], [`Net::jump_wall_clock`].
-//! A panic prints the seed. What is left out of TCP: keep-alive probes, half-close, loss and retransmission (a delay is all
-//! an application sees of those).
+//! Nodes are machines ([`Net::add`]) or scripted peers ([`Net::raw_connect`], [`Net::raw_listen`]).
+//! Nothing happens until a test lets time pass ([`Net::step`], [`Net::run_for`], [`Net::run_idle`],
+//! [`Net::run_while`]); then events come in the order of virtual time, and within one instant in
+//! the order they were caused. Faults are calls: [`Net::kill`], [`Net::black_hole`],
+//! [`Net::refuse`], [`Net::freeze`], [`Net::crash`], [`Net::jump_wall_clock`]. A panic prints the
+//! seed. What is left out of TCP: keep-alive probes, half-close, loss and retransmission (a delay
+//! is all an application sees of those).
 
 mod event;
 mod kernel;
+mod life;
 mod node;
 mod raw;
 mod rng;
@@ -88,7 +90,8 @@ pub struct Net {
 
 /// Building, time.
 impl Net {
-    /// An empty network. Everything random in it, its machines' randomness included, follows from `seed`.
+    /// An empty network. Everything random in it, its machines' randomness included, follows from
+    /// `seed`.
     #[must_use]
     pub fn new(seed: u64) -> Self {
         Self {
@@ -112,7 +115,8 @@ impl Net {
         }
     }
 
-    /// Adds a node that runs `machine`. Its first verb is whatever happens to it; use [`Net::with`] to start it.
+    /// Adds a node that runs `machine`. Its first verb is whatever happens to it; use [`Net::with`]
+    /// to start it.
     pub fn add<M: Machine + 'static>(&mut self, machine: M) -> NodeId {
         let id = NodeId(u32::try_from(self.nodes.len()).expect("fewer than 2^32 nodes"));
         let mut rng = Rng::new(self.rng.next_u64());
@@ -140,7 +144,8 @@ impl Net {
         address
     }
 
-    /// Makes the node listen at an address of the test's choice; a former listener there is replaced.
+    /// Makes the node listen at an address of the test's choice; a former listener there is
+    /// replaced.
     pub fn listen_at(&mut self, node: NodeId, address: SocketAddr) {
         self.services.insert(address, Service::Node(node));
     }
@@ -229,7 +234,8 @@ impl Net {
         self.run_to(deadline.saturating_duration_since(self.base));
     }
 
-    /// Runs until nothing but timers is left to happen, and not beyond `within`: true when it is so.
+    /// Runs until nothing but timers is left to happen, and not beyond `within`: true when it is
+    /// so.
     pub fn run_idle(&mut self, within: Duration) -> bool {
         self.run_while(within, |net| !net.agenda.is_idle())
     }
@@ -274,7 +280,8 @@ impl Net {
         self.outbound.insert(node, link);
     }
 
-    /// Changes one direction of a connection that stands: what `from` sends. No effect when it is gone.
+    /// Changes one direction of a connection that stands: what `from` sends. No effect when it is
+    /// gone.
     pub fn shape(&mut self, from: NodeId, wire: WireId, link: Link) {
         let Some(wire_now) = self.wires.get_mut(&wire) else { return };
         for half in &mut wire_now.halves {
@@ -332,7 +339,8 @@ impl Net {
         }
     }
 
-    /// Stops the node's process: no verb runs until [`Net::thaw`], while its kernel still accepts connections and bytes.
+    /// Stops the node's process: no verb runs until [`Net::thaw`], while its kernel still accepts
+    /// connections and bytes.
     pub fn freeze(&mut self, node: NodeId) {
         self.nodes[node.0 as usize].frozen = true;
     }
@@ -349,7 +357,8 @@ impl Net {
         }
     }
 
-    /// Ends the node at once, as a killed process: its listeners are gone, peers see a reset, no verb runs any more.
+    /// Ends the node at once, as a killed process: its listeners are gone, peers see a reset, no
+    /// verb runs any more.
     pub fn crash(&mut self, node: NodeId) {
         self.services.retain(|_, service| !matches!(service, Service::Node(n) if *n == node));
         for wire in self.wires(node) {

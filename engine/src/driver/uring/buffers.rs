@@ -1,4 +1,5 @@
-//! Receive buffers that all connections of a thread share: the kernel picks one when bytes have arrived.
+//! Receive buffers that all connections of a thread share: the kernel picks one when bytes have
+//! arrived.
 //!
 //! ```text
 //!   entries (read by the kernel)   [addr len id] [addr len id] … tail ─▶
@@ -70,8 +71,8 @@ impl BufferRing {
     pub(super) fn new(ring: &IoUring, count: u16, pool: BlockPool) -> io::Result<Self> {
         let count = count.clamp(1, COUNT_MAX).next_power_of_two();
         let entries = Entries::new(usize::from(count));
-        // SAFETY: `entries` holds `count` entries at the start of a page, and outlives the registration: it
-        // is dropped after the ring, or after every receive has ended.
+        // SAFETY: `entries` holds `count` entries at the start of a page, and outlives the
+        // registration: it is dropped after the ring, or after every receive has ended.
         unsafe {
             let start = entries.start.as_ptr() as u64;
             ring.submitter().register_buf_ring_with_flags(start, count, GROUP, 0)?;
@@ -101,9 +102,10 @@ impl BufferRing {
         let memory = self.blocks[usize::from(id)].memory_mut();
         let (address, len) = (memory.as_mut_ptr() as u64, memory.len() as u32);
         let slot = usize::from(self.tail & self.mask);
-        // SAFETY: `slot` is within the entries, and the kernel does not read it before the tail passes it. The tail lies in the first
-        // entry's unused field, which `set_*` leaves alone. The block's memory is on the heap, is not touched by us while
-        // the kernel owns it, and lives in `blocks`.
+        // SAFETY: `slot` is within the entries, and the kernel does not read it before the tail
+        // passes it. The tail lies in the first entry's unused field, which `set_*` leaves alone.
+        // The block's memory is on the heap, is not touched by us while the kernel owns it, and
+        // lives in `blocks`.
         unsafe {
             let entry = &mut *self.entries.start.as_ptr().add(slot);
             entry.set_addr(address);

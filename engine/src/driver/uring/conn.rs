@@ -35,8 +35,8 @@ pub(super) enum Armed {
     Cancelling,
 }
 
-/// Owns the descriptor and the memory of every operation in flight. Dropped only when `outstanding` is
-/// zero: that is what makes the operations sound.
+/// Owns the descriptor and the memory of every operation in flight. Dropped only when `outstanding`
+/// is zero: that is what makes the operations sound.
 pub(super) struct Conn {
     pub(super) id: ConnId,
     pub(super) stream: TcpStream,
@@ -47,8 +47,8 @@ pub(super) struct Conn {
     pub(super) send: Armed,
     pub(super) connect: Armed,
     pub(super) watch: Armed,
-    /// Arrived while the connection was paused: at most what one turn had completed before the receive was
-    /// cancelled, so no more than the shared buffers hold.
+    /// Arrived while the connection was paused: at most what one turn had completed before the
+    /// receive was cancelled, so no more than the shared buffers hold.
     pub(super) held: VecDeque<Slice>,
     /// What comes after `held`.
     pub(super) ended: Option<Closed>,
@@ -118,7 +118,8 @@ pub(super) struct Sending {
 
 impl Default for Sending {
     fn default() -> Self {
-        // SAFETY: `msghdr` is plain data (on some targets with private padding), for which all zero means nothing to send.
+        // SAFETY: `msghdr` is plain data (on some targets with private padding), for which all zero
+        // means nothing to send.
         let message = unsafe { std::mem::zeroed() };
         let nothing = libc::iovec { iov_base: std::ptr::null_mut(), iov_len: 0 };
         Self { segments: Vec::new(), head_sent: 0, pieces: [nothing; SEND_PIECES_MAX], message }
@@ -128,7 +129,8 @@ impl Default for Sending {
 impl Sending {
     /// Takes the front of `queue` and builds the operation that sends it.
     ///
-    /// The operation points into `self`, which stays where it is and untouched until [`Sending::finish`].
+    /// The operation points into `self`, which stays where it is and untouched until
+    /// [`Sending::finish`].
     pub(super) fn begin(&mut self, queue: &mut SendQueue, fd: Fd) -> squeue::Entry {
         (self.segments, self.head_sent) = queue.take_segments(SEND_PIECES_MAX);
         let mut skip = self.head_sent;

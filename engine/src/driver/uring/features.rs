@@ -6,8 +6,8 @@ use io_uring::{IoUring, Probe, opcode};
 
 use super::ring;
 
-/// Abilities beyond the least that the driver needs (Linux 5.11). The value in a configuration says what may be
-/// used, the value from [`probe`] what is there.
+/// Abilities beyond the least that the driver needs (Linux 5.11). The value in a configuration says
+/// what may be used, the value from [`probe`] what is there.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Features {
     /// Completions are made when the thread asks for them (`DEFER_TASKRUN`, Linux 6.1).
@@ -49,7 +49,8 @@ impl Default for Features {
 pub struct UringConfig {
     /// What may be used; tests force abilities off.
     pub features: Features,
-    /// Submission queue entries; more submissions than that in a turn cost a system call, nothing else.
+    /// Submission queue entries; more submissions than that in a turn cost a system call, nothing
+    /// else.
     pub submissions: u32,
     /// Completion queue entries; the kernel keeps what overflows.
     pub completions: u32,
@@ -136,7 +137,8 @@ impl From<Unavailable> for io::Error {
 /// # Errors
 /// When io_uring is missing, forbidden, or older than Linux 5.11.
 pub fn probe() -> Result<Features, Unavailable> {
-    // The kernel tidies up a ring on the thread that made it, and so would interrupt a system call of the caller later on.
+    // The kernel tidies up a ring on the thread that made it, and so would interrupt a system call
+    // of the caller later on.
     let probe = || {
         ring::open(&UringConfig { submissions: 8, completions: 16, ..UringConfig::default() })
             .map(|(_, features)| features)
@@ -148,8 +150,9 @@ pub fn probe() -> Result<Features, Unavailable> {
     })
 }
 
-/// What `ring` can do, of what is allowed. Flags of operations cannot be asked for, so operations that came with the same kernel
-/// version stand for them: `SOCKET` for multishot accept (5.19), `SEND_ZC` for multishot receive (6.0).
+/// What `ring` can do, of what is allowed. Flags of operations cannot be asked for, so operations
+/// that came with the same kernel version stand for them: `SOCKET` for multishot accept (5.19),
+/// `SEND_ZC` for multishot receive (6.0).
 pub(super) fn examine(ring: &IoUring, allowed: Features) -> Result<Features, Unavailable> {
     let old = Unavailable::from_errno(libc::EINVAL);
     let params = ring.params();

@@ -1,21 +1,24 @@
 //! The driver on io_uring: one ring per thread, one enter per turn.
 //!
 //! ```text
-//!  enter: submit all, wait ─▶ completions ─▶ due verbs, commands, timers ─▶ look at changed connections ─▶ queue sends ─┐
-//!    ▲                                                                                                                  │
-//!    └──────────────────────────────────────────────────────────────────────────────────────────────────────────────────┘
+//!  enter: submit, wait ─▶ completions ─▶ verbs due, timers ─▶ changed connections ─▶ sends ─┐
+//!    ▲                                                                                      │
+//!    └──────────────────────────────────────────────────────────────────────────────────────┘
 //! ```
 //!
-//! Listeners accept and connections receive by one request each until it is cancelled (multishot), into buffers that all
-//! connections share. A connection has one send in flight, whose memory it owns. What the kernel cannot do ([`Features`])
-//! is replaced by the one-shot operation; without io_uring at all there is [`super::epoll`].
+//! Listeners accept and connections receive by one request each until it is cancelled (multishot),
+//! into buffers that all connections share. A connection has one send in flight, whose memory it
+//! owns. What the kernel cannot do ([`Features`]) is replaced by the one-shot operation; without
+//! io_uring at all there is [`super::epoll`].
 //!
 //! Invariants:
-//! - a [`Conn`] is dropped, and its descriptor closed, only after the last completion of its last operation. So no operation
-//!   ever points into freed memory or at a descriptor with a new meaning;
+//! - a [`Conn`] is dropped, and its descriptor closed, only after the last completion of its last
+//!   operation. So no operation ever points into freed memory or at a descriptor with a new
+//!   meaning;
 //! - a connection that could receive but has no receive in flight is in `listed`;
 //! - when a turn ends, every provided buffer is back with the kernel.
 
+mod accept;
 mod buffers;
 mod conn;
 mod features;
@@ -26,12 +29,11 @@ mod stream;
 use std::{
     collections::VecDeque,
     io,
-    net::{SocketAddr, TcpListener, TcpStream},
-    os::fd::{AsRawFd, FromRawFd, OwnedFd},
+    net::{SocketAddr, TcpListener},
     time::{Duration, Instant},
 };
 
-use io_uring::{IoUring, opcode, squeue, types::Fd};
+use io_uring::{IoUring, opcode, squeue};
 
 pub use self::features::{Features, Unavailable, UringConfig, probe};
 use self::{
@@ -41,7 +43,7 @@ use self::{
     ring::{Completion, Ring},
 };
 use super::{
-    host::{ACCEPT_REST, Host},
+    host::Host,
     sys::{self, SpareFd},
 };
 use crate::{
@@ -49,8 +51,8 @@ use crate::{
     pool::BlockPool,
 };
 
-/// How long the end of a driver waits for operations it has cancelled. The kernel needs microseconds; past this their memory is
-/// leaked, which is the lesser evil.
+/// How long the end of a driver waits for operations it has cancelled. The kernel needs
+/// microseconds; past this their memory is leaked, which is the lesser evil.
 const CANCEL_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Free receive blocks kept beyond those the kernel holds: 2 MiB by default.
@@ -70,7 +72,8 @@ impl Setup {
         Ok(Self { ring, features, config, listeners: Vec::new() })
     }
 
-    /// Gives the listeners, blocking ones: a ring would report "would block" on others instead of waiting.
+    /// Gives the listeners, blocking ones: a ring would report "would block" on others instead of
+    /// waiting.
     pub(super) fn listen(&mut self, listeners: Vec<TcpListener>) -> io::Result<()> {
         listeners.iter().try_for_each(|listener| listener.set_nonblocking(false))?;
         self.listeners = listeners;
@@ -226,7 +229,8 @@ impl<M: Machine> Driver<M> {
         let (start, len) = (address.as_ptr(), address.len());
         let entry = opcode::Connect::new(conn.fd(), start.cast(), len).build();
         self.insert(conn);
-        // SAFETY: the connection owns the descriptor and the boxed address, and outlives the operation.
+        // SAFETY: the connection owns the descriptor and the boxed address, and outlives the
+        // operation.
         unsafe { self.submit(id, Kind::Connect, entry) };
         Ok(())
     }
@@ -250,7 +254,8 @@ impl<M: Machine> Driver<M> {
         }
     }
 
-    /// Begins the end: what is in flight is cancelled, `closed` follows when the kernel has let go of it.
+    /// Begins the end: what is in flight is cancelled, `closed` follows when the kernel has let go
+    /// of it.
     fn end(&mut self, id: ConnId, why: Closed) {
         let Some(conn) = self.conn(id).filter(|conn| !conn.is_ending()) else { return };
         conn.phase = Phase::Ending(why);
@@ -280,7 +285,8 @@ impl<M: Machine> Driver<M> {
     /// Submits an operation of a connection.
     ///
     /// # Safety
-    /// What `entry` names belongs to the connection and stays in place until the operation has completed.
+    /// What `entry` names belongs to the connection and stays in place until the operation has
+    /// completed.
     unsafe fn submit(&mut self, id: ConnId, kind: Kind, entry: squeue::Entry) {
         let Some(conn) = self.conn(id) else { return };
         conn.outstanding += 1;
@@ -305,108 +311,6 @@ impl<M: Machine> Driver<M> {
         let entry = opcode::AsyncCancel::new(op.encode()).build();
         // SAFETY: a cancellation names no descriptor and no memory.
         unsafe { self.submit(id, op.counterpart().kind, entry) };
-    }
-}
-
-/// Listeners and the mailbox.
-impl<M: Machine> Driver<M> {
-    fn arm_mailbox(&mut self) {
-        let fd = Fd(self.host.inbox.event_fd());
-        let entry = opcode::PollAdd::new(fd, libc::POLLIN as u32).build();
-        self.mailbox = Armed::Yes;
-        // SAFETY: `host` keeps the descriptor open until after the ring is gone.
-        unsafe { self.ring.push(entry.user_data(Op::new(Kind::Mailbox, 0).encode())) };
-    }
-
-    fn arm_listeners(&mut self) {
-        for index in 0..self.listeners.len() {
-            self.arm_accept(index);
-        }
-    }
-
-    fn arm_accept(&mut self, index: usize) {
-        let idle = self.dropping || self.host.is_stopping() || self.rest_until.is_some();
-        let listener = &mut self.listeners[index];
-        if idle || listener.accept != Armed::No {
-            return;
-        }
-        let fd = Fd(listener.socket.as_raw_fd());
-        let entry = if self.features.multishot_accept {
-            opcode::AcceptMulti::new(fd).flags(libc::SOCK_CLOEXEC).build()
-        } else {
-            let (nowhere, no_len) = (std::ptr::null_mut(), std::ptr::null_mut());
-            opcode::Accept::new(fd, nowhere, no_len).flags(libc::SOCK_CLOEXEC).build()
-        };
-        listener.accept = Armed::Yes;
-        // SAFETY: listeners are closed only with the driver, after the ring; no memory is named.
-        unsafe { self.ring.push(entry.user_data(Op::new(Kind::Accept, index).encode())) };
-    }
-
-    fn cancel_accept(&mut self, index: usize) {
-        if self.listeners[index].accept == Armed::Yes {
-            self.listeners[index].accept = Armed::Cancelling;
-            self.push_cancel(Op::new(Kind::Accept, index));
-        }
-    }
-
-    /// Cancels an operation that belongs to no connection.
-    fn push_cancel(&mut self, op: Op) {
-        let entry = opcode::AsyncCancel::new(op.encode()).build();
-        // SAFETY: a cancellation names no descriptor and no memory.
-        unsafe { self.ring.push(entry.user_data(op.counterpart().encode())) };
-    }
-
-    fn complete_accept(&mut self, index: usize, completion: Completion) {
-        if !completion.is_followed() {
-            self.listeners[index].accept = Armed::No;
-        }
-        match completion.outcome() {
-            Ok(fd) => {
-                // SAFETY: an accept that succeeds gives a fresh descriptor, which nothing else owns.
-                let fd = unsafe { OwnedFd::from_raw_fd(fd as libc::c_int) };
-                self.accepted(fd.into());
-            }
-            Err(error)
-                if error.raw_os_error() == Some(libc::EINVAL)
-                    && std::mem::take(&mut self.features.multishot_accept) =>
-            {
-                // If it is the flag that this kernel lacks, the one-shot accept works.
-            }
-            Err(error) if sys::is_futile(&error) => self.rest(index, &error),
-            // Cancelled, or the peer gave up while it waited.
-            Err(_) => {}
-        }
-        self.arm_accept(index);
-    }
-
-    fn accepted(&mut self, stream: TcpStream) {
-        // A peer without an address has gone again.
-        let Ok(peer) = stream.peer_addr() else { return };
-        if self.dropping || self.host.is_stopping() {
-            return;
-        }
-        sys::tune(&stream);
-        let id = self.host.io.add_conn();
-        self.insert(Conn::new(id, stream, Phase::Open));
-        self.list(id);
-        self.host.machine.accepted(&mut self.host.io, id, peer);
-        self.carry_out();
-    }
-
-    /// Out of descriptors: turns away who waits, and lets the listeners rest.
-    fn rest(&mut self, index: usize, error: &io::Error) {
-        let socket = &self.listeners[index].socket;
-        // Nobody else accepts here meanwhile, yet a peer may give up: an accept must not wait for the next one.
-        let mut turned_away = 0;
-        if socket.set_nonblocking(true).is_ok() {
-            turned_away = self.spare.turn_away(socket);
-            let _ = socket.set_nonblocking(false);
-        }
-        tracing::warn!(
-            turned_away,
-            "cannot accept: {error}; if descriptors ran out, raise the open-files limit"
-        );
-        self.rest_until = Some(self.host.io.now() + ACCEPT_REST);
     }
 }
 
@@ -449,8 +353,8 @@ impl<M: Machine> Driver<M> {
             Kind::Send => self.complete_send(id, completion),
             Kind::Connect => self.complete_connect(id, completion),
             Kind::Watch => self.complete_watch(id),
-            // Too late is no failure: then the operation's own completion is on its way. But one that was just about to
-            // renew itself is to be cancelled again.
+            // Too late is no failure: then the operation's own completion is on its way. But one
+            // that was just about to renew itself is to be cancelled again.
             _ if completion.result < 0 && *conn.armed(op.kind) == Armed::Cancelling => {
                 self.submit_cancel(id, op.counterpart());
             }
@@ -476,7 +380,8 @@ impl<M: Machine> Driver<M> {
 }
 
 impl<M: Machine> Drop for Driver<M> {
-    /// Waits until the kernel has let go of everything, on every way out: done, failed or panicking. No verb runs.
+    /// Waits until the kernel has let go of everything, on every way out: done, failed or
+    /// panicking. No verb runs.
     fn drop(&mut self) {
         self.dropping = true;
         let ids: Vec<_> = self.conns.iter().flatten().map(|conn| conn.id).collect();

@@ -5,8 +5,8 @@
 //!              │ kind   │ 0            │ slot or listener  │
 //! ```
 //!
-//! A connection has at most one operation of each kind, and its slot is not reused before the last of
-//! them has completed; so no generation is needed here.
+//! A connection has at most one operation of each kind, and its slot is not reused before the last
+//! of them has completed; so no generation is needed here.
 
 /// What an operation does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

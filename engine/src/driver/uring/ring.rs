@@ -81,15 +81,15 @@ impl Ring {
     /// Submits with the next [`Ring::wait`], or earlier when the queue is full.
     ///
     /// # Safety
-    /// Every descriptor and every piece of memory that `entry` names stays valid until its last completion has been
-    /// [taken](Ring::take_completions).
+    /// Every descriptor and every piece of memory that `entry` names stays valid until its last
+    /// completion has been [taken](Ring::take_completions).
     pub(super) unsafe fn push(&mut self, entry: squeue::Entry) {
         self.in_flight += 1;
         self.backlog.push_back(entry);
         self.move_backlog();
         if !self.backlog.is_empty() {
-            // A full queue: hand it to the kernel now. When that has no room for results either (EBUSY), the rest waits
-            // until completions were taken.
+            // A full queue: hand it to the kernel now. When that has no room for results either
+            // (EBUSY), the rest waits until completions were taken.
             let _ = self.ring.submit();
             self.move_backlog();
         }
@@ -98,7 +98,8 @@ impl Ring {
     fn move_backlog(&mut self) {
         let mut queue = self.ring.submission();
         while let Some(entry) = self.backlog.front() {
-            // SAFETY: the caller of `push` promised that what the entry names outlives the operation.
+            // SAFETY: the caller of `push` promised that what the entry names outlives the
+            // operation.
             if unsafe { queue.push(entry) }.is_err() {
                 break;
             }
@@ -118,7 +119,8 @@ impl Ring {
         match self.ring.submitter().submit_with_args(1, &args) {
             Ok(_) => Ok(()),
             Err(error) => match error.raw_os_error() {
-                // Time is up; a signal; results first, then submissions; memory is short for the moment.
+                // Time is up; a signal; results first, then submissions; memory is short for the
+                // moment.
                 Some(libc::ETIME | libc::EINTR | libc::EBUSY | libc::EAGAIN) => Ok(()),
                 _ => Err(error),
             },

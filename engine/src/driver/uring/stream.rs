@@ -19,7 +19,8 @@ use crate::{
 
 /// Receiving.
 impl<M: Machine> Driver<M> {
-    /// Brings a connection in line with what changed: hands over what was held, begins or cancels its receive.
+    /// Brings a connection in line with what changed: hands over what was held, begins or cancels
+    /// its receive.
     pub(super) fn look(&mut self, id: ConnId) {
         let Some(conn) = self.conn(id) else { return };
         conn.listed = false;
@@ -70,8 +71,8 @@ impl<M: Machine> Driver<M> {
             let block = conn.block.get_or_insert_with(|| self.pool.take());
             opcode::Recv::new(fd, block.memory_mut().as_mut_ptr(), block_bytes).build()
         };
-        // SAFETY: the connection owns the descriptor and its block, which nobody touches while the receive is
-        // in flight; provided buffers live in `buffers` until the ring is idle.
+        // SAFETY: the connection owns the descriptor and its block, which nobody touches while the
+        // receive is in flight; provided buffers live in `buffers` until the ring is idle.
         unsafe { self.submit(id, Kind::Recv, entry) };
     }
 
@@ -122,7 +123,8 @@ impl<M: Machine> Driver<M> {
         }
     }
 
-    /// The bytes of a completed receive. Its buffer goes back to the kernel whatever becomes of the connection.
+    /// The bytes of a completed receive. Its buffer goes back to the kernel whatever becomes of the
+    /// connection.
     fn received_slice(&mut self, id: ConnId, completion: Completion) -> Option<Slice> {
         let len = completion.outcome().unwrap_or(0);
         if let (Some(buffer), Some(buffers)) = (completion.buffer(), &mut self.buffers) {
@@ -184,8 +186,8 @@ impl<M: Machine> Driver<M> {
             return;
         }
         let entry = conn.sending.begin(queue, conn.fd());
-        // SAFETY: the connection owns the descriptor and, boxed, the message, its pieces and their bytes; none is touched before the
-        // send has completed, since `send` is armed until then.
+        // SAFETY: the connection owns the descriptor and, boxed, the message, its pieces and their
+        // bytes; none is touched before the send has completed, since `send` is armed until then.
         unsafe { self.submit(id, Kind::Send, entry) };
     }
 
@@ -211,7 +213,8 @@ impl<M: Machine> Driver<M> {
         }
     }
 
-    /// Ends a flush: at once when the peer's kernel has everything, else when the peer has closed too.
+    /// Ends a flush: at once when the peer's kernel has everything, else when the peer has closed
+    /// too.
     fn linger(&mut self, id: ConnId) {
         let Some(conn) = self.conn(id) else { return };
         let delivered = sys::unacknowledged_bytes(&conn.stream) == 0;

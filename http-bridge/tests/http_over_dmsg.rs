@@ -1,0 +1,160 @@
+//! The HTTP layer on real streams: a relay and two clients of the engine, in this process on loopback.
+#![allow(clippy::unwrap_used)]
+
+use std::{
+    convert::Infallible,
+    net::Ipv4Addr,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use axum::{
+    Extension, Router,
+    body::{Body, Bytes},
+    routing::{get, post},
+};
+use dmsg_engine::{
+    client::{Client, ClientConfig, ServerRecord, StaticDirectory},
+    identity::SecretKey,
+    server::{Server, ServerConfig},
+    wire::Addr,
+};
+use dmsg_http::{
+    http::{
+        HttpClient, HttpError, Request, RequestBody,
+        server::{CallerKey, ServeConfig, serve},
+    },
+    url::{DEFAULT_PORT, DmsgUrl},
+};
+use http::Method;
+use http_body::Frame;
+use http_body_util::{BodyExt, StreamBody};
+
+struct Network {
+    _relay: Server,
+    service: Client,
+    caller: Client,
+}
+
+impl Network {
+    async fn start(seed: &str) -> Self {
+        let key = |who: &str| SecretKey::from_seed(format!("{seed} {who}").as_bytes());
+        let relay = Server::start(ServerConfig::new(key("relay"), (Ipv4Addr::LOCALHOST, 0).into()))
+            .unwrap();
+        let servers = vec![ServerRecord {
+            key: relay.public_key(),
+            address: relay.local_addr().to_string(),
+            available_sessions: 1,
+        }];
+        let client = |who: &str| {
+            let directory = StaticDirectory { servers: servers.clone() };
+            Client::start(ClientConfig::new(key(who)), Arc::new(directory)).unwrap()
+        };
+        let (service, caller) = (client("service"), client("caller"));
+        service.ready().await.unwrap();
+        caller.ready().await.unwrap();
+        let listener = service.listen(DEFAULT_PORT).unwrap();
+        let config = ServeConfig::default();
+        tokio::spawn(serve(listener, router(), config, Arc::default(), std::future::pending()));
+        Self { _relay: relay, service, caller }
+    }
+
+    fn url(&self, target: &str) -> DmsgUrl {
+        let to = Addr { key: self.service.public_key(), port: DEFAULT_PORT };
+        DmsgUrl::new(to, target).unwrap()
+    }
+
+    /// Waits, within a limit, until the caller has no stream left.
+    async fn caller_is_free(&self) {
+        let deadline = Instant::now() + Duration::from_secs(20);
+        while self.caller.ports_in_use() > 0 {
+            assert!(Instant::now() < deadline, "{} ports leaked", self.caller.ports_in_use());
+            tokio::task::yield_now().await;
+        }
+    }
+}
+
+fn router() -> Router {
+    let endless = || async {
+        let pieces = futures_util::stream::repeat_with(|| {
+            Ok::<_, Infallible>(Frame::data(Bytes::from_static(&[7; 8192])))
+        });
+        Body::new(StreamBody::new(pieces))
+    };
+    Router::new()
+        .route("/who", get(|Extension(key): Extension<CallerKey>| async move { key.0.to_string() }))
+        .route("/echo", post(|body: Body| async move { http::Response::new(body) }))
+        .route("/endless", get(endless))
+        .route("/short", get(|| async { "short" }))
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_callers_key_is_the_one_the_handshake_proved() {
+    let network = Network::start("who").await;
+    let client = HttpClient::new(network.caller.clone());
+    let response = client.send(Request::get(network.url("/who"))).await.unwrap();
+    let body = response.into_body().read_to_end(100).await.unwrap();
+    assert_eq!(body, network.caller.public_key().to_string());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn megabytes_travel_in_both_directions_at_once() {
+    let network = Network::start("echo").await;
+    let client = HttpClient::new(network.caller.clone());
+    let sent: Bytes =
+        (0..8_000_000u32).map(|i| (i.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
+    let mut request = Request::new(Method::POST, network.url("/echo"));
+    request.body = RequestBody::Full(sent.clone());
+    let response = client.send(request).await.unwrap();
+    assert!(response.into_body().read_to_end(1 << 24).await.unwrap() == sent);
+    assert_eq!(client.stream_counts(), (1, 0));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn bodies_dropped_unread_free_their_ports() {
+    let network = Network::start("drop").await;
+    let client = HttpClient::new(network.caller.clone());
+    for round in 0..500 {
+        let response = client.send(Request::get(network.url("/endless"))).await.unwrap();
+        if round % 3 == 0 {
+            let mut body = response.into_body();
+            assert!(body.frame().await.unwrap().is_ok());
+        }
+    }
+    network.caller_is_free().await;
+    assert_eq!(client.stream_counts(), (0, 0));
+    // And the client is as good as new.
+    let response = client.send(Request::get(network.url("/short"))).await.unwrap();
+    assert_eq!(response.into_body().read_to_end(100).await.unwrap(), "short");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn requests_cancelled_at_any_moment_free_their_ports() {
+    let network = Network::start("cancel").await;
+    let client = HttpClient::new(network.caller.clone());
+    for polls in 0..200 {
+        let request = client.send(Request::get(network.url("/endless")));
+        // Each round lets the exchange get a little further.
+        let limit = Duration::from_micros(polls * 25);
+        let _ = tokio::time::timeout(limit, request).await;
+    }
+    network.caller_is_free().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_relay_that_dies_under_a_response_is_an_error() {
+    let network = Network::start("relay dies").await;
+    let client = HttpClient::new(network.caller.clone());
+    let response = client.send(Request::get(network.url("/endless"))).await.unwrap();
+    let Network { _relay: relay, service, caller } = network;
+    tokio::task::spawn_blocking(|| relay.shutdown()).await.unwrap();
+    let mut body = response.into_body();
+    let error = loop {
+        match body.frame().await.expect("an endless body does not end well") {
+            Ok(_) => {}
+            Err(error) => break error,
+        }
+    };
+    assert!(matches!(error, HttpError::Stream { .. } | HttpError::Incomplete { .. }), "{error}");
+    drop((service, caller));
+}
