@@ -149,8 +149,9 @@ impl Relay {
     ) {
         let (conn, id) = (to.conn, to.id);
         let Some(half) = self.half(conn, id).filter(|half| listens_to(half, from)) else {
-            // Our half is gone: so is the stream. Ends are not answered, or two dead halves would talk for ever.
-            if !matches!(msg, StreamMsg::Reset | StreamMsg::Refused(_)) {
+            // Our half is gone. Ends are not answered, or two dead halves would talk for ever; nor is credit: a half that ended
+            // well needs no more of it, while what it sent may still wait for the receiver.
+            if !matches!(msg, StreamMsg::Credit(_) | StreamMsg::Reset | StreamMsg::Refused(_)) {
                 self.tell(io, from, to, StreamMsg::Reset);
             }
             return;
