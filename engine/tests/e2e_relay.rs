@@ -7,6 +7,7 @@ use dmsg_engine::{
     client::{Client, ClientConfig, ServerRecord, StaticDirectory},
     driver::DriverKind,
     identity::SecretKey,
+    mux::MuxKind,
     server::{Server, ServerConfig},
     wire::{Addr, Port},
 };
@@ -38,8 +39,13 @@ fn server(driver: DriverKind, threads: u16) -> Server {
 }
 
 fn client(driver: DriverKind, server: &Server) -> Client {
+    client_with(driver, server, MuxKind::Yamux)
+}
+
+fn client_with(driver: DriverKind, server: &Server, mux: MuxKind) -> Client {
     let mut config = ClientConfig::new(SecretKey::generate().unwrap());
     config.driver = driver;
+    config.mux = mux;
     let record = ServerRecord {
         key: server.public_key(),
         address: server.local_addr().to_string(),
@@ -53,6 +59,17 @@ async fn echo_through(driver: DriverKind, threads: u16, bytes: usize) {
     let (a, b) = (client(driver, &server), client(driver, &server));
     a.ready().await.unwrap();
     b.ready().await.unwrap();
+    echo(&server, &a, &b, bytes).await;
+    a.close().await;
+    b.close().await;
+    assert_eq!(a.ports_in_use(), 0);
+    let stats = server.stats();
+    assert_eq!(stats.streams_total, 1);
+    assert!(stats.relayed_bytes > 2 * bytes as u64, "both directions, sealed");
+}
+
+/// `b` listens and sends back what `a` sends.
+async fn echo(server: &Server, a: &Client, b: &Client, bytes: usize) {
     let port = Port::new(80).unwrap();
     let mut listener = b.listen(port).unwrap();
     let echo = tokio::spawn(async move {
@@ -75,15 +92,9 @@ async fn echo_through(driver: DriverKind, threads: u16, bytes: usize) {
     });
     let mut got = Vec::with_capacity(bytes);
     read.read_to_end(&mut got).await.unwrap();
-    assert!(got == expected, "{driver:?}: other bytes came back");
+    assert!(got == expected, "{:?}: other bytes came back", server.driver());
     drop((read, writer.await.unwrap()));
     assert_eq!(echo.await.unwrap(), a.public_key(), "the caller's key is authenticated");
-    a.close().await;
-    b.close().await;
-    assert_eq!(a.ports_in_use(), 0);
-    let stats = server.stats();
-    assert_eq!(stats.streams_total, 1);
-    assert!(stats.relayed_bytes > 2 * bytes as u64, "both directions, sealed");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -126,5 +137,28 @@ async fn streams_cross_between_relay_threads() {
             }
         }
         assert_eq!(server.stats().streams_total, 36);
+    }
+}
+
+/// smux v1 cannot slow a sender down, so the relay must not read faster from one than the other side takes,
+/// also when that other side is on another thread.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn bulk_of_a_mux_without_windows_crosses_between_relay_threads() {
+    for driver in drivers() {
+        let server = server(driver, 2);
+        let yamux = client(driver, &server);
+        yamux.ready().await.unwrap();
+        // Some of them are on the other thread.
+        for _ in 0..4 {
+            let smux = client_with(driver, &server, MuxKind::SmuxV1);
+            smux.ready().await.unwrap();
+            server.hint_mux(&smux.public_key(), MuxKind::SmuxV1);
+            let there = echo(&server, &yamux, &smux, 8 << 20);
+            tokio::time::timeout(LIMIT, there).await.unwrap();
+            let back = echo(&server, &smux, &yamux, 8 << 20);
+            tokio::time::timeout(LIMIT, back).await.unwrap();
+            smux.close().await;
+        }
+        assert_eq!(server.stats().refused, []);
     }
 }

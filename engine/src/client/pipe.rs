@@ -1,7 +1,7 @@
 //! The two pipes between a stream's handle and the machine. Both carry ciphertext only.
 //!
 //! ```text
-//!   machine ──push──▶ inbound  ──poll_take──▶ handle     bounded by the mux window, or by INBOUND_MAX_BYTES
+//!   machine ──push──▶ inbound  ──poll_take──▶ handle     bounded by the mux window, or INBOUND_HOLD_BYTES
 //!   machine ◀──pop── outbound ◀──poll_room, push── handle     bounded by OUTBOUND_MAX_BYTES
 //! ```
 //!
@@ -26,9 +26,16 @@ use super::{
 };
 use crate::{mux::MuxKind, pool::Slice};
 
-/// Bytes of one stream that may wait unread where the mux has no window to bound them (smux v1);
-/// above it the stream is reset. Four yamux windows: a bound must be wider than what a window would
-/// let through.
+/// Unread bytes of one stream at which its session is no longer read, where the mux has no window to
+/// slow the peer down (smux v1). One yamux window.
+const INBOUND_HOLD_BYTES: usize = 256 * 1024;
+
+/// The session is read again when a held stream has fallen to this. More than one step of
+/// [`Pipe::poll_take`], so that the machine is woken below it.
+const INBOUND_LOW_BYTES: usize = INBOUND_HOLD_BYTES / 2;
+
+/// Bytes of one stream that may wait unread where no window bounds them; above it the stream is
+/// reset. Wider by far than what is still under way when the session is no longer read.
 pub(crate) const INBOUND_MAX_BYTES: usize = 1024 * 1024;
 
 /// Sealed bytes of one stream that may wait for the machine; a writer pends above it. One yamux
@@ -86,6 +93,7 @@ pub(crate) struct Pipe {
     link: Arc<EngineLink>,
     lease: Arc<Lease>,
     grant_step: u32,
+    inbound_hold: usize,
     inbound_max: usize,
     marked: AtomicBool,
     dropped: AtomicBool,
@@ -105,16 +113,17 @@ impl Pipe {
         // Credit is given back in steps, so that a reader of small messages does not wake the
         // machine for each. The mux holds back up to half a window more; step and half together
         // stay below the window (smux v2: 64 KiB).
-        let (grant_step, inbound_max) = match mux {
-            MuxKind::Yamux => (64 * 1024, usize::MAX),
-            MuxKind::SmuxV2 => (16 * 1024, INBOUND_MAX_BYTES),
-            MuxKind::SmuxV1 => (64 * 1024, INBOUND_MAX_BYTES),
+        let (grant_step, inbound_hold, inbound_max) = match mux {
+            MuxKind::Yamux => (64 * 1024, usize::MAX, usize::MAX),
+            MuxKind::SmuxV2 => (16 * 1024, usize::MAX, INBOUND_MAX_BYTES),
+            MuxKind::SmuxV1 => (64 * 1024, INBOUND_HOLD_BYTES, INBOUND_MAX_BYTES),
         };
         Arc::new(Self {
             key,
             link,
             lease,
             grant_step,
+            inbound_hold,
             inbound_max,
             marked: AtomicBool::new(false),
             dropped: AtomicBool::new(false),
@@ -232,16 +241,18 @@ impl Pipe {
         self.dropped.load(Ordering::Acquire)
     }
 
-    /// Hands ciphertext to the reader. `Err` with the bound when too much waits.
-    pub(crate) fn push_inbound(&self, slice: Slice) -> Result<(), usize> {
+    /// Hands ciphertext to the reader. True when so much waits that the session is to be held;
+    /// `Err` with the bound when too much does.
+    pub(crate) fn push_inbound(&self, slice: Slice) -> Result<bool, usize> {
         if self.is_dropped() {
-            return Ok(());
+            return Ok(false);
         }
         let mut inbound = lock(&self.inbound);
         inbound.bytes += slice.len();
         if inbound.bytes > self.inbound_max {
             return Err(self.inbound_max);
         }
+        let hold = inbound.bytes > self.inbound_hold;
         match inbound.pieces.back_mut() {
             _ if slice.len() > GATHER_MAX_BYTES => inbound.pieces.push_back(Piece::Shared(slice)),
             Some(Piece::Gathered(bytes)) if bytes.len() + slice.len() <= GATHERED_BYTES => {
@@ -250,7 +261,17 @@ impl Pipe {
             _ => inbound.pieces.push_back(Piece::Gathered(slice.to_vec())),
         }
         wake(inbound.reader.take(), inbound);
-        Ok(())
+        Ok(hold)
+    }
+
+    /// Bytes that wait unread.
+    pub(crate) fn unread_bytes(&self) -> usize {
+        lock(&self.inbound).bytes
+    }
+
+    /// Whether so little waits that a held session may be read again.
+    pub(crate) fn is_low(&self) -> bool {
+        self.unread_bytes() <= INBOUND_LOW_BYTES
     }
 
     /// The peer sent FIN.

@@ -17,9 +17,19 @@ use super::{
 };
 use crate::{
     io::{ConnId, Io},
-    mux::StreamId,
+    mux::{INITIAL_WINDOW_BYTES, StreamId},
     pool::Slice,
 };
+
+/// A client without windows may send this much more than its receiver has granted, then its session
+/// is not read. A receiver's first window is not granted but given, hence the larger part. The rest
+/// waits here, well within [`RelayLimits::stream_pending_bytes_max`](super::RelayLimits). Counted where
+/// the data comes in, since a half on another core would object too late.
+const AHEAD_MAX_BYTES: i64 = AHEAD_LOW_BYTES + 128 * 1024;
+
+/// Its session is read again when it is this much ahead. A receiver who has read everything has
+/// granted all but less than its first window, so this is always reached.
+const AHEAD_LOW_BYTES: i64 = INITIAL_WINDOW_BYTES as i64;
 
 /// A half hands over this much before the next one of its session gets its turn.
 const TURN_BYTES: usize = 16 * 1024;
@@ -32,10 +42,15 @@ impl Relay {
         match &mut half.stage {
             Stage::Relaying(relaying) => {
                 half.active = now;
-                let peer = relaying.peer;
-                self.stats.relayed_bytes.fetch_add(data.len() as u64, Relaxed);
+                let (peer, len) = (relaying.peer, data.len());
+                relaying.ahead_bytes += len as i64;
+                let too_far = relaying.ahead_bytes > AHEAD_MAX_BYTES;
+                self.stats.relayed_bytes.fetch_add(len as u64, Relaxed);
                 let here = StreamRef { core: self.core, conn, id };
                 self.tell(io, peer, here, StreamMsg::Data(data));
+                if too_far {
+                    self.source_hold(io, conn, id);
+                }
             }
             Stage::Request(_) => self.request_bytes(io, conn, id, data),
             Stage::Answer(_) => self.answer_bytes(io, conn, id, data),
@@ -149,16 +164,21 @@ impl Relay {
     ) {
         let (conn, id) = (to.conn, to.id);
         let Some(half) = self.half(conn, id).filter(|half| listens_to(half, from)) else {
-            // Our half is gone: so is the stream. Ends are not answered, or two dead halves would talk for ever.
-            if !matches!(msg, StreamMsg::Reset | StreamMsg::Refused(_)) {
+            // Our half is gone. Ends are not answered, or two dead halves would talk for ever; nor is credit: a half that ended
+            // well needs no more of it, while what it sent may still wait for the receiver.
+            if !matches!(msg, StreamMsg::Credit(_) | StreamMsg::Reset | StreamMsg::Refused(_)) {
                 self.tell(io, from, to, StreamMsg::Reset);
             }
             return;
         };
         match (&mut half.stage, msg) {
             (Stage::Relaying(_), StreamMsg::Data(data)) => self.peer_data(io, conn, id, data),
-            (Stage::Relaying(_), StreamMsg::Credit(bytes)) => {
+            (Stage::Relaying(relaying), StreamMsg::Credit(bytes)) => {
                 half.active = io.now();
+                relaying.ahead_bytes -= i64::from(bytes);
+                if relaying.ahead_bytes <= AHEAD_LOW_BYTES {
+                    self.source_release(io, conn, id);
+                }
                 if let (Some(up), Some(queue)) = (self.up(conn), io.queue(conn)) {
                     up.mux().grant(id, bytes, true, queue);
                 }
@@ -168,8 +188,6 @@ impl Relay {
                 self.timers.set(TimerKey::Stream(conn, id), io.now() + self.limits.linger_timeout);
                 self.finish_if_drained(io, conn, id);
             }
-            (Stage::Relaying(_), StreamMsg::Hold) => self.source_hold(io, conn, id),
-            (Stage::Relaying(_), StreamMsg::Release) => self.source_release(io, conn, id),
             (Stage::Relaying(_), StreamMsg::Reset | StreamMsg::Refused(_)) => {
                 self.reset_half(io, conn, id);
             }
@@ -229,16 +247,13 @@ impl Relay {
         }
     }
 
-    /// Keeps what waits within its bounds: first the source is held, then the heaviest stream goes.
+    /// Keeps what waits within its bounds: the heaviest stream goes.
     fn enforce_budget(&mut self, io: &mut Io, conn: ConnId, id: StreamId, waiting: usize) {
         let limits = &self.limits;
         let (stream_max, session_max) =
             (limits.stream_pending_bytes_max, limits.session_pending_bytes_max);
         if waiting > stream_max {
             return self.break_off(io, conn, id, RefuseReason::SlowReceiver);
-        }
-        if waiting > stream_max / 2 {
-            self.tell_hold(io, conn, id);
         }
         let over_core = self.pending_bytes > self.limits.core_pending_bytes_max;
         let Some(up) = self.up(conn) else { return };
@@ -247,16 +262,6 @@ impl Relay {
             if let Some((&heaviest, _)) = heaviest {
                 self.break_off(io, conn, heaviest, RefuseReason::SlowReceiver);
             }
-        }
-    }
-
-    fn tell_hold(&mut self, io: &mut Io, conn: ConnId, id: StreamId) {
-        let here = StreamRef { core: self.core, conn, id };
-        if let Some(Half { stage: Stage::Relaying(relaying), .. }) = self.half(conn, id)
-            && !std::mem::replace(&mut relaying.holding, true)
-        {
-            let peer = relaying.peer;
-            self.tell(io, peer, here, StreamMsg::Hold);
         }
     }
 
@@ -303,17 +308,15 @@ impl Relay {
                 continue;
             };
             blocked = 0;
-            self.account_drained(io, conn, id, data.len());
+            self.account_drained(conn, id, data.len());
             self.hand_over(io, conn, id, data);
             self.finish_if_drained(io, conn, id);
         }
     }
 
-    fn account_drained(&mut self, io: &mut Io, conn: ConnId, id: StreamId, len: usize) {
-        let release_at = self.limits.stream_pending_bytes_max / 4;
+    fn account_drained(&mut self, conn: ConnId, id: StreamId, len: usize) {
         self.pending_bytes -= len;
         self.stats.pending_bytes.fetch_sub(len as u64, Relaxed);
-        let here = StreamRef { core: self.core, conn, id };
         let Some(up) = self.up(conn) else { return };
         up.pending_bytes -= len;
         let Some(Half { stage: Stage::Relaying(relaying), .. }) = up.streams.get_mut(&id) else {
@@ -322,11 +325,6 @@ impl Relay {
         relaying.queued = !relaying.pending.is_empty();
         if relaying.queued {
             up.ready.push_back(id);
-        }
-        if relaying.holding && relaying.pending.len() <= release_at {
-            relaying.holding = false;
-            let peer = relaying.peer;
-            self.tell(io, peer, here, StreamMsg::Release);
         }
     }
 }

@@ -51,10 +51,6 @@ pub enum StreamMsg {
     Credit(u32),
     /// The half that speaks will send no more data.
     Finish,
-    /// More waits in the half that speaks than its receiver takes: stop, if the source can be stopped.
-    Hold,
-    /// The end of a `Hold`.
-    Release,
     /// The stream is over in both directions.
     Reset,
 }
@@ -128,9 +124,9 @@ pub(super) struct Relaying {
     pub(super) fin_sent: bool,
     /// This half waits in its session's list of those with something pending.
     pub(super) queued: bool,
-    /// We told the peer half to hold.
-    pub(super) holding: bool,
-    /// The peer half told us to hold, and our session is paused for it.
+    /// What our client sent, less what the peer's client granted beyond its first window.
+    pub(super) ahead_bytes: i64,
+    /// Our client is too far ahead, and its session is paused for it.
     pub(super) held: bool,
 }
 
@@ -143,7 +139,7 @@ impl Relaying {
             client_done: false,
             fin_sent: false,
             queued: false,
-            holding: false,
+            ahead_bytes: 0,
             held: false,
         }
     }

@@ -64,8 +64,8 @@ fn two_mebibytes_there_and_back_over_smux_v2_with_half_close() {
 }
 
 #[test]
-fn half_a_mebibyte_there_and_back_over_smux_v1() {
-    carries_data(MuxKind::SmuxV1, 512 * 1024);
+fn two_mebibytes_there_and_back_over_smux_v1() {
+    carries_data(MuxKind::SmuxV1, 2 * 1024 * 1024 + 13);
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 use std::{io::ErrorKind, time::Duration};
 
-use dmsg_engine::mux::MuxKind;
+use dmsg_engine::{client::machine::HOLD_MAX, mux::MuxKind};
 use futures_util::FutureExt;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
@@ -50,7 +50,33 @@ fn a_reader_that_stalls_stops_its_writer_and_nobody_else() {
 }
 
 #[test]
-fn where_there_is_no_window_an_unread_stream_is_reset_at_its_bound() {
+fn where_there_is_no_window_a_slow_reader_slows_its_session_down_and_loses_nothing() {
+    let mut world = World::with_mux(72, MuxKind::SmuxV1);
+    world.add_server();
+    world.add_client(|_| {});
+    world.add_client(|_| {});
+    world.connect_all();
+    let (mut near, mut far) = world.pair(0, 1);
+    let total = 4 * 1024 * 1024;
+    let mut write = Box::pin(async move {
+        near.write_all(&vec![5; total]).await.unwrap();
+        near
+    });
+    let (mut read, mut written) = (0, None);
+    let mut buffer = vec![0; 16 * 1024];
+    while read < total {
+        if written.is_none() {
+            written = write.as_mut().now_or_never();
+        }
+        // 1.6 MB/s, through a session that carries much more.
+        world.pass(Duration::from_millis(10));
+        read += far.read(&mut buffer).now_or_never().map_or(0, |count| count.unwrap());
+    }
+    assert_eq!((world.sessions(0), world.sessions(1)), (1, 1));
+}
+
+#[test]
+fn where_there_is_no_window_a_reader_that_stalls_is_reset_and_its_session_goes_on() {
     let mut world = World::with_mux(72, MuxKind::SmuxV1);
     world.add_server();
     world.add_client(|_| {});
@@ -62,10 +88,14 @@ fn where_there_is_no_window_an_unread_stream_is_reset_at_its_bound() {
         drop(near.write(&chunk).now_or_never());
         world.pass(Duration::from_millis(20));
     }
+    world.pass(HOLD_MAX);
     let error = world.wait(far.read_u8()).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::ConnectionReset);
     assert!(error.to_string().contains("wait unread"), "{error}");
     assert_eq!((world.sessions(0), world.sessions(1)), (1, 1));
+    let (mut near, mut far) = world.pair(0, 1);
+    world.wait(near.write_all(b"x")).unwrap();
+    assert_eq!(world.wait(far.read_u8()).unwrap(), b'x');
 }
 
 #[test]

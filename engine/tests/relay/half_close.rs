@@ -2,15 +2,27 @@
 
 use std::{sync::atomic::Ordering::Relaxed, time::Duration};
 
-use dmsg_engine::{driver::sim::Net, mux::MuxKind, relay::RefuseReason};
+use dmsg_engine::{
+    driver::sim::{Link, Net},
+    mux::MuxKind,
+    relay::RefuseReason,
+};
 
 use crate::peer::{Peer, Server, connect_through, server, settle, settle_for};
 
 fn pair(seed: u64) -> (Net, Server, Peer, Peer) {
+    pair_over(seed, Link::default(), MuxKind::Yamux)
+}
+
+fn pair_over(seed: u64, link: Link, mux_of_b: MuxKind) -> (Net, Server, Peer, Peer) {
     let mut net = Net::new(seed);
+    net.set_link(link);
     let server = server(&mut net);
     let a = Peer::connect(&mut net, &server, b"a", MuxKind::Yamux);
-    let b = Peer::connect(&mut net, &server, b"b", MuxKind::Yamux);
+    let mut b = Peer::connect(&mut net, &server, b"b", mux_of_b);
+    // The first frame tells the server the mux.
+    b.mux.ping(0, &mut b.queue);
+    settle(&mut net, &mut [&mut b]);
     (net, server, a, b)
 }
 
@@ -28,6 +40,29 @@ fn a_finished_direction_leaves_the_other_open() {
     assert_eq!(a.taken(at_a), b"answer after the FIN");
     b.mux.finish(at_b, &mut b.queue);
     settle(&mut net, &mut [&mut a, &mut b]);
+    assert!(a.finished(at_a));
+    assert_eq!(server.stats.stream_halves.load(Relaxed), 0);
+}
+
+/// Both directions of the sender's side are over, and its half is gone, while the rest still waits for the
+/// receiver. What the receiver grants meanwhile concerns nobody any more.
+#[test]
+fn the_rest_is_delivered_when_the_sender_is_done_with_both_directions() {
+    let narrow = Link { capacity_bytes: 16 * 1024, ..Link::default() };
+    let (mut net, server, mut a, mut b) = pair_over(44, narrow, MuxKind::SmuxV1);
+    let (at_a, at_b) = connect_through(&mut net, &mut a, &mut b);
+    a.mux.finish(at_a, &mut a.queue);
+    settle(&mut net, &mut [&mut a, &mut b]);
+    net.raw_stop_reading(&a.raw);
+    let sent: Vec<u8> = (0..350_000_u32).map(|i| (i * 7 + (i >> 9)) as u8).collect();
+    b.send(at_b, &sent);
+    b.mux.finish(at_b, &mut b.queue);
+    settle_for(&mut net, &mut [&mut b], Duration::from_secs(1));
+    assert!(server.stats.pending_bytes.load(Relaxed) > 100_000, "it waits in the relay");
+    net.raw_set_reading(&a.raw, true);
+    settle_for(&mut net, &mut [&mut a, &mut b], Duration::from_secs(2));
+    assert!(!a.was_reset(at_a));
+    assert_eq!(a.taken(at_a), sent);
     assert!(a.finished(at_a));
     assert_eq!(server.stats.stream_halves.load(Relaxed), 0);
 }

@@ -36,7 +36,7 @@ pub use dial::{DialId, DialRequest, Purpose};
 pub use liveness::{KEEP_ALIVE_INTERVAL, PONG_TIMEOUT};
 pub use servers::ServerTarget;
 pub use session::{QUIET_MAX, QUIET_MIN};
-pub use streams::LINGER;
+pub use streams::{HOLD_MAX, LINGER};
 
 use self::{dial::Dial, servers::Server, session::Session};
 use super::{
@@ -130,6 +130,8 @@ enum Timer {
     Linger(StreamKey),
     /// Look whether a stream was idle too long.
     Idle(StreamKey),
+    /// A stream's reader has held up its session for too long.
+    Hold(StreamKey),
     /// The connections had their time to flush.
     Stop,
 }
@@ -192,6 +194,7 @@ impl ClientMachine {
             Timer::Inbound(key) => self.refuse(io, key, "timed_out"),
             Timer::Linger(key) => self.linger_due(io, key),
             Timer::Idle(key) => self.idle_due(io, key),
+            Timer::Hold(key) => self.hold_due(io, key),
             Timer::Stop => io.stop(),
         }
     }

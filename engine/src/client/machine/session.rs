@@ -83,6 +83,8 @@ pub(super) struct Up {
     pub(super) waiting: VecDeque<DialId>,
     /// Inbound handshakes in progress.
     pub(super) inbound_count: usize,
+    /// Streams for which the session is not read.
+    pub(super) holds: usize,
     /// The server takes no new streams.
     pub(super) draining: bool,
     pub(super) idle_since: Instant,
@@ -204,6 +206,7 @@ impl ClientMachine {
             blocked: VecDeque::new(),
             waiting: VecDeque::new(),
             inbound_count: 0,
+            holds: 0,
             draining: false,
             idle_since: io.now(),
             since: io.now(),
@@ -253,7 +256,10 @@ impl ClientMachine {
     }
 
     pub(super) fn session_writable(&mut self, io: &mut Io, conn: ConnId) {
-        io.resume(conn);
+        let up = self.sessions.get(&conn).and_then(Session::up);
+        if up.is_none_or(|up| up.holds == 0) {
+            io.resume(conn);
+        }
         self.pump_blocked(io, conn);
     }
 

@@ -29,6 +29,10 @@ use crate::{
 /// session's mux.
 pub const LINGER: Duration = Duration::from_secs(10);
 
+/// How long the reader of one stream may hold up its whole session where the mux has no windows
+/// (smux v1), before the stream is reset. Well below the silence that ends a session.
+pub const HOLD_MAX: Duration = Duration::from_secs(10);
+
 /// Bytes one stream may send before the next one's turn, when several wait for the connection.
 const TURN_BYTES: usize = 16 * 1024;
 
@@ -55,6 +59,8 @@ pub(super) struct OpenStream {
     /// In the session's list of streams that wait for the connection.
     blocked: bool,
     lingering: bool,
+    /// The session is not read because too much of this stream waits.
+    held: bool,
     heard_at: Instant,
 }
 
@@ -66,6 +72,7 @@ impl OpenStream {
             fin_received: false,
             blocked: false,
             lingering: false,
+            held: false,
             heard_at: now,
         }
     }
@@ -92,8 +99,10 @@ impl ClientMachine {
                 let bytes = data.len() as u64;
                 let pushed = open.pipe.push_inbound(data);
                 self.shared.board.received_bytes.fetch_add(bytes, Ordering::Relaxed);
-                if let Err(max) = pushed {
-                    self.end_stream(io, key, StreamEnd::Overrun(max));
+                match pushed {
+                    Ok(false) => {}
+                    Ok(true) => self.hold_session(io, key),
+                    Err(max) => self.end_stream(io, key, StreamEnd::Overrun(max)),
                 }
             }
             Some(Slot::Dialing { .. }) => self.response_data(io, key, data),
@@ -110,6 +119,9 @@ impl ClientMachine {
                 if open.fin_sent {
                     open.pipe.close();
                     self.forget_stream(io, key);
+                } else {
+                    // Nothing more of it can come.
+                    self.release_session(io, key);
                 }
             }
             Some(&mut Slot::Dialing { dial, .. }) => {
@@ -155,6 +167,7 @@ impl ClientMachine {
         let Some(open) = self.open_stream(key) else { return };
         open.pipe.unmark();
         let grant = open.pipe.take_grant();
+        let is_low = open.pipe.is_low();
         let begins_linger = open.pipe.is_dropped() && !open.lingering;
         open.lingering |= begins_linger;
         if begins_linger {
@@ -166,6 +179,9 @@ impl ClientMachine {
             && let Some(queue) = io.queue(key.0)
         {
             up.mux.grant(key.1, grant, false, queue);
+        }
+        if is_low {
+            self.release_session(io, key);
         }
         self.pump(io, key);
     }
@@ -243,6 +259,41 @@ impl ClientMachine {
     }
 }
 
+/// Slowing down a peer whose mux has no windows: its whole session is not read for a while.
+impl ClientMachine {
+    fn hold_session(&mut self, io: &mut Io, key: StreamKey) {
+        let Some(open) = self.open_stream(key).filter(|open| !open.held) else { return };
+        open.held = true;
+        self.timers.set(Timer::Hold(key), io.now() + HOLD_MAX);
+        if let Some(up) = self.sessions.get_mut(&key.0).and_then(Session::up_mut) {
+            up.holds += 1;
+            io.pause(key.0);
+        }
+    }
+
+    fn release_session(&mut self, io: &mut Io, key: StreamKey) {
+        let Some(open) = self.open_stream(key).filter(|open| open.held) else { return };
+        open.held = false;
+        self.timers.cancel(Timer::Hold(key));
+        self.drop_hold(io, key.0);
+    }
+
+    fn drop_hold(&mut self, io: &mut Io, conn: ConnId) {
+        let Some(up) = self.sessions.get_mut(&conn).and_then(Session::up_mut) else { return };
+        up.holds -= 1;
+        // A full queue may be the other reason not to read; its end comes as `session_writable`.
+        if up.holds == 0 && !io.is_full(conn) {
+            io.resume(conn);
+        }
+    }
+
+    pub(super) fn hold_due(&mut self, io: &mut Io, key: StreamKey) {
+        let Some(open) = self.open_stream(key) else { return };
+        let unread = open.pipe.unread_bytes();
+        self.end_stream(io, key, StreamEnd::Overrun(unread));
+    }
+}
+
 /// The end of a stream.
 impl ClientMachine {
     /// Ends a stream whose handle may still be held: reset on the wire, and the handle's next call
@@ -269,7 +320,8 @@ impl ClientMachine {
         self.cancel_stream_timers(key);
         let now = io.now();
         let Some(up) = self.sessions.get_mut(&key.0).and_then(Session::up_mut) else { return };
-        if let Some(Slot::Inbound { .. }) = up.streams.remove(&key.1) {
+        let slot = up.streams.remove(&key.1);
+        if let Some(Slot::Inbound { .. }) = slot {
             up.inbound_count -= 1;
         }
         up.gauge.streams.store(up.streams.len(), Ordering::Relaxed);
@@ -280,11 +332,15 @@ impl ClientMachine {
                 return self.end_session(io, key.0, why, Some(CloseMode::Flush));
             }
         }
+        if let Some(Slot::Open(OpenStream { held: true, .. })) = slot {
+            self.drop_hold(io, key.0);
+        }
         self.advance_backlog(io, key.0);
     }
 
     pub(super) fn cancel_stream_timers(&mut self, key: StreamKey) {
-        for timer in [Timer::Inbound(key), Timer::Linger(key), Timer::Idle(key)] {
+        let timers = [Timer::Inbound(key), Timer::Linger(key), Timer::Idle(key), Timer::Hold(key)];
+        for timer in timers {
             self.timers.cancel(timer);
         }
     }
