@@ -20,8 +20,11 @@ pub mod yamux;
 mod input;
 mod mux_bytes;
 
+/// A target: one input in, no panic out.
+pub type Target = fn(&[u8]);
+
 /// Every target by its name, for the replay.
-pub const TARGETS: &[(&str, fn(&[u8]))] = &[
+pub const TARGETS: &[(&str, Target)] = &[
     ("discovery_entry", discovery_entry::run),
     ("dmsg_url", dmsg_url::run),
     ("gob", gob::run),

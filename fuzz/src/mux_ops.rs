@@ -167,7 +167,7 @@ impl Oracle {
         let unread = unread.entry(id).or_default();
         let bytes = (*unread).min(u32::from(amount) * 8);
         *unread -= bytes;
-        mux.grant(id, bytes, amount % 2 == 0, queue);
+        mux.grant(id, bytes, amount.is_multiple_of(2), queue);
     }
 
     fn finish(&mut self, side: usize, which: u8) {

@@ -23,7 +23,7 @@ pub fn run(data: &[u8]) {
     let mut input = Input::new(data);
     let seed = input.byte();
     let mut net = Net::new(u64::from(seed));
-    let chunking = if seed % 2 == 0 { Chunking::Whole } else { Chunking::Random(50) };
+    let chunking = if seed.is_multiple_of(2) { Chunking::Whole } else { Chunking::Random(50) };
     net.set_link(Link { chunking, ..Link::default() });
     let secret_key = SecretKey::from_seed(b"server");
     let server = secret_key.public_key();

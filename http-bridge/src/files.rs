@@ -2,7 +2,7 @@
 //!
 //! GET and HEAD with ranges, validators (ETag, Last-Modified) and conditions, `index.html`, and a
 //! listing where there is none. Nothing outside of the folder can be reached, whatever links and
-//! names the folder or a request contains: the kernel resolves each path beneath the folder ([`root`]).
+//! names the folder or a request contains: the kernel resolves each path beneath the folder (`files/root.rs`).
 //! Memory is bounded by one chunk per response and one bounded listing.
 //!
 //! Who may call is decided before a request gets here.

@@ -2,7 +2,7 @@
 //!
 //! Data goes to stdout, everything else to stderr, always. Each option has one name, spelled
 //! `--x-y` as a flag, `DMSG_X_Y` in the environment and `x_y` in the file of `--config`; in this order they win
-//! ([`config`]). The exit code says what went wrong ([`exit`]).
+//! (`config.rs`). The exit code says what went wrong (`exit.rs`).
 
 mod config;
 mod curl;
