@@ -2,7 +2,7 @@
 
 use std::{
     path::{Path, PathBuf},
-    time::{Duration, Instant},
+    time::Instant,
 };
 
 use dmsg_engine::{
@@ -69,7 +69,7 @@ async fn a_port_nobody_listens_on_fails_the_dial_and_nothing_else() {
     let port = Port::new(9).unwrap();
     for (name, server) in AnyServer::both(&relay).await {
         let record = server.record();
-        let go = GoEcho::start(&echo, Via::Server(&record), &[]).await;
+        let go = GoEcho::start_at_go_server(&echo, &record).await;
         let listener = ours::client(&record, DriverKind::Auto, MuxKind::Yamux).await;
         let dialler = ours::client(&record, DriverKind::Auto, MuxKind::Yamux).await;
         ours::spawn_echo(&listener);
@@ -93,7 +93,7 @@ async fn an_unknown_key_fails_the_dial_and_nothing_else() {
     let nobody = ours::echo_addr(SecretKey::generate().unwrap().public_key());
     for (name, server) in AnyServer::both(&relay).await {
         let record = server.record();
-        let go = GoEcho::start(&echo, Via::Server(&record), &[]).await;
+        let go = GoEcho::start_at_go_server(&echo, &record).await;
         let dialler = ours::client(&record, DriverKind::Auto, MuxKind::Yamux).await;
         let by_us = our_failed_dial(&dialler, nobody).await;
         let by_go = go_failed_dial(&dial, &record, nobody).await;
@@ -111,14 +111,12 @@ async fn open_stream(client: &Client, to: PublicKey) -> Stream {
     stream
 }
 
-/// How a stream ends that nobody sends anything on, and how long that takes.
-async fn end_of(stream: &mut Stream) -> (Duration, String) {
-    let started = Instant::now();
-    let end = match timeout(LIMIT, stream.read_u8()).await.expect("the stream never ended") {
+/// How a stream ends on which nothing comes any more.
+async fn end_of(stream: &mut Stream) -> String {
+    match timeout(LIMIT, stream.read_u8()).await.expect("the stream never ended") {
         Ok(byte) => panic!("a byte came: {byte}"),
         Err(error) => error.to_string(),
-    };
-    (started.elapsed(), end)
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -127,15 +125,17 @@ async fn a_killed_peer_ends_its_streams_and_no_others() {
     for (name, server) in AnyServer::both(&relay).await {
         let record = server.record();
         let via = Via::Server(&record);
-        let go = GoEcho::start(&echo, via, &[]).await;
-        let bystander = GoEcho::start(&echo, via, &[]).await;
+        let go = GoEcho::start_at_go_server(&echo, &record).await;
+        let bystander = GoEcho::start_at_go_server(&echo, &record).await;
         let us = ours::client(&record, DriverKind::Auto, MuxKind::Yamux).await;
         let mut listener = us.listen(Port::new(ours::ECHO_PORT).unwrap()).unwrap();
 
         let mut kept = open_stream(&us, bystander.key).await;
         let mut lost = open_stream(&us, go.key).await;
+        let killed = Instant::now();
         go.peer.kill().await;
-        let (dialled, how) = end_of(&mut lost).await;
+        let how = end_of(&mut lost).await;
+        let dialled = killed.elapsed();
         drop(lost);
 
         let to_us = ours::echo_addr(us.public_key()).to_string();
@@ -144,8 +144,10 @@ async fn a_killed_peer_ends_its_streams_and_no_others() {
         let byte = accepted.read_u8().await.unwrap();
         accepted.write_u8(byte).await.unwrap();
         dialler.line("dialed ").await;
+        let killed = Instant::now();
         dialler.kill().await;
-        let (was_accepted, _) = end_of(&mut accepted).await;
+        end_of(&mut accepted).await;
+        let was_accepted = killed.elapsed();
         drop(accepted);
         report!(
             "{name}: dialled stream ended in {dialled:.2?} ({how}), accepted in {was_accepted:.2?}"

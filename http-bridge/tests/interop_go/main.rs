@@ -34,4 +34,6 @@ mod peer;
 mod echoes;
 mod failures;
 mod muxes;
+mod networks;
 mod restarts;
+mod web;

@@ -139,7 +139,7 @@ async fn post_quantum_offers_do_no_harm() {
         [("our server", ours::record(&our_server)), ("Go server", go_server.record.clone())]
     {
         let via = Via::Server(&record);
-        let go = GoEcho::start(&echo, via, &[]).await;
+        let go = GoEcho::start_at_go_server(&echo, &record).await;
         let us = ours::client(&record, DriverKind::Auto, MuxKind::Yamux).await;
         ours::spawn_echo(&us);
         ours::echo(&us, ours::echo_addr(go.key), Load::one(1 << 20)).await;

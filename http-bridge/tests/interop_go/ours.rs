@@ -136,6 +136,17 @@ pub async fn exchange(stream: Stream, bytes: usize, seed: usize) {
     writer.await.unwrap();
 }
 
+/// Dials an echo through a server until it answers.
+pub async fn reach(server: &ServerRecord, to: Addr) {
+    let mut config = ClientConfig::new(SecretKey::generate().unwrap());
+    config.dial_timeout = Duration::from_secs(1);
+    let client =
+        client_with(config, Arc::new(StaticDirectory { servers: vec![server.clone()] })).await;
+    let reached = async { while client.dial(to).await.is_err() {} };
+    timeout(LIMIT, reached).await.expect("the echo is never reached");
+    client.close().await;
+}
+
 /// Waits until `holds`; what is not told by an event is asked for again and again, up to a limit.
 pub async fn until(what: &str, holds: impl Fn() -> bool) -> Duration {
     let started = Instant::now();

@@ -12,6 +12,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use crate::ours;
 use dmsg_engine::{
     client::ServerRecord,
     identity::{PublicKey, SecretKey},
@@ -59,8 +60,27 @@ pub struct Peer {
 
 impl Peer {
     pub fn start<S: AsRef<OsStr>>(program: &Path, args: impl IntoIterator<Item = S>) -> Self {
-        let mut child = Command::new(program)
-            .args(args)
+        let mut command = Command::new(program);
+        command.args(args);
+        Self::spawn(command)
+    }
+
+    /// Starts our own program, with this secret key.
+    pub fn ours(secret: &SecretKey, args: &[&str]) -> Self {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_dmsg"));
+        command.args(args);
+        for (name, _) in env::vars_os() {
+            if name.to_string_lossy().starts_with("DMSG_") {
+                command.env_remove(name);
+            }
+        }
+        command.env("DMSG_SECRET_KEY", &*secret.to_hex()).env("DMSG_LOG", "warn");
+        Self::spawn(command)
+    }
+
+    fn spawn(mut command: Command) -> Self {
+        let program = command.as_std().get_program().to_owned();
+        let mut child = command
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
@@ -70,36 +90,42 @@ impl Peer {
         let lines = Arc::new(watch::Sender::new(Vec::new()));
         tokio::spawn(read_lines(child.stdout.take().unwrap(), Arc::clone(&lines)));
         tokio::spawn(read_lines(child.stderr.take().unwrap(), Arc::clone(&lines)));
-        let name = program.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let name = Path::new(&program).file_name().unwrap().to_string_lossy().into_owned();
         Self { name, child, lines: lines.subscribe() }
     }
 
     /// The first line that contains `text`, printed already or yet to come.
     pub async fn line(&self, text: &str) -> String {
-        self.line_count(text, 1).await
-    }
-
-    /// The `count`th line that contains `text`.
-    pub async fn line_count(&self, text: &str, count: usize) -> String {
         let mut lines = self.lines.clone();
-        let nth = |lines: &[String]| {
-            lines.iter().filter(|line| line.contains(text)).nth(count - 1).cloned()
-        };
-        match timeout(LIMIT, lines.wait_for(|lines| nth(lines).is_some())).await {
-            Ok(Ok(lines)) => nth(&lines).unwrap(),
+        let first = |lines: &[String]| lines.iter().find(|line| line.contains(text)).cloned();
+        match timeout(LIMIT, lines.wait_for(|lines| first(lines).is_some())).await {
+            Ok(Ok(lines)) => first(&lines).unwrap(),
             Ok(Err(_)) => panic!("{} ended without {text:?}:\n{}", self.name, self.log()),
             Err(_) => panic!("{} did not print {text:?}:\n{}", self.name, self.log()),
         }
     }
 
     /// Waits for its end and returns everything it printed.
-    pub async fn end(mut self) -> Vec<String> {
-        if timeout(LIMIT, self.child.wait()).await.is_err() {
+    pub async fn end(self) -> Vec<String> {
+        self.end_with_code().await.1
+    }
+
+    /// Waits for its end: the exit code, and everything it printed.
+    pub async fn end_with_code(mut self) -> (Option<i32>, Vec<String>) {
+        let Ok(status) = timeout(LIMIT, self.child.wait()).await else {
             panic!("{} did not end:\n{}", self.name, self.log());
-        }
+        };
         // Its output ends after it does.
         while self.lines.changed().await.is_ok() {}
-        self.lines.borrow().clone()
+        let lines = self.lines.borrow().clone();
+        (status.unwrap().code(), lines)
+    }
+
+    /// Waits for its end, which must be a good one.
+    pub async fn succeed(self) {
+        let name = self.name.clone();
+        let (code, lines) = self.end_with_code().await;
+        assert_eq!(code, Some(0), "{name}:\n{}", lines.join("\n"));
     }
 
     /// Waits for its end; what follows `prefix` in the line that starts with it.
@@ -187,6 +213,14 @@ impl GoEcho {
         let ready = peer.line("READY ").await;
         let key = ready.split_whitespace().nth(1).unwrap().parse().unwrap();
         Self { peer, key }
+    }
+
+    /// The same, and waits until the server knows it: the client is ready a moment earlier, and a relay of 2024
+    /// leaves whoever dials it in that moment without an answer.
+    pub async fn start_at_go_server(program: &Path, server: &ServerRecord) -> Self {
+        let echo = Self::start(program, Via::Server(server), &[]).await;
+        ours::reach(server, ours::echo_addr(echo.key)).await;
+        echo
     }
 }
 

@@ -21,7 +21,7 @@ async fn clients_come_back_to_our_restarted_server() {
         let first = Server::start(config.clone()).unwrap();
         let record = ours::record(&first);
         config.listen = first.local_addr();
-        let go = GoEcho::start(&echo, Via::Server(&record), &[]).await;
+        let go = GoEcho::start_at_go_server(&echo, &record).await;
         let us = ours::client(&record, driver, MuxKind::Yamux).await;
         ours::echo(&us, ours::echo_addr(go.key), Load::one(1 << 10)).await;
         tokio::task::spawn_blocking(move || first.shutdown()).await.unwrap();
@@ -51,8 +51,7 @@ async fn our_client_comes_back_to_a_killed_go_server() {
         let first = GoRelay::start_at(&relay, &key, &listen, &[]).await;
         let us = ours::client(&first.record, driver, MuxKind::Yamux).await;
         ours::spawn_echo(&us);
-        let via = Via::Server(&first.record);
-        let go = GoEcho::start(&echo, via, &[]).await;
+        let go = GoEcho::start_at_go_server(&echo, &first.record).await;
         let mut stream = us.dial(ours::echo_addr(go.key)).await.unwrap();
         drop(go);
 
@@ -67,7 +66,7 @@ async fn our_client_comes_back_to_a_killed_go_server() {
         report!("{driver:?}: stream ended in {noticed:.2?} ({end}), back in {back:.2?}");
 
         let via = Via::Server(&second.record);
-        let go = GoEcho::start(&echo, via, &[]).await;
+        let go = GoEcho::start_at_go_server(&echo, &second.record).await;
         ours::echo(&us, ours::echo_addr(go.key), Load::one(1 << 20)).await;
         let to_us = ours::echo_addr(us.public_key()).to_string();
         go_echo(&dial, via, &to_us, Load::one(1 << 20), &[]).await;
