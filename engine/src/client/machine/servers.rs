@@ -251,7 +251,8 @@ impl ClientMachine {
             server.quiet = (server.quiet * 2).min(QUIET_MAX);
             debug!(server = %key.short(), quiet = ?server.quiet, "session closed at once, dialling again");
             server.retry_at = None;
-        } else if *ended.why == SessionEnd::Idle {
+        } else if matches!(ended.why, SessionEnd::Idle | SessionEnd::ClientClosed) {
+            // We wanted it so: nothing to report, nothing to wait out.
             server.retry_at = None;
         } else {
             let wait = server.backoff.fail(random);
