@@ -137,22 +137,27 @@ async fn a_reply_the_service_breaks_off_is_broken_off_here_too() {
 }
 
 #[tokio::test]
-async fn two_lengths_reach_the_service_as_one() {
+async fn a_request_with_two_lengths_is_refused_and_never_reaches_the_service() {
     let (dial, upstream) = proxy().await;
-    let mut stream = dial.dial(caller()).await.unwrap();
     let smuggled = "GET /admin HTTP/1.1\r\nHost: a\r\n\r\n";
-    let request = format!(
-        "POST /open HTTP/1.1\r\nHost: a\r\nContent-Length: {}\r\nTransfer-Encoding: chunked\r\n\r\n\
-         0\r\n\r\n{smuggled}",
-        smuggled.len() + 5
-    );
-    stream.write_all(request.as_bytes()).await.unwrap();
+    let length = format!("Content-Length: {}\r\n", smuggled.len() + 5);
+    let chunked = "Transfer-Encoding: chunked\r\n";
+    for headers in [format!("{length}{chunked}"), format!("{chunked}{length}")] {
+        let mut stream = dial.dial(caller()).await.unwrap();
+        let request = format!("POST /open HTTP/1.1\r\nHost: a\r\n{headers}\r\n0\r\n\r\n{smuggled}");
+        stream.write_all(request.as_bytes()).await.unwrap();
+        let mut reply = String::new();
+        stream.read_to_string(&mut reply).await.unwrap();
+        assert!(reply.starts_with("HTTP/1.1 400 "), "{reply}");
+        assert!(reply.contains("both Transfer-Encoding and Content-Length"), "{reply}");
+        assert_eq!(reply.matches("HTTP/1.1").count(), 1, "and the connection ends there: {reply}");
+    }
+    // The next connection that the service sees is this one.
+    let client = HttpClient::new(dial);
+    let reply = tokio::spawn(async move { client.send(Request::get(url("/next"))).await });
     let (mut service, _) = upstream.accept().await.unwrap();
     let head = read_head(&mut service).await;
-    assert!(head.starts_with("post /open "), "{head}");
-    let chunked = head.contains("\r\ntransfer-encoding: chunked\r\n");
-    assert!(chunked && !head.contains("content-length"), "{head}");
-    let mut rest = [0; 5];
-    service.read_exact(&mut rest).await.unwrap();
-    assert_eq!(&rest, b"0\r\n\r\n", "and the first request ends there");
+    assert!(head.starts_with("get /next "), "{head}");
+    service.write_all(b"HTTP/1.1 204 No Content\r\n\r\n").await.unwrap();
+    assert_eq!(reply.await.unwrap().unwrap().status(), StatusCode::NO_CONTENT);
 }
