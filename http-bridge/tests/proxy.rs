@@ -3,7 +3,7 @@
 
 mod common;
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use axum::{Router, body::Body};
 use bytes::Bytes;
@@ -29,7 +29,10 @@ async fn proxy() -> (PipeDial, TcpListener) {
 }
 
 fn start(target: &str) -> PipeDial {
-    let proxy = Proxy::new(Target::parse(target, false).unwrap());
+    start_proxy(Proxy::new(Target::parse(target, false).unwrap()))
+}
+
+fn start_proxy(proxy: Proxy) -> PipeDial {
     let service = Router::new().fallback(move |request: http::Request<Body>| {
         let proxy = proxy.clone();
         async move { proxy.respond(request).await }
@@ -110,6 +113,16 @@ async fn a_service_that_is_down_is_a_502() {
     drop(upstream);
     let reply = HttpClient::new(dial).send(Request::get(url("/"))).await.unwrap();
     assert_eq!(reply.status(), StatusCode::BAD_GATEWAY);
+}
+
+#[tokio::test]
+async fn a_service_that_hangs_is_a_504() {
+    let upstream = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let target = format!("http://{}", upstream.local_addr().unwrap());
+    let proxy = Proxy::new(Target::parse(&target, false).unwrap())
+        .with_answer_timeout(Duration::from_millis(50));
+    let reply = HttpClient::new(start_proxy(proxy)).send(Request::get(url("/"))).await.unwrap();
+    assert_eq!(reply.status(), StatusCode::GATEWAY_TIMEOUT);
 }
 
 #[tokio::test]

@@ -1,6 +1,8 @@
 //! Options that several subcommands share, and the engine client they describe.
 
-use std::{fs, os::unix::fs::PermissionsExt, path::PathBuf, str::FromStr, sync::Arc};
+use std::{
+    fs, os::unix::fs::PermissionsExt, path::PathBuf, str::FromStr, sync::Arc, time::Duration,
+};
 
 use clap::{Args, ValueEnum};
 use dmsg_engine::{
@@ -154,6 +156,12 @@ impl FromStr for ServerFlag {
     }
 }
 
+/// The value of a flag that is a time.
+pub(super) fn seconds(flag: &str, value: f64) -> Result<Duration, Failure> {
+    Duration::try_from_secs_f64(value)
+        .map_err(|_| Failure::usage(format!("{flag} {value}: a number of seconds is wanted")))
+}
+
 /// How a client reaches the network.
 #[derive(Debug, Args)]
 pub(super) struct ClientFlags {
@@ -232,6 +240,7 @@ impl ClientFlags {
             fixed_keys.push(discovery.parse::<DmsgUrl>()?.addr().key);
             Arc::new(DmsgTransport::new(late.clone()))
         } else {
+            check_http(discovery)?;
             Arc::new(TcpTransport::new())
         };
         let client = DiscoveryClient::new(discovery, transport, ClientOptions::default())
@@ -241,6 +250,23 @@ impl ClientFlags {
         let upstream = HttpDirectory::new(Arc::new(client), key.clone(), options);
         let directory = LayeredDirectory::layered(servers, fixed_keys, upstream);
         Ok(if seen == Visibility::Hidden { directory.hidden() } else { directory })
+    }
+}
+
+/// A discovery outside of DMSG speaks plain HTTP; what else is asked for would fail again and again later.
+pub(super) fn check_http(discovery: &str) -> Result<(), Failure> {
+    match discovery.split_once("://") {
+        Some(("http", _)) => Ok(()),
+        Some((scheme, _)) => Err(Failure::new(
+            Exit::Url,
+            format!(
+                "--discovery {discovery}: the scheme is {scheme:?}; http:// and dmsg:// are known"
+            ),
+        )),
+        None => Err(Failure::new(
+            Exit::Url,
+            format!("--discovery {discovery:?} is no URL: write http://HOST:PORT or dmsg://KEY"),
+        )),
     }
 }
 
