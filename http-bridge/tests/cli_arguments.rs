@@ -188,6 +188,31 @@ fn a_mistyped_secret_is_not_repeated() {
     assert!(!shown.contains("5e5e5e5e5e5e"), "{shown}");
 }
 
+#[test]
+fn what_is_no_secret_key_is_refused_with_the_rule_it_breaks() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("k");
+    for (content, rule) in [
+        (Vec::new(), "64 hex digits"),
+        (b"11".to_vec(), "64 hex digits"),
+        (format!("0x{}", "11".repeat(31)).into_bytes(), "hex digits only"),
+        ("00".repeat(32).into_bytes(), "order of secp256k1"),
+        ("ff".repeat(32).into_bytes(), "order of secp256k1"),
+        (vec![0xff; 64], "hex digits"),
+        (vec![b'1'; 5000], "more than 1024 bytes"),
+    ] {
+        fs::write(&path, &content).unwrap();
+        let by_file = run(&["key", "public", "--secret-key-file", path.to_str().unwrap()]);
+        assert_exit(&by_file, 26);
+        assert!(stderr(&by_file).contains(rule), "{rule}: {}", stderr(&by_file));
+        let Ok(text) = String::from_utf8(content) else { continue };
+        let by_env = dmsg(&["key", "public"]).env("DMSG_SECRET_KEY", &text).output().unwrap();
+        assert_exit(&by_env, 2);
+    }
+    // A file without end is not read to its end.
+    assert_exit(&run(&["key", "public", "--secret-key-file", "/dev/zero"]), 26);
+}
+
 /// `key public` prints which secret key won, so it shows precedence without a network.
 fn public_key_with(
     folder: &Path,

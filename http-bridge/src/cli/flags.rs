@@ -1,7 +1,8 @@
 //! Options that several subcommands share, and the engine client they describe.
 
 use std::{
-    fs, os::unix::fs::PermissionsExt, path::PathBuf, str::FromStr, sync::Arc, time::Duration,
+    fs, io::Read, os::unix::fs::PermissionsExt, path::PathBuf, str::FromStr, sync::Arc,
+    time::Duration,
 };
 
 use clap::{Args, ValueEnum};
@@ -61,8 +62,8 @@ impl IdentityFlags {
     /// The key that was given, if one was.
     pub(super) fn given(&self) -> Result<Option<SecretKey>, Failure> {
         match (&self.secret_key, &self.secret_key_file) {
-            (Some(SecretText(text)), _) => text.trim().parse().map(Some).map_err(|_| {
-                Failure::usage("--secret-key or DMSG_SECRET_KEY: a secret key has 64 hex digits")
+            (Some(SecretText(text)), _) => text.trim().parse().map(Some).map_err(|error| {
+                Failure::usage(format!("--secret-key or DMSG_SECRET_KEY: no secret key: {error}"))
             }),
             (None, Some(path)) => read_key(path).map(Some),
             (None, None) => Ok(None),
@@ -91,10 +92,21 @@ pub(super) fn fresh_key() -> Result<SecretKey, Failure> {
         .map_err(|error| Failure::new(Exit::Other, format!("no randomness: {error}")))
 }
 
+/// Bytes of a key file that are read: 64 digits and whatever white space stands around them.
+const KEY_FILE_MAX_BYTES: usize = 1024;
+
 /// Reads a key file; warns when others can read it too.
 pub(super) fn read_key(path: &std::path::Path) -> Result<SecretKey, Failure> {
     let fail = |what: String| Failure::new(Exit::Read, format!("{}: {what}", path.display()));
-    let text = Zeroizing::new(fs::read_to_string(path).map_err(|error| fail(error.to_string()))?);
+    let mut text = Zeroizing::new(Vec::with_capacity(KEY_FILE_MAX_BYTES + 1));
+    fs::File::open(path)
+        .and_then(|file| file.take(KEY_FILE_MAX_BYTES as u64 + 1).read_to_end(&mut text))
+        .map_err(|error| fail(error.to_string()))?;
+    if text.len() > KEY_FILE_MAX_BYTES {
+        return Err(fail(format!("no secret key: more than {KEY_FILE_MAX_BYTES} bytes")));
+    }
+    let text = std::str::from_utf8(&text)
+        .map_err(|_| fail("no secret key: a key is written in hex digits".to_owned()))?;
     if let Ok(meta) = fs::metadata(path)
         && meta.permissions().mode() & 0o077 != 0
     {
