@@ -31,8 +31,9 @@ pub const CALLER_KEY_HEADER: HeaderName = HeaderName::from_static("dmsg-caller-k
 /// Of a connection to the service.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// From the last piece of the request to the service's response head.
-const HEAD_TIMEOUT: Duration = Duration::from_secs(60);
+/// From the last piece of the request to the service's response head, unless told otherwise: less than the 30 s that our
+/// own clients wait, so that they learn who is slow.
+pub const ANSWER_TIMEOUT: Duration = Duration::from_secs(25);
 
 /// Idle connections kept to the service.
 const IDLE_MAX: usize = 32;
@@ -44,6 +45,12 @@ pub enum TargetError {
     /// Not an absolute `http://` URL.
     #[error("{0:?} is no http:// URL: write http://127.0.0.1:PORT")]
     NotHttp(String),
+    /// The port does not fit.
+    #[error("{0:?} has no port from 1 to 65535 behind the colon: write http://127.0.0.1:PORT")]
+    Port(String),
+    /// A query or a fragment, which no request could be appended to.
+    #[error("{0:?} has a query: only http://host:port, with a path at most, can be a target")]
+    Query(String),
     /// Another machine.
     #[error(
         "{0} is not on this machine: whoever reaches this service could reach into your network \
@@ -68,6 +75,12 @@ impl Target {
         let authority = uri.authority().cloned().ok_or_else(not_http)?;
         if uri.scheme() != Some(&Scheme::HTTP) || authority.as_str().contains('@') {
             return Err(not_http());
+        }
+        if !crate::url::has_valid_port(authority.as_str()) {
+            return Err(TargetError::Port(text.to_owned()));
+        }
+        if uri.query().is_some() {
+            return Err(TargetError::Query(text.to_owned()));
         }
         if !allow_remote && !is_loopback(authority.host()) {
             return Err(TargetError::NotLoopback(authority.host().to_owned()));
@@ -101,6 +114,7 @@ fn is_loopback(host: &str) -> bool {
 pub struct Proxy {
     target: Target,
     client: Client<HttpConnector, Forwarded>,
+    answer_timeout: Duration,
 }
 
 impl Proxy {
@@ -114,7 +128,13 @@ impl Proxy {
             .pool_timer(TokioTimer::new())
             .pool_max_idle_per_host(IDLE_MAX)
             .build(connector);
-        Self { target, client }
+        Self { target, client, answer_timeout: ANSWER_TIMEOUT }
+    }
+
+    /// The same, with another limit from the end of a request to the head of the service's answer.
+    #[must_use]
+    pub fn with_answer_timeout(self, answer_timeout: Duration) -> Self {
+        Self { answer_timeout, ..self }
     }
 
     /// Forwards a request and gives the service's answer, or 502 or 504.
@@ -131,7 +151,7 @@ impl Proxy {
         *forwarded.headers_mut() = request_headers(head.headers, &self.target.authority, caller);
         let reply = tokio::select! {
             reply = self.client.request(forwarded) => reply,
-            () = progress.stalled(HEAD_TIMEOUT) => {
+            () = progress.stalled(self.answer_timeout) => {
                 return problem(StatusCode::GATEWAY_TIMEOUT, "the service does not answer\n");
             }
         };
@@ -306,6 +326,13 @@ mod tests {
         ] {
             assert!(matches!(Target::parse(bad, true), Err(TargetError::NotHttp(_))), "{bad}");
         }
+        for bad in
+            ["http://127.0.0.1:99999", "http://127.0.0.1:0", "http://[::1]:", "http://a:70000/x"]
+        {
+            assert!(matches!(Target::parse(bad, true), Err(TargetError::Port(_))), "{bad}");
+        }
+        let query = Target::parse("http://127.0.0.1:1/?a", true).unwrap_err();
+        assert!(matches!(query, TargetError::Query(_)));
     }
 
     #[test]

@@ -22,6 +22,16 @@ pub const DEFAULT_PORT: Port = NonZeroU16::new(80).expect("80 is not 0");
 /// Longest URL that is read, in bytes. Servers commonly refuse request lines above 8 KiB.
 pub const URL_MAX_BYTES: usize = 8 * 1024;
 
+/// Whether an authority of an `http://` address has no port or one from 1 to 65535. (`http::Uri` takes any number, and
+/// clients then use port 80.)
+pub(crate) fn has_valid_port(authority: &str) -> bool {
+    let behind_host = authority.rsplit_once(']').map_or(authority, |(_, rest)| rest);
+    match behind_host.rsplit_once(':') {
+        None => true,
+        Some((_, port)) => port.parse::<NonZeroU16>().is_ok(),
+    }
+}
+
 /// Which rule a text breaks that should have been a `dmsg://` URL.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]

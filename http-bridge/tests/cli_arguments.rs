@@ -36,6 +36,15 @@ fn bad_arguments_end_with_2_and_say_so_on_stderr_only() {
         &["server"],
         &["key", "public"],
         &["key", "show", "--log", "((("],
+        &["key", "new", "--log", "loud"],
+        &["key", "new", "--log", ""],
+        &["key", "new", "--log", "info,loud"],
+        &["curl", "--discovery", "http://x", "-r", "abc", &url],
+        &["curl", "--discovery", "http://x", "-r", "5-2", &url],
+        &["curl", "--discovery", "http://x", "--connect-timeout", "0", &url],
+        &["curl", "--discovery", "http://x", "--sessions", "-1", &url],
+        &["serve", "--discovery", "http://x", "--to", "http://127.0.0.1:99999"],
+        &["serve", "--discovery", "http://x", "--to", "http://127.0.0.1:0"],
     ] {
         let output = run(args);
         assert_exit(&output, 2);
@@ -50,6 +59,55 @@ fn bad_urls_end_with_3() {
         let output = run(&["curl", "--discovery", "http://127.0.0.1:1", url]);
         assert_exit(&output, 3);
         assert_eq!(stdout(&output), "");
+    }
+}
+
+#[test]
+fn addresses_of_a_discovery_are_checked_before_anything_is_dialled() {
+    let url = format!("dmsg://{KEY}/");
+    for (discovery, needle) in [
+        ("x", "no URL"),
+        ("ftp://x", "\"ftp\""),
+        ("https://x", "\"https\""),
+        ("http://", "no base address"),
+        ("http://127.0.0.1:99999", "port"),
+        ("http://127.0.0.1:0", "port"),
+        ("http://user:secret@x", "user name"),
+        ("http://x/?a=b", "query"),
+    ] {
+        let output = run(&["curl", "--discovery", discovery, &url]);
+        assert_exit(&output, 3);
+        assert!(stderr(&output).contains(needle), "{discovery}: {}", stderr(&output));
+        assert_eq!(stderr(&output).lines().count(), 1, "{}", stderr(&output));
+    }
+}
+
+#[test]
+fn a_server_finds_out_what_is_wrong_before_it_tells_anybody_its_address() {
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let taken = taken.local_addr().unwrap().to_string();
+    let dmsg_url = format!("dmsg://{KEY}");
+    for (args, code, needle) in [
+        (&["--discovery", &dmsg_url][..], 2, "plain HTTP"),
+        (&["--discovery", "https://x"], 3, "\"https\""),
+        (&["--discovery", "http://x:99999"], 3, "port"),
+        (&["--public-address", "x"], 2, "HOST:PORT"),
+        (&["--public-address", "x:0"], 2, "1 to 65535"),
+        (&["--public-address", "::1:80"], 2, "[IPv6]"),
+        (&["--public-address", ":80"], 2, "no host"),
+        (&["--sessions-max", "0"], 2, "--sessions-max"),
+        (&["--threads", "0"], 2, "--threads"),
+        (&["--admin", &taken], 1, "admin page"),
+        (&["--discovery", "http://127.0.0.1:1", "--listen", "0.0.0.0:0"], 2, "--public-address"),
+    ] {
+        let listen: &[&str] =
+            if args.contains(&"--listen") { &[] } else { &["--listen", "127.0.0.1:0"] };
+        let mut server = dmsg(&["server"]);
+        server.args(listen).args(args).env("DMSG_SECRET_KEY", "11".repeat(32));
+        let output = server.output().unwrap();
+        assert_exit(&output, code);
+        assert_eq!(stdout(&output), "", "{args:?}");
+        assert!(stderr(&output).contains(needle), "{args:?}: {}", stderr(&output));
     }
 }
 
@@ -130,6 +188,31 @@ fn a_mistyped_secret_is_not_repeated() {
     assert!(!shown.contains("5e5e5e5e5e5e"), "{shown}");
 }
 
+#[test]
+fn what_is_no_secret_key_is_refused_with_the_rule_it_breaks() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("k");
+    for (content, rule) in [
+        (Vec::new(), "64 hex digits"),
+        (b"11".to_vec(), "64 hex digits"),
+        (format!("0x{}", "11".repeat(31)).into_bytes(), "hex digits only"),
+        ("00".repeat(32).into_bytes(), "order of secp256k1"),
+        ("ff".repeat(32).into_bytes(), "order of secp256k1"),
+        (vec![0xff; 64], "hex digits"),
+        (vec![b'1'; 5000], "more than 1024 bytes"),
+    ] {
+        fs::write(&path, &content).unwrap();
+        let by_file = run(&["key", "public", "--secret-key-file", path.to_str().unwrap()]);
+        assert_exit(&by_file, 26);
+        assert!(stderr(&by_file).contains(rule), "{rule}: {}", stderr(&by_file));
+        let Ok(text) = String::from_utf8(content) else { continue };
+        let by_env = dmsg(&["key", "public"]).env("DMSG_SECRET_KEY", &text).output().unwrap();
+        assert_exit(&by_env, 2);
+    }
+    // A file without end is not read to its end.
+    assert_exit(&run(&["key", "public", "--secret-key-file", "/dev/zero"]), 26);
+}
+
 /// `key public` prints which secret key won, so it shows precedence without a network.
 fn public_key_with(
     folder: &Path,
@@ -193,8 +276,13 @@ fn what_is_wrong_in_the_file_is_named_with_file_and_line() {
         ("[sever]\nlisten = \"127.0.0.1:0\"\n", &["[sever]"]),
         ("config = \"x\"\n", &["line 1", "config"]),
         ("[curl]\nurls = [\"x\"]\n", &["line 2", "urls"]),
-        ("[curl]\nsessions = \"many\"\n", &["--sessions", "many"]),
-        ("[curl]\ninclude = \"perhaps\"\n", &["--include"]),
+        ("[curl]\nsessions = \"many\"\n", &["line 2", "--sessions", "many"]),
+        ("\n[curl]\nsessions = -1\n", &["line 3", "--sessions", "-1"]),
+        ("[curl]\ninclude = \"perhaps\"\n", &["line 2", "include", "true or false"]),
+        ("[curl]\nfail = 1.0\n", &["line 2", "fail", "true or false"]),
+        ("[curl]\ndriver = [\"epoll\", \"uring\"]\n", &["line 2", "driver", "no list"]),
+        ("log = \"loud\"\n", &["line 1", "loud"]),
+        ("[curl]\n[curl]\n", &["line 2", "duplicate"]),
         ("[curl]\nsessions = { a = 1 }\n", &["line 2", "sessions"]),
         ("[curl\n", &["dmsg.toml"]),
         ("log = 1\nlog = 2\n", &["dmsg.toml"]),
@@ -204,6 +292,7 @@ fn what_is_wrong_in_the_file_is_named_with_file_and_line() {
         assert_exit(&output, 2);
         assert_eq!(stdout(&output), "");
         let said = stderr(&output);
+        assert!(!said.contains("Usage:"), "nobody typed this: {said}");
         for needle in needles.iter().chain(&["dmsg.toml"]) {
             assert!(said.contains(needle), "{text:?} gave {said:?}, without {needle:?}");
         }

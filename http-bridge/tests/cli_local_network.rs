@@ -212,6 +212,47 @@ fn the_page_shows_what_happens() {
 }
 
 #[test]
+fn curl_is_silent_unless_it_is_asked_or_something_is_wrong() {
+    let network = LocalNetwork::start(&[]);
+    let curl = |args: &[&str]| {
+        let args = [&["curl", "--discovery", &network.discovery], args, &[&network.web]].concat();
+        let output = run(&args);
+        assert_exit(&output, 0);
+        assert!(stdout(&output).starts_with("<!doctype html>"));
+        stderr(&output)
+    };
+    assert_eq!(curl(&[]), "");
+    let verbose = curl(&["-v"]);
+    for part in ["> GET / HTTP/1.1", "< HTTP/1.1 200 OK", "session is up"] {
+        assert!(verbose.contains(part), "no {part:?} in {verbose}");
+    }
+    assert!(curl(&["--log", "info"]).contains("session is up"));
+    assert!(!curl(&["-v", "--log", "off"]).contains("session is up"));
+    // A suffix begins with a hyphen, like a flag.
+    let tail = run(&["curl", "--discovery", &network.discovery, "-r", "-9", &network.web]);
+    assert_exit(&tail, 0);
+}
+
+#[test]
+fn the_printed_commands_work_as_they_are() {
+    let network = LocalNetwork::start(&[]);
+    // As printed, run by a shell in the folder in which `local` was started.
+    for hint in &network.curl_hints {
+        let output = Command::new("sh").args(["-c", hint]).output().unwrap();
+        assert_exit(&output, 0);
+        assert!(stdout(&output).starts_with("<!doctype html>"), "{hint}");
+    }
+}
+
+#[test]
+fn what_cannot_be_gone_on_with_is_not_offered_to_be() {
+    let network = LocalNetwork::start(&[]);
+    let output = network.curl(&["-o", "/dev/full", &network.web]);
+    assert_exit(&output, 23);
+    assert!(!stderr(&output).contains("--continue-at"), "{}", stderr(&output));
+}
+
+#[test]
 fn a_peer_that_nobody_knows_ends_with_6_and_one_without_listener_with_7() {
     let network = LocalNetwork::start(&[]);
     let unknown = "dmsg://03af6d996f86b9bd3b0e0af7945176f63114a85e63fdf2cca4e945e1afa2fdb188/";

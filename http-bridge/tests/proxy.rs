@@ -3,7 +3,7 @@
 
 mod common;
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use axum::{Router, body::Body};
 use bytes::Bytes;
@@ -29,7 +29,10 @@ async fn proxy() -> (PipeDial, TcpListener) {
 }
 
 fn start(target: &str) -> PipeDial {
-    let proxy = Proxy::new(Target::parse(target, false).unwrap());
+    start_proxy(Proxy::new(Target::parse(target, false).unwrap()))
+}
+
+fn start_proxy(proxy: Proxy) -> PipeDial {
     let service = Router::new().fallback(move |request: http::Request<Body>| {
         let proxy = proxy.clone();
         async move { proxy.respond(request).await }
@@ -113,6 +116,16 @@ async fn a_service_that_is_down_is_a_502() {
 }
 
 #[tokio::test]
+async fn a_service_that_hangs_is_a_504() {
+    let upstream = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let target = format!("http://{}", upstream.local_addr().unwrap());
+    let proxy = Proxy::new(Target::parse(&target, false).unwrap())
+        .with_answer_timeout(Duration::from_millis(50));
+    let reply = HttpClient::new(start_proxy(proxy)).send(Request::get(url("/"))).await.unwrap();
+    assert_eq!(reply.status(), StatusCode::GATEWAY_TIMEOUT);
+}
+
+#[tokio::test]
 async fn a_service_that_speaks_no_http_is_a_502() {
     let (dial, upstream) = proxy().await;
     tokio::spawn(async move {
@@ -137,22 +150,27 @@ async fn a_reply_the_service_breaks_off_is_broken_off_here_too() {
 }
 
 #[tokio::test]
-async fn two_lengths_reach_the_service_as_one() {
+async fn a_request_with_two_lengths_is_refused_and_never_reaches_the_service() {
     let (dial, upstream) = proxy().await;
-    let mut stream = dial.dial(caller()).await.unwrap();
     let smuggled = "GET /admin HTTP/1.1\r\nHost: a\r\n\r\n";
-    let request = format!(
-        "POST /open HTTP/1.1\r\nHost: a\r\nContent-Length: {}\r\nTransfer-Encoding: chunked\r\n\r\n\
-         0\r\n\r\n{smuggled}",
-        smuggled.len() + 5
-    );
-    stream.write_all(request.as_bytes()).await.unwrap();
+    let length = format!("Content-Length: {}\r\n", smuggled.len() + 5);
+    let chunked = "Transfer-Encoding: chunked\r\n";
+    for headers in [format!("{length}{chunked}"), format!("{chunked}{length}")] {
+        let mut stream = dial.dial(caller()).await.unwrap();
+        let request = format!("POST /open HTTP/1.1\r\nHost: a\r\n{headers}\r\n0\r\n\r\n{smuggled}");
+        stream.write_all(request.as_bytes()).await.unwrap();
+        let mut reply = String::new();
+        stream.read_to_string(&mut reply).await.unwrap();
+        assert!(reply.starts_with("HTTP/1.1 400 "), "{reply}");
+        assert!(reply.contains("both Transfer-Encoding and Content-Length"), "{reply}");
+        assert_eq!(reply.matches("HTTP/1.1").count(), 1, "and the connection ends there: {reply}");
+    }
+    // The next connection that the service sees is this one.
+    let client = HttpClient::new(dial);
+    let reply = tokio::spawn(async move { client.send(Request::get(url("/next"))).await });
     let (mut service, _) = upstream.accept().await.unwrap();
     let head = read_head(&mut service).await;
-    assert!(head.starts_with("post /open "), "{head}");
-    let chunked = head.contains("\r\ntransfer-encoding: chunked\r\n");
-    assert!(chunked && !head.contains("content-length"), "{head}");
-    let mut rest = [0; 5];
-    service.read_exact(&mut rest).await.unwrap();
-    assert_eq!(&rest, b"0\r\n\r\n", "and the first request ends there");
+    assert!(head.starts_with("get /next "), "{head}");
+    service.write_all(b"HTTP/1.1 204 No Content\r\n\r\n").await.unwrap();
+    assert_eq!(reply.await.unwrap().unwrap().status(), StatusCode::NO_CONTENT);
 }

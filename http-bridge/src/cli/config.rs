@@ -12,7 +12,8 @@ use std::{env, ffi::OsString, fs, path::Path};
 
 use clap::{
     Arg, ArgAction, ArgMatches, Command, CommandFactory, Error, FromArgMatches,
-    builder::BoolishValueParser, error::ErrorKind, parser::ValueSource,
+    builder::BoolishValueParser, error::ContextKind, error::ContextValue, error::ErrorKind,
+    parser::ValueSource,
 };
 use toml::de::{DeTable, DeValue};
 
@@ -27,7 +28,26 @@ struct Setting {
     section: Option<String>,
     key: String,
     values: Vec<String>,
+    shape: Shape,
     line: usize,
+}
+
+/// How a value is written in the file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Shape {
+    YesOrNo,
+    List,
+    Other,
+}
+
+impl Shape {
+    fn of(value: &DeValue<'_>) -> Self {
+        match value {
+            DeValue::Boolean(_) => Self::YesOrNo,
+            DeValue::Array(_) => Self::List,
+            _ => Self::Other,
+        }
+    }
 }
 
 /// Parses the arguments, with the environment and the file they name.
@@ -37,23 +57,41 @@ pub(super) fn parse(args: Vec<OsString>) -> Result<Cli, Error> {
     let matches = match first.get_one::<std::path::PathBuf>("config").cloned() {
         None => first,
         Some(path) => {
-            let text = read(&path).map_err(|message| failure(&command, &path, &message))?;
-            let settings = settings(&text).map_err(|message| failure(&command, &path, &message))?;
-            check_names(&command, &settings).map_err(|m| failure(&command, &path, &m))?;
+            let settings = read(&path)
+                .and_then(|text| settings(&text))
+                .and_then(|settings| check(&command, &settings).map(|()| settings))
+                .map_err(|message| failure(&path, &message))?;
             let args = with_file(&command, &first, args, &settings);
             // Flags and environment have passed already, so what fails now is from the file.
-            command.clone().try_get_matches_from(args).map_err(|error| {
-                let text = error.render().to_string();
-                failure(&command, &path, text.trim_start_matches("error: ").trim_end())
-            })?
+            command
+                .clone()
+                .try_get_matches_from(args)
+                .map_err(|error| failure(&path, &of_value(&error, &settings)))?
         }
     };
     warn_of_secret_argument(&matches);
     Cli::from_arg_matches(&matches)
 }
 
-fn failure(command: &Command, path: &Path, message: &str) -> Error {
-    command.clone().error(ErrorKind::InvalidValue, format!("{}: {message}", path.display()))
+fn failure(path: &Path, message: &str) -> Error {
+    Error::raw(ErrorKind::InvalidValue, format!("{}: {}\n", path.display(), message.trim_end()))
+}
+
+/// What is wrong with a value, without the usage of a command line that nobody wrote, and with the line it is in.
+fn of_value(error: &Error, settings: &[Setting]) -> String {
+    let text = error.render().to_string();
+    let text = text.split("\n\nUsage:").next().unwrap_or_default();
+    let text = text.split("\n\nFor more").next().unwrap_or_default();
+    let text = text.trim_start_matches("error: ");
+    let option = match error.get(ContextKind::InvalidArg) {
+        Some(ContextValue::String(option)) => option.as_str(),
+        _ => "",
+    };
+    let name = option.split([' ', '=']).next().unwrap_or_default().trim_start_matches('-');
+    match settings.iter().rev().find(|setting| setting.key.replace('_', "-") == name) {
+        Some(Setting { line, .. }) => format!("line {line}: {text}"),
+        None => text.to_owned(),
+    }
 }
 
 /// Gives each flag its name in the environment, and lets switches be spelled yes, no, 1, 0 there.
@@ -66,7 +104,12 @@ fn with_environment(command: Command) -> Command {
             let name = format!("DMSG_{}", arg.get_id().as_str().to_uppercase());
             // The help would show a secret key from the environment otherwise.
             let arg = arg.env(name).hide_env_values(true);
-            if is_switch(&arg) { arg.value_parser(BoolishValueParser::new()) } else { arg }
+            if is_switch(&arg) {
+                arg.value_parser(BoolishValueParser::new())
+            } else {
+                // So that -1 is a bad number rather than an unknown flag.
+                arg.allow_negative_numbers(true)
+            }
         })
         .mut_subcommands(with_environment)
 }
@@ -97,9 +140,10 @@ fn settings(text: &str) -> Result<Vec<Setting>, String> {
     for (key, value) in table.get_ref() {
         let name = key.get_ref().to_string();
         let DeValue::Table(section) = value.get_ref() else {
-            let (values, line) = (values(value.get_ref(), &name), line(key.span().start));
-            let values = values.map_err(|message| format!("line {line}: {message}"))?;
-            settings.push(Setting { section: None, key: name, values, line });
+            let (shape, line) = (Shape::of(value.get_ref()), line(key.span().start));
+            let values = values(value.get_ref(), &name)
+                .map_err(|message| format!("line {line}: {message}"))?;
+            settings.push(Setting { section: None, key: name, values, shape, line });
             continue;
         };
         for (key, value) in section {
@@ -107,7 +151,8 @@ fn settings(text: &str) -> Result<Vec<Setting>, String> {
             let values = values(value.get_ref(), key.get_ref())
                 .map_err(|message| format!("line {line}: {message}"))?;
             let (section, key) = (Some(name.clone()), key.get_ref().to_string());
-            settings.push(Setting { section, key, values, line });
+            let shape = Shape::of(value.get_ref());
+            settings.push(Setting { section, key, values, shape, line });
         }
     }
     Ok(settings)
@@ -130,9 +175,10 @@ fn scalar(value: &DeValue<'_>, key: &str) -> Result<String, String> {
     }
 }
 
-/// Each key must be an option of its section, or at the top of any subcommand.
-fn check_names(command: &Command, settings: &[Setting]) -> Result<(), String> {
-    for Setting { section, key, line, .. } in settings {
+/// Each key must be an option of its section, or at the top of any subcommand, and a list only stand where the flag
+/// may be repeated.
+fn check(command: &Command, settings: &[Setting]) -> Result<(), String> {
+    for Setting { section, key, shape, line, .. } in settings {
         let place = match section {
             None => Some(command),
             Some(name) => command.get_subcommands().find(|sub| sub.get_name() == name),
@@ -141,16 +187,23 @@ fn check_names(command: &Command, settings: &[Setting]) -> Result<(), String> {
             let name = section.as_deref().unwrap_or_default();
             return Err(format!("line {line}: unknown section [{name}]"));
         };
-        if key == "config" || !has_option(place, key) {
+        let Some(arg) = anywhere(place, key).filter(|_| key != "config") else {
             let place = section.as_ref().map(|name| format!(" in [{name}]")).unwrap_or_default();
             return Err(format!("line {line}: unknown key {key:?}{place}"));
-        }
+        };
+        let wanted = match shape {
+            Shape::List if !matches!(arg.get_action(), ArgAction::Append) => "one value, no list,",
+            Shape::List | Shape::Other if is_switch(arg) => "true or false",
+            _ => continue,
+        };
+        return Err(format!("line {line}: {key}: {wanted} is wanted"));
     }
     Ok(())
 }
 
-fn has_option(command: &Command, key: &str) -> bool {
-    option(command, key).is_some() || command.get_subcommands().any(|sub| has_option(sub, key))
+/// The option of the command or, if it has none of this name, of a subcommand.
+fn anywhere<'a>(command: &'a Command, key: &str) -> Option<&'a Arg> {
+    option(command, key).or_else(|| command.get_subcommands().find_map(|sub| anywhere(sub, key)))
 }
 
 fn option<'a>(command: &'a Command, key: &str) -> Option<&'a Arg> {

@@ -4,6 +4,7 @@
 
 mod output;
 mod resume;
+mod upload;
 
 use std::{
     io::{self, Read, Write},
@@ -15,9 +16,7 @@ use std::{
 use bytes::Bytes;
 use clap::Args;
 use dmsg_engine::client::Client;
-use futures_util::TryStreamExt;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, header};
-use http_body_util::StreamBody;
 use tokio::time::timeout;
 
 use self::{
@@ -26,7 +25,7 @@ use self::{
 };
 use super::{
     exit::{Exit, Failure},
-    flags::{ClientFlags, Visibility},
+    flags::{ClientFlags, Visibility, seconds},
     stop_signal,
 };
 use crate::{
@@ -88,18 +87,21 @@ pub(super) struct CurlArgs {
     remote_name: bool,
 
     /// Ask for a part only: FIRST-LAST, FIRST- or -LENGTH, in bytes.
-    #[arg(short = 'r', long, value_name = "RANGE", conflicts_with = "continue_at")]
+    #[arg(
+        short = 'r', long, value_name = "RANGE", conflicts_with = "continue_at",
+        allow_hyphen_values = true, value_parser = check_range
+    )]
     range: Option<String>,
 
     /// Go on with a download at this byte; - means where the file ends.
     #[arg(short = 'C', long, value_name = "OFFSET", allow_hyphen_values = true)]
     continue_at: Option<String>,
 
-    /// Seconds the whole call may take.
+    /// Seconds the whole call may take; 0 means no limit.
     #[arg(long, value_name = "SECONDS")]
     max_time: Option<f64>,
 
-    /// Seconds to wait for a stream to the peer.
+    /// Seconds to wait for a session with a server, and for a stream to the peer.
     #[arg(long, value_name = "SECONDS", default_value_t = 20.0)]
     connect_timeout: f64,
 
@@ -111,9 +113,9 @@ pub(super) struct CurlArgs {
     #[arg(short = 'A', long, value_name = "NAME")]
     user_agent: Option<String>,
 
-    /// Show requests and responses on stderr.
+    /// Show requests and responses on stderr, and log at info.
     #[arg(short = 'v', long)]
-    verbose: bool,
+    pub(super) verbose: bool,
 }
 
 pub(super) async fn run(args: CurlArgs) -> Result<(), Failure> {
@@ -123,13 +125,17 @@ pub(super) async fn run(args: CurlArgs) -> Result<(), Failure> {
         return Err(Failure::usage("--output takes one URL; use --remote-name for several"));
     }
     let connect_timeout = seconds("--connect-timeout", args.connect_timeout)?;
+    if connect_timeout.is_zero() {
+        return Err(Failure::usage("--connect-timeout 0: nothing connects in no time"));
+    }
     let max_time = args.max_time.map(|max| seconds("--max-time", max)).transpose()?;
+    let max_time = max_time.filter(|max| !max.is_zero());
     check_request(&args, &urls[0])?;
     let key = args.client.identity.given_or_fresh()?;
     let (engine, _) = args.client.start(key, Visibility::Hidden)?;
     let all = async {
         ready(&engine, connect_timeout).await?;
-        let config = HttpConfig { connect_timeout, ..HttpConfig::default() };
+        let config = http_config(connect_timeout, max_time);
         let client = HttpClient::with_config(engine.clone(), config);
         for url in urls {
             fetch(&args, &client, url).await?;
@@ -148,9 +154,16 @@ pub(super) async fn run(args: CurlArgs) -> Result<(), Failure> {
     result
 }
 
-fn seconds(flag: &str, value: f64) -> Result<Duration, Failure> {
-    Duration::try_from_secs_f64(value)
-        .map_err(|_| Failure::usage(format!("{flag} {value}: a number of seconds is wanted")))
+/// Whoever allows the whole call more time than usual means a slow service.
+fn http_config(connect_timeout: Duration, max_time: Option<Duration>) -> HttpConfig {
+    let usual = HttpConfig::default();
+    let longer = |timeout: Duration| max_time.map_or(timeout, |max| max.max(timeout));
+    HttpConfig {
+        connect_timeout,
+        head_timeout: longer(usual.head_timeout),
+        body_timeout: longer(usual.body_timeout),
+        ..usual
+    }
 }
 
 async fn ready(engine: &Client, limit: Duration) -> Result<(), Failure> {
@@ -171,6 +184,26 @@ fn check_request(args: &CurlArgs, url: &DmsgUrl) -> Result<(), Failure> {
         return Err(Failure::usage("--continue-at needs a file: give --output or --remote-name"));
     }
     Ok(())
+}
+
+/// `FIRST-LAST`, `FIRST-` or `-LENGTH`; several with commas between. What is no range would be ignored by
+/// servers, and the whole sent.
+fn check_range(text: &str) -> Result<String, String> {
+    let is_number = |part: &str| part.parse::<u64>().is_ok();
+    let is_range = |part: &str| match part.trim().split_once('-') {
+        Some(("", length)) => is_number(length),
+        Some((first, "")) => is_number(first),
+        Some((first, last)) => match (first.parse::<u64>(), last.parse::<u64>()) {
+            (Ok(first), Ok(last)) => first <= last,
+            _ => false,
+        },
+        None => false,
+    };
+    if text.split(',').all(is_range) {
+        Ok(text.to_owned())
+    } else {
+        Err("FIRST-LAST, FIRST- or -LENGTH is wanted, in bytes, FIRST at most LAST".to_owned())
+    }
 }
 
 /// The request without its body.
@@ -226,16 +259,17 @@ async fn body(args: &CurlArgs) -> Result<RequestBody, Failure> {
         };
     }
     let Some(path) = &args.upload_file else { return Ok(RequestBody::Empty) };
-    let frames = |reader: Box<dyn tokio::io::AsyncRead + Send + Unpin>| {
-        let chunks = tokio_util::io::ReaderStream::with_capacity(reader, 64 * 1024);
-        let frames = chunks.map_ok(http_body::Frame::data).map_err(Into::into);
-        RequestBody::Stream(Box::pin(StreamBody::new(frames)))
-    };
     if path.as_os_str() == "-" {
-        return Ok(frames(Box::new(tokio::io::stdin())));
+        return Ok(upload::body(tokio::io::stdin(), None));
     }
     let file = tokio::fs::File::open(path).await.map_err(|error| unreadable(path, &error))?;
-    Ok(frames(Box::new(file)))
+    let meta = file.metadata().await.map_err(|error| unreadable(path, &error))?;
+    if meta.is_dir() {
+        return Err(unreadable(path, &io::ErrorKind::IsADirectory.into()));
+    }
+    // A pipe or a device does not know how much will come.
+    let length = meta.is_file().then_some(meta.len());
+    Ok(upload::body(file, length))
 }
 
 fn read_data(source: &str) -> Result<Bytes, Failure> {

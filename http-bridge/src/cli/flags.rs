@@ -1,6 +1,9 @@
 //! Options that several subcommands share, and the engine client they describe.
 
-use std::{fs, os::unix::fs::PermissionsExt, path::PathBuf, str::FromStr, sync::Arc};
+use std::{
+    fs, io::Read, os::unix::fs::PermissionsExt, path::PathBuf, str::FromStr, sync::Arc,
+    time::Duration,
+};
 
 use clap::{Args, ValueEnum};
 use dmsg_engine::{
@@ -59,8 +62,8 @@ impl IdentityFlags {
     /// The key that was given, if one was.
     pub(super) fn given(&self) -> Result<Option<SecretKey>, Failure> {
         match (&self.secret_key, &self.secret_key_file) {
-            (Some(SecretText(text)), _) => text.trim().parse().map(Some).map_err(|_| {
-                Failure::usage("--secret-key or DMSG_SECRET_KEY: a secret key has 64 hex digits")
+            (Some(SecretText(text)), _) => text.trim().parse().map(Some).map_err(|error| {
+                Failure::usage(format!("--secret-key or DMSG_SECRET_KEY: no secret key: {error}"))
             }),
             (None, Some(path)) => read_key(path).map(Some),
             (None, None) => Ok(None),
@@ -89,10 +92,21 @@ pub(super) fn fresh_key() -> Result<SecretKey, Failure> {
         .map_err(|error| Failure::new(Exit::Other, format!("no randomness: {error}")))
 }
 
+/// Bytes of a key file that are read: 64 digits and whatever white space stands around them.
+const KEY_FILE_MAX_BYTES: usize = 1024;
+
 /// Reads a key file; warns when others can read it too.
 pub(super) fn read_key(path: &std::path::Path) -> Result<SecretKey, Failure> {
     let fail = |what: String| Failure::new(Exit::Read, format!("{}: {what}", path.display()));
-    let text = Zeroizing::new(fs::read_to_string(path).map_err(|error| fail(error.to_string()))?);
+    let mut text = Zeroizing::new(Vec::with_capacity(KEY_FILE_MAX_BYTES + 1));
+    fs::File::open(path)
+        .and_then(|file| file.take(KEY_FILE_MAX_BYTES as u64 + 1).read_to_end(&mut text))
+        .map_err(|error| fail(error.to_string()))?;
+    if text.len() > KEY_FILE_MAX_BYTES {
+        return Err(fail(format!("no secret key: more than {KEY_FILE_MAX_BYTES} bytes")));
+    }
+    let text = std::str::from_utf8(&text)
+        .map_err(|_| fail("no secret key: a key is written in hex digits".to_owned()))?;
     if let Ok(meta) = fs::metadata(path)
         && meta.permissions().mode() & 0o077 != 0
     {
@@ -152,6 +166,12 @@ impl FromStr for ServerFlag {
         let key = key.parse().map_err(|error| format!("{error}"))?;
         Ok(Self { key, address: address.to_owned() })
     }
+}
+
+/// The value of a flag that is a time.
+pub(super) fn seconds(flag: &str, value: f64) -> Result<Duration, Failure> {
+    Duration::try_from_secs_f64(value)
+        .map_err(|_| Failure::usage(format!("{flag} {value}: a number of seconds is wanted")))
 }
 
 /// How a client reaches the network.
@@ -232,6 +252,7 @@ impl ClientFlags {
             fixed_keys.push(discovery.parse::<DmsgUrl>()?.addr().key);
             Arc::new(DmsgTransport::new(late.clone()))
         } else {
+            check_http(discovery)?;
             Arc::new(TcpTransport::new())
         };
         let client = DiscoveryClient::new(discovery, transport, ClientOptions::default())
@@ -241,6 +262,23 @@ impl ClientFlags {
         let upstream = HttpDirectory::new(Arc::new(client), key.clone(), options);
         let directory = LayeredDirectory::layered(servers, fixed_keys, upstream);
         Ok(if seen == Visibility::Hidden { directory.hidden() } else { directory })
+    }
+}
+
+/// A discovery outside of DMSG speaks plain HTTP; what else is asked for would fail again and again later.
+pub(super) fn check_http(discovery: &str) -> Result<(), Failure> {
+    match discovery.split_once("://") {
+        Some(("http", _)) => Ok(()),
+        Some((scheme, _)) => Err(Failure::new(
+            Exit::Url,
+            format!(
+                "--discovery {discovery}: the scheme is {scheme:?}; http:// and dmsg:// are known"
+            ),
+        )),
+        None => Err(Failure::new(
+            Exit::Url,
+            format!("--discovery {discovery:?} is no URL: write http://HOST:PORT or dmsg://KEY"),
+        )),
     }
 }
 

@@ -32,6 +32,8 @@ use super::{
     discovery::{self, Running},
     exit::{Exit, Failure},
     flags::{DriverFlag, fresh_key, read_key},
+    hints::{self, Hints},
+    invocation,
     key::write_key,
     server::follow_capacity,
     stop_signal,
@@ -40,6 +42,7 @@ use crate::{
     discovery::{
         ClientOptions, DiscoveryClient, DiscoveryConfig, HttpDirectory, ServerRegistration,
         client::{DirectoryOptions, RegistrationConfig, RegistrationStatus},
+        store::Store,
         transport::TcpTransport,
     },
     http::server::{ServeConfig, ServeStats, serve},
@@ -105,6 +108,7 @@ struct Relay {
     server: Arc<Server>,
     registration: Arc<ServerRegistration>,
     capacity: tokio::task::JoinHandle<()>,
+    hints: Hints,
 }
 
 struct Deployment {
@@ -126,7 +130,8 @@ impl Deployment {
         let url = format!("http://{}", discovery.address);
         let mut relays = Vec::new();
         for number in 1..=RELAY_COUNT {
-            let relay = Relay::start(folder, number, &url, driver)?;
+            let store = Arc::clone(&discovery.store);
+            let relay = Relay::start(folder, number, &url, store, driver)?;
             relay.registered().await?;
             relays.push(relay);
         }
@@ -144,6 +149,7 @@ impl Deployment {
             discovery_client: discovery.client.clone(),
             web: web.clone(),
             requests: Arc::clone(&stats),
+            program: invocation::program(),
         });
         let stop = CancellationToken::new();
         let config = ServeConfig::default;
@@ -189,14 +195,15 @@ impl Deployment {
             "A DMSG network runs on this machine until you press Ctrl-C.\n\n\
              Its live state, in a browser:\n  http://{page}/\n\n\
              The same page through a relay:\n  \
-             dmsg curl --discovery {discovery} dmsg://{web}/\n\n\
+             {dmsg} curl --discovery {discovery} dmsg://{web}/\n\n\
              Offer a folder (prints its dmsg:// address):\n  \
-             dmsg serve --discovery {discovery} --dir .\n\n\
+             {dmsg} serve --discovery {discovery} --dir .\n\n\
              Offer a local HTTP service:\n  \
-             dmsg serve --discovery {discovery} --to http://127.0.0.1:3000\n\n\
+             {dmsg} serve --discovery {discovery} --to http://127.0.0.1:3000\n\n\
              Without plain HTTP at all, the discovery itself reached through a relay:\n  \
-             dmsg curl --discovery {over_dmsg} --server {relay} dmsg://{web}/\n",
+             {dmsg} curl --discovery {over_dmsg} --server {relay} dmsg://{web}/\n",
             page = self.page,
+            dmsg = invocation::program(),
         )
     }
 
@@ -221,11 +228,14 @@ impl Relay {
         folder: Option<&Path>,
         number: usize,
         discovery: &str,
+        store: Arc<dyn Store>,
         driver: DriverKind,
     ) -> Result<Self, Failure> {
         let key = keep_key(folder, &format!("relay-{number}"))?;
+        let (newcomers, heard) = hints::channel();
         let mut config = ServerConfig::new(key.clone(), (Ipv4Addr::LOCALHOST, 0).into());
         config.driver = driver;
+        config.newcomers = Some(newcomers);
         let server = Arc::new(Server::start(config).map_err(|error| other(&error))?);
         let client = DiscoveryClient::new(
             discovery,
@@ -241,7 +251,11 @@ impl Relay {
         let registration = Arc::new(ServerRegistration::start(Arc::new(client), config, capacity));
         let (watched, told) = (Arc::clone(&server), Arc::clone(&registration));
         let capacity = tokio::spawn(async move { follow_capacity(&watched, Some(&*told)).await });
-        Ok(Self { server, registration, capacity })
+        let hints = hints::spawn(heard, Arc::downgrade(&server), move |key| {
+            let store = Arc::clone(&store);
+            async move { hints::of_store(&*store, key) }
+        });
+        Ok(Self { server, registration, capacity, hints })
     }
 
     /// Waits until the discovery lists it.
@@ -256,7 +270,8 @@ impl Relay {
 
     /// The server, still running, and the withdrawal of its entry.
     fn stop(self) -> (Arc<Server>, impl Future<Output = ()>) {
-        let Self { server, registration, capacity } = self;
+        let Self { server, registration, capacity, hints } = self;
+        drop(hints);
         capacity.abort();
         let withdrawal = async move {
             let _ = capacity.await;

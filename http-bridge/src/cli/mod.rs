@@ -9,6 +9,8 @@ mod curl;
 mod discovery;
 mod exit;
 mod flags;
+mod hints;
+mod invocation;
 mod key;
 mod local;
 mod serve;
@@ -17,7 +19,7 @@ mod server;
 use std::{ffi::OsString, io::IsTerminal, process::ExitCode};
 
 use clap::{Parser, Subcommand, error::ErrorKind};
-use tracing_subscriber::EnvFilter;
+use tracing_subscriber::{EnvFilter, filter::LevelFilter};
 
 use self::exit::{Exit, Failure};
 
@@ -29,9 +31,10 @@ struct Cli {
     #[arg(long, global = true, value_name = "FILE")]
     config: Option<std::path::PathBuf>,
 
-    /// What is logged to stderr: error, warn, info, debug, trace, or directives such as info,hyper=warn.
-    #[arg(long, global = true, value_name = "LEVEL", default_value = "info")]
-    log: String,
+    /// What is logged to stderr: off, error, warn, info, debug, trace, or directives such as
+    /// info,hyper=warn. Default: warn for curl and key, info for curl -v and for what keeps running.
+    #[arg(long, global = true, value_name = "LEVEL", value_parser = check_log)]
+    log: Option<String>,
 
     #[command(subcommand)]
     command: Command,
@@ -53,6 +56,31 @@ enum Command {
     Serve(Box<serve::ServeArgs>),
 }
 
+impl Command {
+    /// Whoever fetches something wants it and nothing else; whoever runs a service wants to see what it does.
+    fn default_log(&self) -> &'static str {
+        match self {
+            Self::Key(_) => "warn",
+            Self::Curl(args) if !args.verbose => "warn",
+            _ => "info",
+        }
+    }
+}
+
+/// A word that is no level would pass as the name of a module, and silence everything else.
+fn check_log(text: &str) -> Result<String, String> {
+    let is_known = |part: &str| {
+        let part = part.trim();
+        part.contains(['=', '[']) || (!part.is_empty() && part.parse::<LevelFilter>().is_ok())
+    };
+    if let Some(part) = text.split(',').find(|part| !is_known(part)) {
+        return Err(format!(
+            "{part:?} is no level: off, error, warn, info, debug, trace, or MODULE=LEVEL are"
+        ));
+    }
+    EnvFilter::try_new(text).map(|_| text.to_owned()).map_err(|error| error.to_string())
+}
+
 /// Runs the program with these arguments, of which the first is its name.
 #[must_use]
 pub fn run(args: Vec<OsString>) -> ExitCode {
@@ -65,7 +93,8 @@ pub fn run(args: Vec<OsString>) -> ExitCode {
             return if asked { Exit::Ok } else { Exit::Usage }.into();
         }
     };
-    match start_logging(&cli.log).and_then(|()| dispatch(cli.command)) {
+    let log = cli.log.as_deref().unwrap_or_else(|| cli.command.default_log());
+    match start_logging(log).and_then(|()| dispatch(cli.command)) {
         Ok(()) => Exit::Ok.into(),
         Err(failure) => {
             if !failure.message.is_empty() {

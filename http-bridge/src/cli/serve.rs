@@ -13,13 +13,13 @@ use tower::service_fn;
 
 use super::{
     exit::{Exit, Failure},
-    flags::{ClientFlags, Visibility},
+    flags::{ClientFlags, Visibility, seconds},
     stop_signal,
 };
 use crate::{
     files::{FileOptions, FileService},
     http::server::{CallerKey, ServeConfig, ServeStats, serve},
-    proxy::{Proxy, Target},
+    proxy::{ANSWER_TIMEOUT, Proxy, Target},
     url::DmsgUrl,
 };
 
@@ -35,6 +35,10 @@ pub(super) struct ServeArgs {
     /// The HTTP service to offer, http://127.0.0.1:PORT.
     #[arg(long, value_name = "URL")]
     to: Option<String>,
+
+    /// Seconds that the service of --to may take to begin an answer; then callers get 504.
+    #[arg(long, value_name = "SECONDS", default_value_t = ANSWER_TIMEOUT.as_secs_f64())]
+    answer_timeout: f64,
 
     /// DMSG port to listen on.
     #[arg(long, value_name = "PORT", default_value_t = crate::url::DEFAULT_PORT)]
@@ -96,9 +100,12 @@ fn offer(args: &ServeArgs) -> Result<Offer, Failure> {
                 .map(Offer::Folder)
                 .map_err(|error| Failure::new(Exit::Read, format!("{}: {error}", folder.display())))
         }
-        (None, Some(target)) => Target::parse(target, args.allow_remote_target)
-            .map(|target| Offer::Service(Proxy::new(target)))
-            .map_err(|error| Failure::usage(error.to_string())),
+        (None, Some(target)) => {
+            let answer_timeout = seconds("--answer-timeout", args.answer_timeout)?;
+            Target::parse(target, args.allow_remote_target)
+                .map(|to| Offer::Service(Proxy::new(to).with_answer_timeout(answer_timeout)))
+                .map_err(|error| Failure::usage(error.to_string()))
+        }
         (None, None) => Err(Failure::usage("nothing to serve: give --dir FOLDER or --to URL")),
     }
 }

@@ -1,6 +1,10 @@
 //! `dmsg server`: a relay server, listed in a discovery if one is given.
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    net::{Ipv4Addr, Ipv6Addr, SocketAddr},
+    sync::Arc,
+    time::Duration,
+};
 
 use axum::{Json, Router, routing::get};
 use clap::Args;
@@ -9,8 +13,8 @@ use tokio::net::TcpListener;
 
 use super::{
     exit::{Exit, Failure},
-    flags::{DriverFlag, IdentityFlags, driver_name},
-    stop_signal,
+    flags::{DriverFlag, IdentityFlags, check_http, driver_name},
+    hints, stop_signal,
 };
 use crate::discovery::{
     ClientOptions, DiscoveryClient, ServerRegistration, client::RegistrationConfig,
@@ -33,16 +37,17 @@ pub(super) struct ServerArgs {
     listen: SocketAddr,
 
     /// host:port under which clients reach this server; the listener's address if not given.
-    #[arg(long, value_name = "HOST:PORT")]
+    #[arg(long, value_name = "HOST:PORT", value_parser = host_and_port)]
     public_address: Option<String>,
 
-    /// http:// address of the discovery that shall list this server.
+    /// http:// address of the discovery that shall list this server. Not dmsg://: that is reached
+    /// through servers.
     #[arg(long, value_name = "URL")]
     discovery: Option<String>,
 
     /// Sessions to advertise.
-    #[arg(long, value_name = "COUNT", default_value_t = 2048)]
-    sessions_max: usize,
+    #[arg(long, value_name = "COUNT", default_value_t = 2048, value_parser = clap::value_parser!(u32).range(1..))]
+    sessions_max: u32,
 
     /// Worker threads.
     #[arg(long, value_name = "COUNT", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=1024))]
@@ -58,30 +63,46 @@ pub(super) struct ServerArgs {
 }
 
 pub(super) async fn run(args: ServerArgs) -> Result<(), Failure> {
+    // What can be wrong is found before anything is up and told to anybody.
     let key = args.identity.required("a server")?;
+    let discovery = args.discovery.as_deref().map(discovery_client).transpose()?;
+    if discovery.is_some() && args.public_address.is_none() && args.listen.ip().is_unspecified() {
+        return Err(Failure::usage(format!(
+            "--listen {} means every address of this machine, which the discovery cannot list: say \
+             with --public-address HOST:PORT how clients reach this server, or --listen on one address",
+            args.listen
+        )));
+    }
+    let admin = match args.admin {
+        Some(address) => Some(bind_admin(address).await?),
+        None => None,
+    };
+    let (newcomers, heard) = hints::channel();
     let mut config = ServerConfig::new(key.clone(), args.listen);
     config.threads = args.threads;
     config.driver = args.driver.into();
-    config.sessions_max = args.sessions_max;
+    config.sessions_max = args.sessions_max as usize;
+    config.newcomers = discovery.is_some().then_some(newcomers);
     let server = Server::start(config).map_err(|error| {
         Failure::new(Exit::Other, format!("cannot serve on {}: {error}", args.listen))
     })?;
-    let address = args.public_address.unwrap_or_else(|| server.local_addr().to_string());
-    tracing::info!(
-        key = %server.public_key(),
-        listen = %server.local_addr(),
-        driver = driver_name(server.driver()),
-        "relay server is up"
-    );
+    let address = args.public_address.unwrap_or_else(|| reachable(server.local_addr()).to_string());
     println_server(&server, &address)?;
     let server = Arc::new(server);
-    if let Some(admin) = args.admin {
-        serve_admin(admin, Arc::clone(&server)).await?;
+    if let Some(admin) = admin {
+        serve_admin(admin, &server);
     }
-    let registration = match &args.discovery {
-        None => None,
-        Some(url) => Some(register(url, RegistrationConfig::new(key, address), &server)?),
-    };
+    let hints = discovery.as_ref().map(|discovery| {
+        let discovery = Arc::clone(discovery);
+        hints::spawn(heard, Arc::downgrade(&server), move |key| {
+            let discovery = Arc::clone(&discovery);
+            async move { hints::of_discovery(&discovery, key).await }
+        })
+    });
+    let registration = discovery.map(|discovery| {
+        let config = RegistrationConfig::new(key, address);
+        register(discovery, config, &server)
+    });
     tokio::select! {
         () = stop_signal() => {}
         () = follow_capacity(&server, registration.as_ref()) => {}
@@ -89,11 +110,37 @@ pub(super) async fn run(args: ServerArgs) -> Result<(), Failure> {
     if let Some(registration) = registration {
         registration.close().await;
     }
-    // The admin page holds it weakly, so this is the last handle unless it answers right now.
+    drop(hints);
+    // The admin page and the hints hold it weakly, so this is the last handle unless one of them answers right now.
     if let Some(server) = Arc::into_inner(server) {
         tokio::task::block_in_place(|| server.shutdown());
     }
     Ok(())
+}
+
+/// A host and a port for others to connect to.
+fn host_and_port(text: &str) -> Result<String, String> {
+    let (host, port) = text.rsplit_once(':').ok_or("HOST:PORT is wanted, the port is missing")?;
+    if port.parse::<u16>().map_or(true, |port| port == 0) {
+        return Err(format!("{port:?} is no port from 1 to 65535"));
+    }
+    let is_v6 = host.starts_with('[') && host.ends_with(']');
+    if host.is_empty() || (host.contains(':') && !is_v6) || host.contains([' ', '/', '@']) {
+        return Err(format!("{host:?} is no host: write a name, an IPv4 address, or [IPv6]"));
+    }
+    Ok(text.to_owned())
+}
+
+/// Where a client on this machine finds a listener on this address.
+fn reachable(mut address: SocketAddr) -> SocketAddr {
+    if address.ip().is_unspecified() {
+        tracing::info!("the address below is for this machine; others need --public-address");
+        address.set_ip(match address {
+            SocketAddr::V4(_) => Ipv4Addr::LOCALHOST.into(),
+            SocketAddr::V6(_) => Ipv6Addr::LOCALHOST.into(),
+        });
+    }
+    address
 }
 
 /// What others put behind `--server`.
@@ -107,20 +154,28 @@ fn println_server(server: &Server, address: &str) -> Result<(), Failure> {
     })
 }
 
-fn register(
-    url: &str,
-    mut config: RegistrationConfig,
-    server: &Server,
-) -> Result<ServerRegistration, Failure> {
-    if !url.starts_with("http://") {
+/// A client of the discovery that shall list us. Over DMSG it is reached through servers only, and we may be the first:
+/// so a server needs plain HTTP.
+fn discovery_client(url: &str) -> Result<Arc<DiscoveryClient>, Failure> {
+    if url.starts_with("dmsg://") {
         return Err(Failure::usage(format!(
-            "--discovery {url}: a server needs an http:// address"
+            "--discovery {url}: a server registers over plain HTTP, since a discovery over DMSG is reached \
+             through servers: give its http:// address"
         )));
     }
-    let client = DiscoveryClient::new(url, Arc::new(TcpTransport::new()), ClientOptions::default())
-        .map_err(|error| Failure::usage(error.to_string()))?;
+    check_http(url)?;
+    DiscoveryClient::new(url, Arc::new(TcpTransport::new()), ClientOptions::default())
+        .map(Arc::new)
+        .map_err(|error| Failure::new(Exit::Url, format!("--discovery: {error}")))
+}
+
+fn register(
+    discovery: Arc<DiscoveryClient>,
+    mut config: RegistrationConfig,
+    server: &Server,
+) -> ServerRegistration {
     config.close_timeout = WITHDRAW_TIMEOUT;
-    Ok(ServerRegistration::start(Arc::new(client), config, available(server)))
+    ServerRegistration::start(discovery, config, available(server))
 }
 
 fn available(server: &Server) -> u32 {
@@ -138,17 +193,20 @@ pub(super) async fn follow_capacity(server: &Server, registration: Option<&Serve
     }
 }
 
-async fn serve_admin(address: SocketAddr, server: Arc<Server>) -> Result<(), Failure> {
+async fn bind_admin(address: SocketAddr) -> Result<TcpListener, Failure> {
     if !address.ip().to_canonical().is_loopback() {
         tracing::warn!(%address, "the admin page is open to the network");
     }
-    let listener = TcpListener::bind(address).await.map_err(|error| {
+    TcpListener::bind(address).await.map_err(|error| {
         Failure::new(Exit::Other, format!("cannot serve the admin page on {address}: {error}"))
-    })?;
+    })
+}
+
+fn serve_admin(listener: TcpListener, server: &Arc<Server>) {
     if let Ok(address) = listener.local_addr() {
         tracing::info!(%address, "/health and /metrics are up");
     }
-    let weak = Arc::downgrade(&server);
+    let weak = Arc::downgrade(server);
     let health = {
         let weak = weak.clone();
         move || {
@@ -162,7 +220,6 @@ async fn serve_admin(address: SocketAddr, server: Arc<Server>) -> Result<(), Fai
     };
     let router = Router::new().route("/health", get(health)).route("/metrics", get(metrics));
     tokio::spawn(async move { axum::serve(listener, router).await });
-    Ok(())
 }
 
 fn health(server: &Server) -> serde_json::Value {

@@ -88,6 +88,14 @@ pub enum ClientError {
     /// The base address is no URL.
     #[error("{0:?} is no base address: expected http://host:port or dmsg://key:port")]
     BadBase(String),
+    /// The base address has a part that a discovery's does not have.
+    #[error("the base address {base:?} has {what}: expected http://host:port or dmsg://key:port")]
+    BadBasePart {
+        /// The address.
+        base: String,
+        /// What is wrong with it.
+        what: &'static str,
+    },
     /// No answer came.
     #[error(transparent)]
     Transport(#[from] TransportError),
@@ -151,6 +159,9 @@ impl DiscoveryClient {
         if uri.scheme().is_none() || uri.authority().is_none() {
             return Err(ClientError::BadBase(base.into()));
         }
+        if let Some(what) = bad_part(&uri) {
+            return Err(ClientError::BadBasePart { base: base.into(), what });
+        }
         let writer = tokio::sync::Mutex::default();
         Ok(Self { base: trimmed.to_owned(), transport, options, writer })
     }
@@ -202,6 +213,20 @@ impl DiscoveryClient {
             return Ok(answer.into_body());
         }
         Err(refusal(&answer, self.now()))
+    }
+}
+
+/// What an address must not have. A port that does not fit would silently become the scheme's own.
+fn bad_part(uri: &http::Uri) -> Option<&'static str> {
+    let authority = uri.authority()?.as_str();
+    if authority.contains('@') {
+        Some("a user name or password")
+    } else if uri.query().is_some() {
+        Some("a query")
+    } else if !crate::url::has_valid_port(authority) {
+        Some("no port from 1 to 65535 behind the colon")
+    } else {
+        None
     }
 }
 

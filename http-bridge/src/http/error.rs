@@ -5,7 +5,7 @@ use std::{io, time::Duration};
 use dmsg_engine::wire::Addr;
 
 use super::BoxError;
-use crate::url::RedirectError;
+use crate::{discovery::transport::chain, url::RedirectError};
 
 /// Why a request gave no response, or a response no body.
 #[derive(Debug, thiserror::Error)]
@@ -56,7 +56,7 @@ pub enum HttpError {
         reason: String,
     },
     /// The stream failed in the middle.
-    #[error("the stream to {to} failed: {source}")]
+    #[error("the stream to {to} failed: {}", chain(&**source))]
     Stream {
         /// The destination.
         to: Addr,

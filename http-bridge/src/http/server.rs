@@ -11,6 +11,7 @@
 
 mod admission;
 mod clock;
+mod framing;
 
 use std::{
     convert::Infallible, future::Future, panic::AssertUnwindSafe, pin::pin, sync::Arc,
@@ -163,7 +164,8 @@ impl<P: Peer> Connection<P> {
                 let in_request = clock.begin_request();
                 stats.note_request();
                 let request = request.map(|body| Body::new(ClockedBody::new(body, stall_timeout)));
-                let response = respond(service, request, remote, &stats).await;
+                let is_ambiguous = clock.saw_two_lengths();
+                let response = respond(service, request, remote, &stats, is_ambiguous).await;
                 Ok::<_, Infallible>(response.map(|body| in_request.until_sent(body)))
             }
         });
@@ -197,11 +199,12 @@ async fn respond<S, P: Peer>(
     mut request: Request<Body>,
     remote: P,
     stats: &ServeStats,
+    has_two_lengths: bool,
 ) -> Response<Body>
 where
     S: Service<Request<Body>, Response = Response<Body>, Error = Infallible>,
 {
-    if let Err(why) = check_request(&request) {
+    if let Err(why) = check_request(&request, has_two_lengths) {
         stats.note_rejected();
         return refuse(StatusCode::BAD_REQUEST, why);
     }
@@ -217,7 +220,7 @@ where
 }
 
 /// What hyper lets pass but two parsers could read in two ways (RFC 9112 §3.2, §6.3).
-fn check_request(request: &Request<Body>) -> Result<(), &'static str> {
+fn check_request(request: &Request<Body>, has_two_lengths: bool) -> Result<(), &'static str> {
     let headers = request.headers();
     let mut hosts = headers.get_all(header::HOST).iter();
     let host = hosts.next();
@@ -227,9 +230,8 @@ fn check_request(request: &Request<Body>) -> Result<(), &'static str> {
     if host.is_none() && request.version() >= Version::HTTP_11 {
         return Err("no Host header\n");
     }
-    if headers.contains_key(header::TRANSFER_ENCODING)
-        && headers.contains_key(header::CONTENT_LENGTH)
-    {
+    // hyper has removed one of them by now.
+    if has_two_lengths {
         return Err("both Transfer-Encoding and Content-Length\n");
     }
     if let (Some(authority), Some(host)) = (request.uri().authority(), host)

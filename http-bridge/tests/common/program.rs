@@ -88,6 +88,15 @@ impl Drop for Running {
     }
 }
 
+fn word_after(line: &str, flag: &str) -> String {
+    let mut words = line.split_whitespace().skip_while(|word| *word != flag);
+    words.nth(1).unwrap().to_owned()
+}
+
+fn last_word(line: &str) -> String {
+    line.split_whitespace().last().unwrap().to_owned()
+}
+
 /// `dmsg local` on ports of its own, and the arguments its hints suggest.
 pub struct LocalNetwork {
     pub program: Running,
@@ -96,6 +105,8 @@ pub struct LocalNetwork {
     pub web: String,
     pub dmsg_discovery: String,
     pub relay: String,
+    /// The commands with `curl`, as they are printed.
+    pub curl_hints: [String; 2],
 }
 
 impl LocalNetwork {
@@ -104,13 +115,13 @@ impl LocalNetwork {
         args.extend(extra);
         let mut program = Running::start(&args);
         let page = program.line_with("http://").trim().to_owned();
-        let hint = program.line_with("dmsg curl --discovery http");
-        let words: Vec<&str> = hint.split_whitespace().collect();
-        let (discovery, web) = (words[3].to_owned(), words[4].to_owned());
-        let hint = program.line_with("dmsg curl --discovery dmsg");
-        let words: Vec<&str> = hint.split_whitespace().collect();
-        let (dmsg_discovery, relay) = (words[3].to_owned(), words[5].to_owned());
-        Self { program, page, discovery, web, dmsg_discovery, relay }
+        let first = program.line_with(" curl --discovery http");
+        let (discovery, web) = (word_after(&first, "--discovery"), last_word(&first));
+        let second = program.line_with(" curl --discovery dmsg");
+        let dmsg_discovery = word_after(&second, "--discovery");
+        let relay = word_after(&second, "--server");
+        let curl_hints = [first, second];
+        Self { program, page, discovery, web, dmsg_discovery, relay, curl_hints }
     }
 
     /// Runs `dmsg curl` against its discovery.

@@ -147,7 +147,10 @@ impl Output {
 impl Drop for Output {
     fn drop(&mut self) {
         self.bar.finish_and_clear();
-        if let (false, Sink::File(_, path)) = (self.is_complete, &self.sink) {
+        if let (false, Sink::File(file, path)) = (self.is_complete, &self.sink)
+            && self.received > 0
+            && file.metadata().is_ok_and(|meta| meta.is_file())
+        {
             eprintln!(
                 "dmsg: {} holds the first {} bytes; --continue-at - goes on from there",
                 path.display(),

@@ -6,12 +6,18 @@
 use std::{net::SocketAddr, sync::Arc, time::Instant};
 
 use axum::{Json, Router, response::IntoResponse, routing::get};
-use dmsg_engine::{client::Client, server::Server};
+use dmsg_engine::{client::Client, identity::PublicKey, server::Server};
 use http::header;
 use serde::Serialize;
 
 use crate::{
-    cli::flags::driver_name, discovery::store::Store, http::server::ServeStats, url::DEFAULT_PORT,
+    cli::flags::driver_name,
+    discovery::{
+        UnixNanos,
+        store::{ClientFilter, Store},
+    },
+    http::server::ServeStats,
+    url::DEFAULT_PORT,
 };
 
 /// Where the numbers come from.
@@ -23,11 +29,18 @@ pub(super) struct Sources {
     pub(super) discovery_client: Option<Client>,
     pub(super) web: Client,
     pub(super) requests: Arc<ServeStats>,
+    /// How the commands to copy begin.
+    pub(super) program: String,
 }
+
+/// Clients that the page lists; the number of all is above the list.
+const CLIENTS_SHOWN_MAX: usize = 100;
 
 #[derive(Serialize)]
 struct State {
-    uptime_seconds: u64,
+    program: String,
+    uptime_ms: u128,
+    clients: Vec<Listed>,
     discovery: Discovery,
     relays: Vec<Relay>,
     web: Web,
@@ -43,6 +56,13 @@ struct Discovery {
 }
 
 #[derive(Serialize)]
+struct Listed {
+    key: String,
+    /// Numbers of the relays it can be reached through.
+    relays: Vec<usize>,
+}
+
+#[derive(Serialize)]
 struct Relay {
     key: String,
     address: String,
@@ -53,6 +73,8 @@ struct Relay {
     relayed_bytes: u64,
     pending_bytes: u64,
     session_keys: Vec<String>,
+    refused: Vec<(&'static str, u64)>,
+    closed: Vec<(&'static str, u64)>,
 }
 
 #[derive(Serialize)]
@@ -91,7 +113,9 @@ impl Sources {
     fn state(&self, started: Instant) -> State {
         let counts = self.store.counts();
         State {
-            uptime_seconds: started.elapsed().as_secs(),
+            program: self.program.clone(),
+            uptime_ms: started.elapsed().as_millis(),
+            clients: self.clients(),
             discovery: Discovery {
                 http: format!("http://{}", self.discovery_address),
                 dmsg: self.discovery_client.as_ref().map(url),
@@ -111,6 +135,25 @@ impl Sources {
     }
 }
 
+impl Sources {
+    /// The clients that the discovery lists, and through which of our relays they are reached.
+    fn clients(&self) -> Vec<Listed> {
+        let now = UnixNanos::system();
+        let mut keys = self.store.client_keys(ClientFilter::All, now).unwrap_or_default();
+        keys.sort();
+        keys.truncate(CLIENTS_SHOWN_MAX);
+        let behind: Vec<Vec<PublicKey>> = self
+            .relays
+            .iter()
+            .map(|relay| self.store.clients_of(&relay.public_key(), now).unwrap_or_default())
+            .collect();
+        let relays_of = |key: &PublicKey| {
+            (1..).zip(&behind).filter(|(_, keys)| keys.contains(key)).map(|(n, _)| n).collect()
+        };
+        keys.iter().map(|key| Listed { key: key.to_string(), relays: relays_of(key) }).collect()
+    }
+}
+
 fn url(client: &Client) -> String {
     format!("dmsg://{}:{DEFAULT_PORT}", client.public_key())
 }
@@ -126,6 +169,8 @@ fn relay(server: &Server) -> Relay {
         streams_total: stats.streams_total,
         relayed_bytes: stats.relayed_bytes,
         pending_bytes: stats.pending_bytes,
+        refused: stats.refused,
+        closed: stats.closed,
         session_keys: server.session_keys().iter().map(ToString::to_string).collect(),
     }
 }

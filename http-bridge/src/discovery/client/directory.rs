@@ -25,6 +25,8 @@ pub struct DirectoryOptions {
     pub all_servers: bool,
     /// `client_type` to publish: `"visor"`, `"test"` or empty.
     pub client_type: String,
+    /// `protocol` to publish: `"smux"` for a client whose `ClientConfig::mux` is smux, else empty (`§7.3`).
+    pub protocol: String,
     /// How long a fetched list of servers resolves peers.
     pub servers_ttl: Duration,
 }
@@ -34,6 +36,7 @@ impl Default for DirectoryOptions {
         Self {
             all_servers: false,
             client_type: String::new(),
+            protocol: String::new(),
             servers_ttl: Duration::from_secs(60),
         }
     }
@@ -119,6 +122,7 @@ impl HttpDirectory {
         move |entry| {
             entry.client = Some(ClientPart { delegated_servers: Some(delegated.clone()) });
             entry.client_type.clone_from(&self.options.client_type);
+            entry.protocol.clone_from(&self.options.protocol);
         }
     }
 

@@ -25,7 +25,7 @@ use tokio::{
     time::{Instant, Sleep, sleep, sleep_until},
 };
 
-use super::ServeConfig;
+use super::{ServeConfig, framing::FramingWatch};
 use crate::http::BoxError;
 
 /// A clock without a limit looks again after this long.
@@ -42,6 +42,8 @@ struct State {
     phase: Phase,
     /// Since when a write has been waiting.
     write_stalled: Option<Instant>,
+    /// Whether a request came that states its length twice. The connection answers nothing else from then on.
+    has_two_lengths: bool,
 }
 
 /// The shared clock of one connection.
@@ -57,7 +59,11 @@ impl Clock {
     pub(super) fn new(config: &ServeConfig) -> Self {
         let phase = Phase::Idle { since: Instant::now() };
         Self {
-            state: Arc::new(Mutex::new(State { phase, write_stalled: None })),
+            state: Arc::new(Mutex::new(State {
+                phase,
+                write_stalled: None,
+                has_two_lengths: false,
+            })),
             head_timeout: config.head_timeout,
             idle_timeout: config.idle_timeout,
             stall_timeout: config.stall_timeout,
@@ -98,8 +104,14 @@ impl Clock {
         InRequest(self.clone())
     }
 
-    fn note_read(&self) {
+    /// Whether a request of this connection stated its length twice.
+    pub(super) fn saw_two_lengths(&self) -> bool {
+        self.lock().has_two_lengths
+    }
+
+    fn note_read(&self, has_two_lengths: bool) {
         let mut state = self.lock();
+        state.has_two_lengths |= has_two_lengths;
         if let Phase::Idle { .. } = state.phase {
             state.phase = Phase::Head { since: Instant::now() };
         }
@@ -212,11 +224,12 @@ where
 pub(super) struct Clocked<T> {
     stream: T,
     clock: Clock,
+    framing: FramingWatch,
 }
 
 impl<T> Clocked<T> {
     pub(super) fn new(stream: T, clock: Clock) -> Self {
-        Self { stream, clock }
+        Self { stream, clock, framing: FramingWatch::new() }
     }
 }
 
@@ -229,7 +242,8 @@ impl<T: AsyncRead + Unpin> AsyncRead for Clocked<T> {
         let before = buf.filled().len();
         let result = Pin::new(&mut self.stream).poll_read(cx, buf);
         if buf.filled().len() > before {
-            self.clock.note_read();
+            let has_two_lengths = self.framing.is_ambiguous(&buf.filled()[before..]);
+            self.clock.note_read(has_two_lengths);
         }
         result
     }
