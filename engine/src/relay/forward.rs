@@ -146,8 +146,9 @@ impl Relay {
     ) {
         let (conn, id) = (to.conn, to.id);
         let Some(half) = self.half(conn, id).filter(|half| listens_to(half, from, &msg)) else {
-            // Our half is gone: so is the stream. Ends are not answered, or two dead halves would talk for ever.
-            if !matches!(msg, StreamMsg::Reset | StreamMsg::Refused(_)) {
+            // Our half is gone. If both its directions have ended, what is still said of credit is for nobody, while the
+            // half that speaks may be sending what waits. Who still dials or sends must hear that it is over.
+            if matches!(msg, StreamMsg::Delivered | StreamMsg::Accepted(_) | StreamMsg::Data(_)) {
                 self.tell(io, from, to, StreamMsg::Reset);
             }
             return;

@@ -124,6 +124,12 @@ impl Relay {
         self.pending_bytes
     }
 
+    /// Deadlines that are set: one for each session and connection in the handshake, one for each stream. For tests.
+    #[must_use]
+    pub fn timer_count(&self) -> usize {
+        self.timers.len()
+    }
+
     fn session(&mut self, conn: ConnId) -> Option<&mut Session> {
         self.sessions.get_mut(conn.index())?.as_deref_mut().filter(|s| s.conn == conn)
     }
