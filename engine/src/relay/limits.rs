@@ -51,7 +51,7 @@ pub struct RelayLimits {
     /// Data frames without a byte from one session, per `ping_interval`. No known peer sends any.
     pub empty_frames_per_interval_max: u64,
     /// Frames without payload (pings, updates, opens, ends, and what is for no stream) from one session, per
-    /// `ping_interval`, on top of [`RelayLimits::CONTROL_PER_DATA_FRAME`] for each data frame to or from it. Handling one costs below
+    /// `ping_interval`, on top of [`RelayLimits::CONTROL_PER_DATA_FRAME`] for each data frame to or from it. Each costs below
     /// 1 µs: 100,000 are less than 0.4 % of a core.
     pub control_frames_per_interval_max: u64,
 }

@@ -19,3 +19,4 @@ mod sessions_die;
 mod silent_peers;
 mod slow_receiver;
 mod small_questions;
+mod two_cores;
