@@ -176,7 +176,10 @@ impl SecretKey {
     /// SHA-256 of the compressed point `self · other` (`wire.md §1.3`).
     #[must_use]
     pub fn ecdh(&self, other: &PublicKey) -> Zeroizing<[u8; 32]> {
-        Zeroizing::new(SharedSecret::new(&other.point(), &self.scalar).to_secret_bytes())
+        let mut shared = SharedSecret::new(&other.point(), &self.scalar);
+        let bytes = Zeroizing::new(shared.to_secret_bytes());
+        shared.non_secure_erase();
+        bytes
     }
 
     pub(super) fn scalar(&self) -> &secp256k1::SecretKey {

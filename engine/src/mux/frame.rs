@@ -91,6 +91,11 @@ impl Body {
         Self { id, left: length, kept: false }
     }
 
+    /// Whether the payload goes to the caller.
+    pub(super) fn is_kept(&self) -> bool {
+        self.kept
+    }
+
     /// Drops the rest.
     pub(super) fn cancel(&mut self) {
         self.kept = false;

@@ -207,6 +207,8 @@ impl Default for MuxConfig {
 pub struct MuxCounters {
     /// Frames received, of any kind.
     pub frames: u64,
+    /// Data frames whose payload goes to the caller.
+    pub data_frames: u64,
     /// Data frames without a byte and without a flag.
     pub empty_data_frames: u64,
     /// Pings (yamux) and keep-alives (smux) received.

@@ -126,6 +126,13 @@ impl Slice {
         self.start += u32::try_from(len.min(self.len())).expect("within the block");
     }
 
+    /// The same bytes in memory of their own if they are less than a quarter of their block: a slice that may wait for
+    /// long must not keep a block alive that is many times its size.
+    #[must_use]
+    pub fn compact(self) -> Self {
+        if self.len() < self.block.memory.len() / 4 { Self::copy_from(&self) } else { self }
+    }
+
     /// Bytes in the slice.
     #[must_use]
     pub fn len(&self) -> usize {
@@ -182,6 +189,15 @@ mod tests {
         let pool = BlockPool::new(16, 1);
         drop((pool.take(), pool.take(), pool.take()));
         assert_eq!(pool.free_count(), 1);
+    }
+
+    #[test]
+    fn a_small_part_of_a_block_lets_the_block_go_and_a_large_one_keeps_it() {
+        let pool = BlockPool::new(16, 4);
+        let small = pool.take().freeze(3).compact();
+        assert_eq!((small.len(), pool.free_count()), (3, 1));
+        let large = pool.take().freeze(4).compact();
+        assert_eq!((large.len(), pool.free_count()), (4, 0));
     }
 
     #[test]

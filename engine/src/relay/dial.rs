@@ -13,15 +13,19 @@ use super::{
 };
 use crate::{
     identity::PublicKey,
-    io::{ConnId, Io},
+    io::{ConnId, Io, SEND_HIGH_BYTES},
     mux::StreamId,
     pool::Slice,
-    session::{Object, ObjectReader, write_object},
+    session::{OBJECT_OVERHEAD_BYTES, Object, ObjectReader, PING_MARKER, write_object},
     wire::{Dialect, SignedObject, StreamRequest, StreamResponse},
 };
 
 /// The initiator's half outlives the destination's by this much, so that the destination's reason is the one reported.
 const INITIATOR_SLACK: Duration = Duration::from_secs(1);
+
+/// Dial objects are written whole and regardless of the mark at which data stops, or a busy session could not dial. But not
+/// behind this much: whoever reads so little could have them pile up by thousands.
+const OBJECTS_QUEUED_BYTES_MAX: usize = 4 * SEND_HIGH_BYTES;
 
 impl Relay {
     /// A client opened a stream: acknowledge at once (`wire.md §3.3`) and wait for its request.
@@ -67,9 +71,11 @@ impl Relay {
 
     /// The liveness marker of `wire.md §3.5`: echo it and close.
     fn answer_ping(&mut self, io: &mut Io, conn: ConnId, id: StreamId) {
-        self.stats.pings_answered.fetch_add(1, Relaxed);
-        if let (Some(up), Some(queue)) = (self.up(conn), io.queue(conn)) {
-            up.mux().send_bytes(id, &[0, 0], queue);
+        if self.has_room(io, conn, id, PING_MARKER.len())
+            && let (Some(up), Some(queue)) = (self.up(conn), io.queue(conn))
+        {
+            up.mux().send_bytes(id, &PING_MARKER, queue);
+            self.stats.pings_answered.fetch_add(1, Relaxed);
         }
         self.close_half(io, conn, id);
     }
@@ -131,9 +137,11 @@ impl Relay {
             ..StreamResponse::default()
         };
         let object = SignedObject::sign(&self.secret_key, &response.encode(Dialect::G24));
-        self.stats.ip_lookups.fetch_add(1, Relaxed);
         if self.write_sealed(io, conn, id, &object) {
+            self.stats.ip_lookups.fetch_add(1, Relaxed);
             self.close_half(io, conn, id);
+        } else {
+            self.refuse(io, conn, id, RefuseReason::SlowReceiver);
         }
     }
 
@@ -173,8 +181,12 @@ impl Relay {
     ) -> Result<StreamId, RefuseReason> {
         let up =
             self.up(conn).filter(|up| up.key == *destination).ok_or(RefuseReason::NoSession)?;
+        if io.queued_bytes(conn) > OBJECTS_QUEUED_BYTES_MAX {
+            return Err(RefuseReason::DestinationFull);
+        }
         let queue = io.queue(conn).ok_or(RefuseReason::NoSession)?;
         let id = up.mux().open(queue).ok_or(RefuseReason::DestinationFull)?;
+        // A new stream has a window of four times the longest object.
         self.write_sealed(io, conn, id, request);
         Ok(id)
     }
@@ -227,6 +239,8 @@ impl Relay {
             self.stats.streams_total.fetch_add(1, Relaxed);
             self.start_relaying(io, conn, id, peer);
             self.flush_early_credit(io, conn, id);
+        } else {
+            self.refuse(io, conn, id, RefuseReason::SlowReceiver);
         }
     }
 
@@ -239,7 +253,13 @@ impl Relay {
         }
     }
 
-    /// Seals a signed object with the session's next counter and writes it whole.
+    /// Whether a client takes an answer of `len` bytes: it has given credit for it, and it reads what it is sent.
+    fn has_room(&mut self, io: &mut Io, conn: ConnId, id: StreamId, len: usize) -> bool {
+        let credit = self.up(conn).map_or(0, |up| up.mux().send_credit(id) as usize);
+        credit >= len && io.queued_bytes(conn) <= OBJECTS_QUEUED_BYTES_MAX
+    }
+
+    /// Seals a signed object with the session's next counter and writes it whole; false if there is no room for it.
     fn write_sealed(
         &mut self,
         io: &mut Io,
@@ -247,8 +267,12 @@ impl Relay {
         id: StreamId,
         object: &SignedObject,
     ) -> bool {
+        let sealed_len = object.as_bytes().len() + OBJECT_OVERHEAD_BYTES;
+        if !self.has_room(io, conn, id, sealed_len) {
+            return false;
+        }
         let (Some(up), Some(queue)) = (self.up(conn), io.queue(conn)) else { return false };
-        let mut bytes = Vec::with_capacity(object.as_bytes().len() + 64);
+        let mut bytes = Vec::with_capacity(sealed_len);
         if write_object(&mut up.sealer, object.as_bytes(), &mut bytes).is_err() {
             // 2^64 objects: the session's key is used up.
             self.end_session(io, conn, SessionEnd::ConnectionLost);

@@ -64,14 +64,13 @@ impl Relay {
         let Some(half) = self.half(conn, id) else { return };
         half.active = now;
         if let Stage::Relaying(relaying) = &half.stage {
-            let (peer, waiting) = (relaying.peer, !relaying.pending.is_empty());
+            let peer = relaying.peer;
             let here = StreamRef { core: self.core, conn, id };
             if bytes > 0 {
                 self.tell(io, peer, here, StreamMsg::Credit(bytes));
             }
-            if waiting {
-                self.drain(io, conn);
-            }
+            self.list_ready(conn, id);
+            self.drain(io, conn);
         } else {
             half.early_credit = half.early_credit.saturating_add(bytes);
         }
@@ -136,9 +135,7 @@ impl Relay {
     /// Opening and abandoning streams costs us checks and the destination a handshake: it has a budget per session.
     fn note_abandoned(&mut self, io: &mut Io, conn: ConnId) {
         let max = self.limits.resets_per_interval_max;
-        let Some(up) = self.up(conn) else { return };
-        up.abandoned += 1;
-        if up.abandoned > max {
+        if self.up(conn).is_some_and(|up| up.budget.abandoned(max)) {
             self.end_session(io, conn, SessionEnd::ResetFlood);
         }
     }
@@ -163,10 +160,10 @@ impl Relay {
         msg: StreamMsg,
     ) {
         let (conn, id) = (to.conn, to.id);
-        let Some(half) = self.half(conn, id).filter(|half| listens_to(half, from)) else {
-            // Our half is gone. Ends are not answered, or two dead halves would talk for ever; nor is credit: a half that ended
-            // well needs no more of it, while what it sent may still wait for the receiver.
-            if !matches!(msg, StreamMsg::Credit(_) | StreamMsg::Reset | StreamMsg::Refused(_)) {
+        let Some(half) = self.half(conn, id).filter(|half| listens_to(half, from, &msg)) else {
+            // Our half is gone. If both its directions have ended, what is still said of credit is for nobody, while the
+            // half that speaks may be sending what waits. Who still dials or sends must hear that it is over.
+            if matches!(msg, StreamMsg::Delivered | StreamMsg::Accepted(_) | StreamMsg::Data(_)) {
                 self.tell(io, from, to, StreamMsg::Reset);
             }
             return;
@@ -174,14 +171,11 @@ impl Relay {
         match (&mut half.stage, msg) {
             (Stage::Relaying(_), StreamMsg::Data(data)) => self.peer_data(io, conn, id, data),
             (Stage::Relaying(relaying), StreamMsg::Credit(bytes)) => {
-                half.active = io.now();
                 relaying.ahead_bytes -= i64::from(bytes);
                 if relaying.ahead_bytes <= AHEAD_LOW_BYTES {
                     self.source_release(io, conn, id);
                 }
-                if let (Some(up), Some(queue)) = (self.up(conn), io.queue(conn)) {
-                    up.mux().grant(id, bytes, true, queue);
-                }
+                self.peer_credit(io, conn, id, bytes);
             }
             (Stage::Relaying(relaying), StreamMsg::Finish) => {
                 relaying.peer_done = true;
@@ -218,21 +212,67 @@ impl Relay {
             return self.hand_over(io, conn, id, data);
         }
         let len = data.len();
-        relaying.pending.push_slice(data);
-        let waiting = relaying.pending.len();
-        if !std::mem::replace(&mut relaying.queued, true) {
-            up.ready.push_back(id);
-        }
+        relaying.pending.push_slice(data.compact());
         up.pending_bytes += len;
         self.pending_bytes += len;
         self.stats.pending_bytes.fetch_add(len as u64, Relaxed);
+        self.list_ready(conn, id);
+        // There may be credit for a part of it, and nothing else that would ever send that part.
+        self.drain(io, conn);
+        let waiting = self.half(conn, id).map_or(0, |half| pending_len(half));
         self.enforce_budget(io, conn, id, waiting);
+    }
+
+    /// The far receiver lets our client send more. What our client's connection cannot take now is gathered, or a far
+    /// receiver that gives it byte by byte would fill the queue of a client that does not read.
+    fn peer_credit(&mut self, io: &mut Io, conn: ConnId, id: StreamId, bytes: u32) {
+        let (now, full) = (io.now(), io.is_full(conn));
+        let Some(up) = self.up(conn) else { return };
+        let Some(half) = up.streams.get_mut(&id) else { return };
+        half.active = now;
+        let Stage::Relaying(relaying) = &mut half.stage else { return };
+        relaying.owed = relaying.owed.saturating_add(bytes);
+        if full {
+            up.owing.insert(id);
+        } else {
+            let owed = std::mem::take(&mut relaying.owed);
+            if let Some(queue) = io.queue(conn) {
+                up.mux().grant(id, owed, true, queue);
+            }
+        }
+    }
+
+    /// Tells our client all the credit that was gathered for it.
+    pub(super) fn pay_owed(&mut self, io: &mut Io, conn: ConnId) {
+        let Some(up) = self.up(conn) else { return };
+        for id in std::mem::take(&mut up.owing) {
+            if let Some(Half { stage: Stage::Relaying(relaying), .. }) = up.streams.get_mut(&id)
+                && let Some(queue) = io.queue(conn)
+            {
+                let owed = std::mem::take(&mut relaying.owed);
+                up.mux().grant(id, owed, true, queue);
+            }
+        }
+    }
+
+    /// Gives a half with something pending its place among those that may send, unless it waits for credit.
+    fn list_ready(&mut self, conn: ConnId, id: StreamId) {
+        let Some(up) = self.up(conn) else { return };
+        let credit = up.mux().send_credit(id);
+        if let Some(Half { stage: Stage::Relaying(relaying), .. }) = up.streams.get_mut(&id)
+            && credit > 0
+            && !relaying.pending.is_empty()
+            && !std::mem::replace(&mut relaying.queued, true)
+        {
+            up.ready.push_back(id);
+        }
     }
 
     /// Puts payload into our client's send queue.
     fn hand_over(&mut self, io: &mut Io, conn: ConnId, id: StreamId, data: Slice) {
         let bytes = u32::try_from(data.len()).expect("a slice is below 4 GiB");
         let (Some(up), Some(queue)) = (self.up(conn), io.queue(conn)) else { return };
+        up.budget.note_data_sent();
         let mux = up.mux();
         mux.send(id, data, queue);
         if !mux.has_windows() {
@@ -247,22 +287,32 @@ impl Relay {
         }
     }
 
-    /// Keeps what waits within its bounds: the heaviest stream goes.
+    /// Keeps what waits within its bounds: the heaviest stream goes, of this session or, if the core is full, of the
+    /// heaviest session.
     fn enforce_budget(&mut self, io: &mut Io, conn: ConnId, id: StreamId, waiting: usize) {
-        let limits = &self.limits;
-        let (stream_max, session_max) =
-            (limits.stream_pending_bytes_max, limits.session_pending_bytes_max);
+        let stream_max = self.limits.stream_pending_bytes_max;
         if waiting > stream_max {
             return self.break_off(io, conn, id, RefuseReason::SlowReceiver);
         }
-        let over_core = self.pending_bytes > self.limits.core_pending_bytes_max;
-        let Some(up) = self.up(conn) else { return };
-        if up.pending_bytes > session_max || over_core {
-            let heaviest = up.streams.iter().max_by_key(|(_, half)| pending_len(half));
-            if let Some((&heaviest, _)) = heaviest {
-                self.break_off(io, conn, heaviest, RefuseReason::SlowReceiver);
-            }
+        while let Some((conn, id)) = self.heaviest_over_budget(conn) {
+            self.break_off(io, conn, id, RefuseReason::SlowReceiver);
         }
+    }
+
+    /// The stream that must go for the budgets of a session and of the core to hold.
+    fn heaviest_over_budget(&mut self, conn: ConnId) -> Option<(ConnId, StreamId)> {
+        let session_max = self.limits.session_pending_bytes_max;
+        let over_session = self.up(conn).is_some_and(|up| up.pending_bytes > session_max);
+        let conn = if over_session {
+            conn
+        } else if self.pending_bytes > self.limits.core_pending_bytes_max {
+            let sessions = self.sessions.iter().flatten();
+            sessions.max_by_key(|session| session.pending_bytes())?.conn
+        } else {
+            return None;
+        };
+        let streams = self.up(conn)?.streams.iter().map(|(&id, half)| (pending_len(half), id));
+        streams.max().filter(|(waiting, _)| *waiting > 0).map(|(_, id)| (conn, id))
     }
 
     /// Our client's mux may have no windows; then the only way to slow it down is not to read from it. For no longer than
@@ -291,9 +341,7 @@ impl Relay {
 
     /// Hands over what waits in a session, each half in its turn, while there is room.
     pub(super) fn drain(&mut self, io: &mut Io, conn: ConnId) {
-        let turns = self.up(conn).map_or(0, |up| up.ready.len());
-        let mut blocked = 0;
-        while blocked <= turns && !io.is_full(conn) {
+        while !io.is_full(conn) {
             let Some(up) = self.up(conn) else { return };
             let Some(id) = up.ready.pop_front() else { return };
             let credit = up.mux().send_credit(id) as usize;
@@ -301,13 +349,9 @@ impl Relay {
             else {
                 continue;
             };
-            let Some(data) = relaying.pending.pop_front(credit.min(TURN_BYTES)) else {
-                // Out of credit: keep its place for the next window update.
-                blocked += 1;
-                up.ready.push_back(id);
-                continue;
-            };
-            blocked = 0;
+            relaying.queued = false;
+            // Out of credit: it comes back with the next window update.
+            let Some(data) = relaying.pending.pop_front(credit.min(TURN_BYTES)) else { continue };
             self.account_drained(conn, id, data.len());
             self.hand_over(io, conn, id, data);
             self.finish_if_drained(io, conn, id);
@@ -353,6 +397,10 @@ impl Relay {
     /// A stream that was never relayed ends: FIN, and what still comes is dropped (`wire.md §4.7`, G26).
     pub(super) fn refuse(&mut self, io: &mut Io, conn: ConnId, id: StreamId, why: RefuseReason) {
         self.stats.refused(why);
+        let max = self.limits.refusals_per_interval_max;
+        if why.is_initiators_doing() && self.up(conn).is_some_and(|up| up.budget.refusal(max)) {
+            return self.end_session(io, conn, SessionEnd::RefusalFlood);
+        }
         if let Some(up) = self.up(conn) {
             tracing::debug!(client = %up.key.short(), reason = why.label(), "stream refused");
         }
@@ -399,7 +447,8 @@ impl Relay {
         let half = up.streams.remove(&id)?;
         let waiting = pending_len(&half);
         up.pending_bytes -= waiting;
-        if waiting > 0 {
+        up.owing.remove(&id);
+        if matches!(&half.stage, Stage::Relaying(relaying) if relaying.queued) {
             up.ready.retain(|other| *other != id);
         }
         self.pending_bytes -= waiting;
@@ -454,11 +503,15 @@ impl Relay {
     }
 }
 
-/// Whether `half` expects to be spoken to by `from`.
-fn listens_to(half: &Half, from: StreamRef) -> bool {
+/// Whether `half` expects to hear `msg` from `from`.
+fn listens_to(half: &Half, from: StreamRef, msg: &StreamMsg) -> bool {
     match &half.stage {
         Stage::Relaying(relaying) => relaying.peer == from,
-        Stage::Dialing { peer } => peer.is_none_or(|peer| peer == from),
+        Stage::Dialing { peer: Some(peer) } => *peer == from,
+        // Whatever else comes was meant for a former stream of the same id: peers may use ids again at once.
+        Stage::Dialing { peer: None } => {
+            matches!(msg, StreamMsg::Delivered | StreamMsg::Refused(_))
+        }
         Stage::Answer(answer) => answer.initiator == Some(from),
         Stage::Request(_) | Stage::Closing => false,
     }

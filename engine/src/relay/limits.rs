@@ -12,6 +12,14 @@ pub struct RelayLimits {
     pub handshakes_max: usize,
     /// Connections in the handshake from one address (IPv4, or IPv6 /56): a quarter of `handshakes_max`.
     pub handshakes_per_address_max: usize,
+    /// Connections per second from one address in the long run, each a handshake of about 150 µs: 200/s are 3 % of a core.
+    /// Beyond it they are closed unread. Loopback is exempt: who is on the machine, or forwards to it, is the operator's.
+    pub handshakes_per_second_max: u32,
+    /// Connections from one address that may come at once, on top of the rate: a site behind one address whose clients
+    /// all come back after a restart.
+    pub handshakes_burst_max: u32,
+    /// Addresses whose rate is kept apart; the others share one. At about 64 bytes each, 16,384 are 1 MiB.
+    pub addresses_max: usize,
     /// Sessions on this core. Beyond it new ones are closed. At 4 KiB each, 65,536 are 256 MiB.
     pub sessions_max: usize,
     /// Streams open at once in one session, as deployed servers have it (`wire.md §4.7`).
@@ -37,6 +45,20 @@ pub struct RelayLimits {
     /// Streams that one session may open and then abandon before they are accepted, per `ping_interval`. An honest client
     /// that cancels 60 dials a second stays below it.
     pub resets_per_interval_max: u32,
+    /// Streams that one session may have refused for what it sent or asked for, per `ping_interval`: each costs the check of
+    /// a signature, about 100 µs, so 10,000 are 3 % of a core.
+    pub refusals_per_interval_max: u32,
+    /// Data frames without a byte from one session, per `ping_interval`. No known peer sends any.
+    pub empty_frames_per_interval_max: u64,
+    /// Frames without payload (pings, updates, opens, ends, and what is for no stream) from one session, per
+    /// `ping_interval`, on top of [`RelayLimits::CONTROL_PER_DATA_FRAME`] for each data frame to or from it. Each costs below
+    /// 1 µs: 100,000 are less than 0.4 % of a core.
+    pub control_frames_per_interval_max: u64,
+}
+
+impl RelayLimits {
+    /// A stream opens, is acknowledged, updated and finished: so many frames without payload are honest beside one data frame.
+    pub const CONTROL_PER_DATA_FRAME: u64 = 4;
 }
 
 impl Default for RelayLimits {
@@ -45,6 +67,9 @@ impl Default for RelayLimits {
             handshake_timeout: Duration::from_secs(5),
             handshakes_max: 1024,
             handshakes_per_address_max: 256,
+            handshakes_per_second_max: 200,
+            handshakes_burst_max: 1000,
+            addresses_max: 16_384,
             sessions_max: 65_536,
             streams_per_session_max: 2048,
             dial_timeout: Duration::from_secs(5),
@@ -56,6 +81,9 @@ impl Default for RelayLimits {
             ping_interval: Duration::from_secs(30),
             ping_timeout: Duration::from_secs(15),
             resets_per_interval_max: 2000,
+            refusals_per_interval_max: 10_000,
+            empty_frames_per_interval_max: 1000,
+            control_frames_per_interval_max: 100_000,
         }
     }
 }

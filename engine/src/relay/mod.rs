@@ -21,9 +21,12 @@
 //! - an error of a stream ends that stream, an error of a session ends that session, nothing else;
 //! - requests and responses pass unchanged; only the session cipher around them is new.
 //!
-//! Files: `session.rs` handshake and frames of one connection · `dial.rs` requests and responses · `forward.rs` data,
+//! Files: `admission.rs` who may begin a handshake · `session.rs` handshake and frames of one connection · `budget.rs` what a
+//! peer may send beside data · `dial.rs` requests and responses · `forward.rs` data,
 //! credit, ends · `cores.rs` who is where · `limits.rs` · `stats.rs`.
 
+mod admission;
+mod budget;
 mod cores;
 mod dial;
 mod forward;
@@ -50,6 +53,7 @@ use crate::{
     pool::Slice,
     timers::TimerQueue,
 };
+use admission::AddressRate;
 use session::Session;
 use stream::{Half, Stage};
 
@@ -79,6 +83,7 @@ pub struct Relay {
     sessions_up: usize,
     /// Connections in the handshake, oldest first.
     unproven: VecDeque<ConnId>,
+    rate: AddressRate,
     timers: TimerQueue<TimerKey>,
     /// Bytes that wait in halves of all sessions of this core.
     pending_bytes: usize,
@@ -97,6 +102,7 @@ impl Relay {
     #[must_use]
     pub fn new(config: RelayConfig, core: u16, cores: Arc<Cores>, stats: Arc<Stats>) -> Self {
         Self {
+            rate: AddressRate::new(&config.limits),
             public_key: config.secret_key.public_key(),
             secret_key: config.secret_key,
             limits: config.limits,
@@ -118,8 +124,22 @@ impl Relay {
         self.pending_bytes
     }
 
+    /// Deadlines that are set: one for each session and connection in the handshake, one for each stream. For tests.
+    #[must_use]
+    pub fn timer_count(&self) -> usize {
+        self.timers.len()
+    }
+
     fn session(&mut self, conn: ConnId) -> Option<&mut Session> {
         self.sessions.get_mut(conn.index())?.as_deref_mut().filter(|s| s.conn == conn)
+    }
+
+    fn stop(&mut self, io: &mut Io) {
+        let conns: Vec<_> = self.sessions.iter().flatten().map(|session| session.conn).collect();
+        for conn in conns {
+            self.end_session(io, conn, SessionEnd::Shutdown);
+        }
+        io.stop();
     }
 
     fn arm(&self, io: &mut Io) {
@@ -148,10 +168,12 @@ impl Machine for Relay {
 
     fn writable(&mut self, io: &mut Io, conn: ConnId) {
         self.session_writable(io, conn);
+        self.arm(io);
     }
 
     fn closed(&mut self, io: &mut Io, conn: ConnId, _why: Closed) {
         self.end_session(io, conn, SessionEnd::ConnectionLost);
+        self.arm(io);
     }
 
     fn command(&mut self, io: &mut Io, command: Command) {
@@ -160,7 +182,7 @@ impl Machine for Relay {
             Command::Stream { to, from, msg } => self.stream_message(io, to, from, msg),
             Command::Evict(conn) => self.evict(io, conn),
             Command::MuxHint(conn, kind) => self.mux_hint(io, conn, kind),
-            Command::Stop => io.stop(),
+            Command::Stop => self.stop(io),
         }
         self.arm(io);
     }

@@ -5,14 +5,15 @@
 //! ```
 
 use std::{
-    collections::{HashMap, VecDeque},
-    net::{IpAddr, Ipv6Addr, SocketAddr},
+    collections::{BTreeSet, HashMap, VecDeque},
+    net::SocketAddr,
     sync::atomic::Ordering::Relaxed,
     time::{Duration, Instant},
 };
 
 use super::{
-    Half, Relay, SessionEnd, SessionRef, Stage, StreamMsg, StreamRef, TimerKey, stream::Relaying,
+    Half, Relay, SessionEnd, SessionRef, Stage, StreamMsg, StreamRef, TimerKey,
+    admission::address_prefix, budget::Budget, stream::Relaying,
 };
 use crate::{
     identity::{PublicKey, SecretKey},
@@ -56,8 +57,20 @@ pub(super) struct Up {
     pub(super) ready: VecDeque<StreamId>,
     /// Bytes that wait in `streams`.
     pub(super) pending_bytes: usize,
-    pub(super) abandoned: u32,
+    /// Halves with credit that their client has not been told yet.
+    pub(super) owing: BTreeSet<StreamId>,
+    pub(super) budget: Budget,
     streams_max: usize,
+}
+
+impl Session {
+    /// Bytes that wait in its streams.
+    pub(super) fn pending_bytes(&self) -> usize {
+        match &self.phase {
+            Phase::Up(up) => up.pending_bytes,
+            Phase::Handshake(_) => 0,
+        }
+    }
 }
 
 impl Up {
@@ -87,6 +100,10 @@ impl Relay {
     pub(super) fn session_accepted(&mut self, io: &mut Io, conn: ConnId, peer: SocketAddr) {
         if self.sessions_up >= self.limits.sessions_max {
             self.stats.ended(SessionEnd::TooManySessions);
+            return io.close(conn, CloseMode::Abort);
+        }
+        if !self.rate.admit(peer.ip(), io.now()) {
+            self.stats.ended(SessionEnd::HandshakeRate);
             return io.close(conn, CloseMode::Abort);
         }
         let prefix = address_prefix(peer.ip());
@@ -157,7 +174,8 @@ impl Relay {
             streams: HashMap::new(),
             ready: VecDeque::new(),
             pending_bytes: 0,
-            abandoned: 0,
+            owing: BTreeSet::new(),
+            budget: Budget::default(),
             streams_max,
         }));
         self.proven(conn);
@@ -221,9 +239,22 @@ impl Relay {
                 }
             }
         }
+        if let Some(why) = self.over_budget(conn) {
+            return self.end_session(io, conn, why);
+        }
         if io.queued_bytes(conn) > CONTROL_BYTES_MAX {
             self.hold_control(io, conn);
         }
+    }
+
+    fn over_budget(&mut self, conn: ConnId) -> Option<SessionEnd> {
+        let (empty_max, control_max) = (
+            self.limits.empty_frames_per_interval_max,
+            self.limits.control_frames_per_interval_max,
+        );
+        let up = self.up(conn)?;
+        let counters = up.mux().counters();
+        up.budget.exceeded(counters, empty_max, control_max)
     }
 
     fn mux_event(&mut self, io: &mut Io, conn: ConnId, event: Event) {
@@ -243,14 +274,16 @@ impl Relay {
         let now = io.now();
         let Some(session) = self.session(conn) else { return };
         let quiet = now.saturating_duration_since(session.last_received);
-        let reading = session.holds == 0;
+        // Nothing is heard of a peer that we do not read from; if that is for its own unread answers, it is dead as well.
+        let reading = session.holds == 0 || session.control_hold;
         let Phase::Up(up) = &mut session.phase else {
             return self.end_session(io, conn, SessionEnd::HandshakeTimeout);
         };
         if reading && quiet >= interval + timeout {
             return self.end_session(io, conn, SessionEnd::Silent);
         }
-        up.abandoned = 0;
+        let counters = up.mux.as_ref().map(Mux::counters).unwrap_or_default();
+        up.budget.begin_interval(counters);
         let smux = up.mux.as_ref().is_some_and(|m| m.kind() != MuxKind::Yamux);
         let next = if smux || quiet >= interval {
             if let Some(queue) = io.queue(conn) {
@@ -299,6 +332,7 @@ impl Relay {
         {
             self.release(io, conn);
         }
+        self.pay_owed(io, conn);
         self.drain(io, conn);
     }
 
@@ -320,7 +354,10 @@ impl Relay {
         self.cores.leave(&up.key, SessionRef { core: self.core, conn });
         self.pending_bytes -= up.pending_bytes;
         self.stats.pending_bytes.fetch_sub(up.pending_bytes as u64, Relaxed);
-        for (id, half) in up.streams {
+        // In their order, so that a simulation replays.
+        let mut streams: Vec<_> = up.streams.into_iter().collect();
+        streams.sort_unstable_by_key(|(id, _)| *id);
+        for (id, half) in streams {
             self.timers.cancel(TimerKey::Stream(conn, id));
             self.stats.stream_halves.fetch_sub(1, Relaxed);
             let from = StreamRef { core: self.core, conn, id };
@@ -351,13 +388,5 @@ fn ephemeral(io: &mut Io) -> SecretKey {
         if let Ok(key) = SecretKey::from_bytes(&*bytes) {
             return key;
         }
-    }
-}
-
-/// What counts as one address: an IPv4 address, or the /56 that a household gets in IPv6.
-fn address_prefix(ip: IpAddr) -> IpAddr {
-    match ip.to_canonical() {
-        IpAddr::V6(v6) => IpAddr::V6(Ipv6Addr::from_bits(v6.to_bits() & !(u128::MAX >> 56))),
-        v4 => v4,
     }
 }

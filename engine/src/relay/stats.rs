@@ -34,6 +34,8 @@ reasons! {
         HandshakeTimeout = "handshake_timeout",
         /// Too many handshakes at once, in all or from this address.
         HandshakeShed = "handshake_shed",
+        /// Handshakes from this address come faster than allowed.
+        HandshakeRate = "handshake_rate",
         /// Sessions are at their limit.
         TooManySessions = "too_many_sessions",
         /// The same key connected again; the newest session wins.
@@ -44,6 +46,12 @@ reasons! {
         Silent = "silent",
         /// The peer opened and abandoned streams faster than its budget.
         ResetFlood = "reset_flood",
+        /// The peer sent data frames without data beyond its budget.
+        EmptyFrameFlood = "empty_frame_flood",
+        /// The peer sent frames without payload out of all proportion to data.
+        ControlFlood = "control_flood",
+        /// The peer had more streams refused than its budget.
+        RefusalFlood = "refusal_flood",
         /// The server stops.
         Shutdown = "shutdown",
     }
@@ -80,6 +88,21 @@ reasons! {
         SlowReceiver = "slow_receiver",
         /// The other session ended.
         PeerSessionEnded = "peer_session_ended",
+    }
+}
+
+impl RefuseReason {
+    /// Whether the one who dialled is to blame, as far as a relay can tell.
+    pub(super) fn is_initiators_doing(self) -> bool {
+        matches!(
+            self,
+            Self::RequestTimeout
+                | Self::BadCiphertext
+                | Self::BadRequest
+                | Self::ForeignSource
+                | Self::NoSession
+                | Self::EarlyData
+        )
     }
 }
 

@@ -122,7 +122,9 @@ pub(super) struct Relaying {
     pub(super) client_done: bool,
     /// Our FIN is out.
     pub(super) fin_sent: bool,
-    /// This half waits in its session's list of those with something pending.
+    /// Credit for our client that waits until its connection takes it.
+    pub(super) owed: u32,
+    /// This half stands in its session's list of those that may send.
     pub(super) queued: bool,
     /// What our client sent, less what the peer's client granted beyond its first window.
     pub(super) ahead_bytes: i64,
@@ -138,6 +140,7 @@ impl Relaying {
             peer_done: false,
             client_done: false,
             fin_sent: false,
+            owed: 0,
             queued: false,
             ahead_bytes: 0,
             held: false,

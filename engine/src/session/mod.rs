@@ -14,7 +14,8 @@ mod object;
 
 pub use handshake::{Established, HandshakeError, SessionHandshake, Step};
 pub use object::{
-    OBJECT_MAX_BYTES, Object, ObjectFrameError, ObjectReader, PING_MARKER, write_object,
+    OBJECT_MAX_BYTES, OBJECT_OVERHEAD_BYTES, Object, ObjectFrameError, ObjectReader, PING_MARKER,
+    write_object,
 };
 
 #[cfg(test)]

@@ -15,6 +15,9 @@ pub const PING_MARKER: [u8; 2] = [0, 0];
 /// Bytes of the longest sealed object, the greatest value of its length field.
 pub const OBJECT_MAX_BYTES: usize = u16::MAX as usize;
 
+/// Bytes that a sealed object on a stream is longer than the signed one: its length field and the session cipher.
+pub const OBJECT_OVERHEAD_BYTES: usize = size_of::<u16>() + OVERHEAD_BYTES;
+
 /// Why an object could not be read or written. An error of the stream, not of its session.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]

@@ -11,5 +11,6 @@ mod pressure;
 mod reconnect;
 mod scripted;
 mod session_death;
+mod stale_waits;
 mod through_relay;
 mod world;

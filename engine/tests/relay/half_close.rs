@@ -106,3 +106,34 @@ fn an_idle_stream_ends_and_traffic_in_either_direction_keeps_it() {
     assert!(a.was_reset(at_a) && b.was_reset(at_b));
     assert_eq!(server.stats.refused_count(RefuseReason::Idle), 1);
 }
+
+#[test]
+fn what_waits_for_a_slow_receiver_outlives_the_senders_half() {
+    let mut net = Net::new(64);
+    net.set_link(Link { capacity_bytes: 16 * 1024, ..Link::default() });
+    let server = server(&mut net);
+    let mut a = Peer::connect(&mut net, &server, b"a", MuxKind::Yamux);
+    let mut b = Peer::connect(&mut net, &server, b"b", MuxKind::Yamux);
+    let pairs: Vec<_> = (0..4).map(|_| connect_through(&mut net, &mut a, &mut b)).collect();
+    for (_, at_b) in &pairs {
+        b.mux.finish(*at_b, &mut b.queue);
+    }
+    settle(&mut net, &mut [&mut a, &mut b]);
+    net.raw_stop_reading(&b.raw);
+    for (at_a, _) in &pairs {
+        assert!(a.finished(*at_a));
+        a.send(*at_a, &[7; 250_000]);
+        a.mux.finish(*at_a, &mut a.queue);
+    }
+    settle(&mut net, &mut [&mut a]);
+    // Both directions have ended for a. Credit that b gives now is for nobody, and no reason to cut b off.
+    net.raw_set_reading(&b.raw, true);
+    for _ in 0..30 {
+        settle_for(&mut net, &mut [&mut a, &mut b], Duration::from_millis(2));
+    }
+    settle(&mut net, &mut [&mut a, &mut b]);
+    for (_, at_b) in &pairs {
+        assert_eq!(b.taken(*at_b).len(), 250_000);
+        assert!(b.finished(*at_b) && !b.was_reset(*at_b));
+    }
+}

@@ -8,8 +8,10 @@ mod peer;
 
 mod bad_requests;
 mod bounds;
+mod floods;
 mod half_close;
 mod handshake_abuse;
+mod hostile_windows;
 mod muxes_meet;
 mod newest_session_wins;
 mod relayed_dial;
@@ -17,3 +19,4 @@ mod sessions_die;
 mod silent_peers;
 mod slow_receiver;
 mod small_questions;
+mod two_cores;

@@ -270,6 +270,15 @@ impl ClientMachine {
         }
     }
 
+    /// A session takes no new streams: dials that wait for one with its server need another.
+    pub(super) fn want_successor(&mut self, server: PublicKey) {
+        if !self.waiting_for(server).is_empty()
+            && let Some(entry) = self.servers.get_mut(&server)
+        {
+            entry.wanted = true;
+        }
+    }
+
     fn waiting_for(&self, server: PublicKey) -> Vec<DialId> {
         let waits = |dial: &Dial| matches!(dial.wait, Wait::Session(key) if key == server);
         self.dials.iter().filter(|(_, dial)| waits(dial)).map(|(&id, _)| id).collect()
@@ -278,6 +287,7 @@ impl ClientMachine {
     /// The server acknowledged a stream, or one is gone: a dial that waited for that may go on.
     pub(super) fn advance_backlog(&mut self, io: &mut Io, conn: ConnId) {
         while let Some(up) = self.sessions.get_mut(&conn).and_then(Session::up_mut)
+            && !up.draining
             && up.mux.unacked_count() < UNACKED_MAX
             && let Some(id) = up.waiting.pop_front()
         {

@@ -16,6 +16,10 @@ pub const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(30);
 /// most.
 pub const PONG_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// A ping that waits behind unsent data is given this long since the server was last heard: as long as the drivers let
+/// the kernel wait for acknowledgements.
+const UNSENT_PATIENCE: Duration = Duration::from_secs(45);
+
 /// An smux NOP is sent this often.
 const NOP_INTERVAL: Duration = Duration::from_secs(10);
 
@@ -58,6 +62,21 @@ impl ClientMachine {
         if idle && self.is_spare(server) {
             self.end_session(io, conn, SessionEnd::Idle, Some(CloseMode::Flush));
         }
+    }
+
+    /// A pong is overdue. It may be behind much data on a slow line, and the ping may not even have left: a server that
+    /// is heard of lives, and one that has not got our ping is given the time that the kernel gives it.
+    pub(super) fn pong_due(&mut self, io: &mut Io, conn: ConnId) {
+        let now = io.now();
+        let unsent = io.queued_bytes(conn) > 0;
+        let Some(up) = self.sessions.get_mut(&conn).and_then(Session::up_mut) else { return };
+        let patience = if unsent { UNSENT_PATIENCE } else { PONG_TIMEOUT };
+        let due = up.heard_at.unwrap_or(up.since) + patience;
+        if due > now {
+            return self.timers.set(Timer::Pong(conn), due.min(now + PONG_TIMEOUT));
+        }
+        let silent = KEEP_ALIVE_INTERVAL + PONG_TIMEOUT;
+        self.end_session(io, conn, SessionEnd::Silent(silent), Some(CloseMode::Abort));
     }
 
     pub(super) fn pong(&mut self, io: &mut Io, conn: ConnId, value: u32) {

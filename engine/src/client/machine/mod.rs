@@ -185,10 +185,7 @@ impl ClientMachine {
             Timer::Maintain => self.maintain(io),
             Timer::Session(conn) => self.session_due(io, conn),
             Timer::KeepAlive(conn) => self.keep_alive(io, conn),
-            Timer::Pong(conn) => {
-                let silent = KEEP_ALIVE_INTERVAL + PONG_TIMEOUT;
-                self.end_session(io, conn, SessionEnd::Silent(silent), Some(CloseMode::Abort));
-            }
+            Timer::Pong(conn) => self.pong_due(io, conn),
             Timer::Dial(id) => self.dial_due(io, id),
             Timer::Try(id) => self.try_due(io, id),
             Timer::Inbound(key) => self.refuse(io, key, "timed_out"),

@@ -229,15 +229,16 @@ impl ClientMachine {
         }
     }
 
-    /// Files the end of a session with its server: back-off, quiet time, suspicion of eviction.
-    pub(super) fn note_ended(&mut self, io: &mut Io, key: PublicKey, ended: &Ended<'_>) {
+    /// Files the end of a session with its server: back-off, quiet time, suspicion of eviction. False if it was not the
+    /// session in use any more.
+    pub(super) fn note_ended(&mut self, io: &mut Io, key: PublicKey, ended: &Ended<'_>) -> bool {
         let now = io.now();
         let random = random_u32(io);
         let board = &self.shared.board;
         board.note_session_end(key, ended.why);
         let Some(server) = self.servers.get_mut(&key).filter(|s| s.session == Some(ended.conn))
         else {
-            return;
+            return false;
         };
         server.session = None;
         let settled = ended.uptime.is_some_and(|uptime| uptime >= SETTLED);
@@ -267,6 +268,7 @@ impl ClientMachine {
             );
             board.note_eviction(key);
         }
+        true
     }
 
     /// A session reached [`SETTLED`].

@@ -274,8 +274,11 @@ impl ClientMachine {
         if up.streams.is_empty() {
             return self.end_session(io, conn, SessionEnd::ClosedByServer, Some(CloseMode::Flush));
         }
+        // Dials that waited for an ACK here go on when the successor is up.
+        up.waiting.clear();
         let why = SessionEnd::ClosedByServer;
         self.note_ended(io, key, &Ended { conn, why: &why, uptime: None });
+        self.want_successor(key);
         self.show_sessions();
         self.maintain(io);
     }
@@ -346,12 +349,15 @@ impl ClientMachine {
             uptime = Some(io.now().duration_since(up.since));
             broken = self.end_streams(conn, *up, &why);
         }
-        self.note_ended(io, key, &Ended { conn, why: &why, uptime });
+        let was_in_use = self.note_ended(io, key, &Ended { conn, why: &why, uptime });
         self.show_sessions();
         for id in broken {
             self.fail_try(io, id, TryCause::Session(why.clone()));
         }
-        self.fail_waiting(io, key, &why);
+        // Nobody waits for a session that a go-away has ended before, but perhaps for the one that follows it.
+        if was_in_use {
+            self.fail_waiting(io, key, &why);
+        }
         self.maintain(io);
     }
 
@@ -362,10 +368,11 @@ impl ClientMachine {
         }
     }
 
-    /// Ends the streams of a session, and returns the dials that were waiting on it.
+    /// Ends the streams of a session, and returns the dials whose request was out on it. Those in `waiting` wait for any
+    /// session with the server, or have gone on to another since.
     fn end_streams(&mut self, conn: ConnId, up: Up, why: &SessionEnd) -> Vec<DialId> {
         up.gauge.streams.store(0, Ordering::Relaxed);
-        let mut dials: Vec<_> = up.waiting.into();
+        let mut dials = Vec::new();
         for (id, slot) in up.streams {
             self.cancel_stream_timers((conn, id));
             match slot {

@@ -170,6 +170,7 @@ impl Smux {
             self.reset(id, queue);
             return Some(Event::Reset(id));
         }
+        self.counters.data_frames += u64::from(length > 0);
         self.body = Body::keeping(id, u32::from(length));
         None
     }

@@ -187,6 +187,7 @@ impl Yamux {
             let windows = windows.map_err(|error| self.protocol(error, queue))?;
             if !reset && self.admit(id, windows, queue) {
                 self.body = Body::keeping(id, length);
+                self.counters.data_frames += u64::from(length > 0);
                 self.pending = Pending { opened: true, acked: false, credit: delta, finished };
             }
             return Ok(None);
@@ -201,6 +202,7 @@ impl Yamux {
         }
         let credit = check_open_stream(stream, header, length, delta);
         let credit = credit.map_err(|error| self.protocol(error, queue))?;
+        self.counters.data_frames += u64::from(self.body.is_kept() && length > 0);
         let acked = header.flags.has(Flags::ACK) && self.streams.acknowledge(id);
         self.pending = Pending { opened: false, acked, credit, finished };
         Ok(None)

@@ -1,0 +1,59 @@
+//! What a peer may send beside data in one keep-alive interval, so that a session that carries nothing cannot cost
+//! much (CVE-2023-44487 and its kin).
+//!
+//! Honest traffic of small messages passes: what counts is the proportion of frames without payload to frames with
+//! it, in both directions, above a floor that is generous for an idle session.
+
+use super::{RelayLimits, SessionEnd};
+use crate::mux::MuxCounters;
+
+/// The account of one session.
+#[derive(Debug, Default)]
+pub(super) struct Budget {
+    /// The mux's counters at the begin of the interval.
+    begin: MuxCounters,
+    data_frames_sent: u64,
+    abandoned: u32,
+    refused: u32,
+}
+
+impl Budget {
+    /// A new interval.
+    pub(super) fn begin_interval(&mut self, begin: MuxCounters) {
+        *self = Self { begin, ..Self::default() };
+    }
+
+    /// We sent the peer a data frame: it may answer with updates.
+    pub(super) fn note_data_sent(&mut self) {
+        self.data_frames_sent += 1;
+    }
+
+    /// The peer abandoned a dial; true when that was one too many.
+    pub(super) fn abandoned(&mut self, max: u32) -> bool {
+        self.abandoned = self.abandoned.saturating_add(1);
+        self.abandoned > max
+    }
+
+    /// A stream of the peer was refused; true when that was one too many.
+    pub(super) fn refusal(&mut self, max: u32) -> bool {
+        self.refused = self.refused.saturating_add(1);
+        self.refused > max
+    }
+
+    /// What the peer has too much of, if anything.
+    pub(super) fn exceeded(
+        &self,
+        now: MuxCounters,
+        empty_max: u64,
+        control_max: u64,
+    ) -> Option<SessionEnd> {
+        let empty = now.empty_data_frames - self.begin.empty_data_frames;
+        if empty > empty_max {
+            return Some(SessionEnd::EmptyFrameFlood);
+        }
+        let data = now.data_frames - self.begin.data_frames;
+        let control = (now.frames - self.begin.frames).saturating_sub(data);
+        let earned = (data + self.data_frames_sent) * RelayLimits::CONTROL_PER_DATA_FRAME;
+        (control > control_max + earned).then_some(SessionEnd::ControlFlood)
+    }
+}
