@@ -1,5 +1,6 @@
-//! A client that speaks smux and only listens: the relay must know before it opens the first stream to it, and learns it
-//! from the client's discovery entry (`discovery.md §7.3`).
+//! A client that speaks smux and only listens is reached behind relays that look entries up (`discovery.md §7.3`): the
+//! look-up neither delays nor confuses anything. Ours shows its mux early; that a hint decides where a client has been
+//! silent is tested with the relay (`engine/tests/relay/muxes_meet.rs`), and the look-up in `cli/hints.rs`.
 #![allow(clippy::unwrap_used)]
 
 #[path = "common/program.rs"]

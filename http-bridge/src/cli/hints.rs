@@ -126,3 +126,79 @@ pub(super) fn of_store(store: &dyn Store, key: PublicKey) -> Option<MuxKind> {
 fn kind(protocol: &str) -> MuxKind {
     if protocol == "smux" { MuxKind::SmuxV2 } else { MuxKind::Yamux }
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use std::{
+        net::Ipv4Addr,
+        sync::atomic::{AtomicUsize, Ordering::Relaxed},
+    };
+
+    use dmsg_engine::{identity::SecretKey, server::ServerConfig};
+
+    use super::*;
+    use crate::discovery::{
+        Entry, Signed,
+        store::{MemoryStore, Record, ServerLabel, StoreLimits},
+    };
+
+    fn stored(store: &MemoryStore, name: &str, protocol: &str) -> PublicKey {
+        let (secret, now) = (SecretKey::from_seed(name.as_bytes()), UnixNanos::system());
+        let mut entry = Entry::client(secret.public_key(), Vec::new());
+        entry.timestamp = now.0;
+        entry.protocol = protocol.to_owned();
+        entry.sign(&secret);
+        let deadline = now.plus(Duration::from_secs(60));
+        let raw = RawEntry::of(entry);
+        let record = Record::new(&raw, Signed::Text, ServerLabel::Community, deadline).unwrap();
+        store.put(record, now).unwrap();
+        secret.public_key()
+    }
+
+    #[test]
+    fn the_entry_names_the_mux_and_no_entry_names_none() {
+        let store = MemoryStore::new(StoreLimits::default());
+        let (smux, plain) = (stored(&store, "smux", "smux"), stored(&store, "plain", ""));
+        assert_eq!(of_store(&store, smux), Some(MuxKind::SmuxV2));
+        assert_eq!(of_store(&store, plain), Some(MuxKind::Yamux));
+        assert_eq!(of_store(&store, SecretKey::from_seed(b"absent").public_key()), None);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_entry_that_comes_after_the_session_is_found_and_an_absent_one_given_up() {
+        let key = SecretKey::from_seed(b"late").public_key();
+        let permits = Semaphore::new(1);
+        for (present_at, found, tries) in [(3, Some(MuxKind::SmuxV2), 3), (9, None, WAITS.len())] {
+            let asked = AtomicUsize::new(0);
+            let kind_of = |_| {
+                let is_there = asked.fetch_add(1, Relaxed) + 1 >= present_at;
+                std::future::ready(is_there.then_some(MuxKind::SmuxV2))
+            };
+            assert_eq!(look_up(key, &permits, kind_of).await, found);
+            assert_eq!(asked.load(Relaxed), tries);
+        }
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn each_newcomer_is_looked_up_and_a_gone_server_ends_it() {
+        let config =
+            ServerConfig::new(SecretKey::generate().unwrap(), (Ipv4Addr::LOCALHOST, 0).into());
+        let server = Arc::new(Server::start(config).unwrap());
+        let (newcomers, heard) = channel();
+        let (tell, mut told) = tokio::sync::mpsc::unbounded_channel();
+        let hints = spawn(heard, Arc::downgrade(&server), move |key| {
+            tell.send(key).unwrap();
+            std::future::ready(Some(MuxKind::SmuxV2))
+        });
+        for name in ["a", "b", "c"] {
+            let key = SecretKey::from_seed(name.as_bytes()).public_key();
+            newcomers.try_send(key).unwrap();
+            assert_eq!(told.recv().await, Some(key));
+        }
+        // The relay's end goes, then the thread, then the task with the last handle to `tell`.
+        drop(newcomers);
+        assert_eq!(told.recv().await, None);
+        drop(hints);
+    }
+}
