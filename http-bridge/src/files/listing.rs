@@ -17,7 +17,8 @@ pub(super) fn page(folder: &Folder, url_path: &str) -> io::Result<String> {
     let title = Escaped(&title);
     let mut page = format!(
         "<!doctype html>\n<html lang=\"en\"><meta charset=\"utf-8\">\n\
-         <meta name=\"viewport\" content=\"width=device-width\">\n<meta name=\"color-scheme\" content=\"light dark\">\n<title>{title}</title>\n\
+         <meta name=\"viewport\" content=\"width=device-width\">\n\
+         <meta name=\"color-scheme\" content=\"light dark\">\n<title>{title}</title>\n\
          <style>body{{font:16px/1.6 system-ui,sans-serif;max-width:50rem;margin:2rem auto;padding:0 1rem}}\
          td:last-child{{text-align:right;padding-left:2rem;color:#777}}</style>\n\
          <h1>{title}</h1>\n<table>\n"
