@@ -171,8 +171,12 @@ impl Machine for Relay {
         self.arm(io);
     }
 
-    fn closed(&mut self, io: &mut Io, conn: ConnId, _why: Closed) {
-        self.end_session(io, conn, SessionEnd::ConnectionLost);
+    fn closed(&mut self, io: &mut Io, conn: ConnId, why: Closed) {
+        let why = match why {
+            Closed::ByPeer => SessionEnd::ClosedByPeer,
+            Closed::ByUs | Closed::Error(_) => SessionEnd::ConnectionLost,
+        };
+        self.end_session(io, conn, why);
         self.arm(io);
     }
 

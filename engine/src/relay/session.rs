@@ -345,7 +345,10 @@ impl Relay {
         self.proven(conn);
         let Some(session) = self.sessions[conn.index()].take() else { return };
         self.stats.ended(why);
-        let abort = matches!(why, SessionEnd::ConnectionLost | SessionEnd::Silent);
+        let abort = matches!(
+            why,
+            SessionEnd::ClosedByPeer | SessionEnd::ConnectionLost | SessionEnd::Silent
+        );
         io.close(conn, if abort { CloseMode::Abort } else { CloseMode::Flush });
         let Phase::Up(up) = session.phase else { return };
         tracing::debug!(client = %up.key.short(), reason = why.label(), "session ended");

@@ -26,7 +26,9 @@ macro_rules! reasons {
 reasons! {
     /// Why a session (or a connection that did not become one) ended.
     SessionEnd {
-        /// The peer closed the connection, or it broke.
+        /// The peer closed the connection: how every client takes its leave.
+        ClosedByPeer = "closed_by_peer",
+        /// The connection broke.
         ConnectionLost = "connection_lost",
         /// The handshake did not decrypt, or named an invalid key.
         HandshakeFailed = "handshake_failed",

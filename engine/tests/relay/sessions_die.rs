@@ -2,7 +2,11 @@
 
 use std::sync::atomic::Ordering::Relaxed;
 
-use dmsg_engine::{driver::sim::Net, mux::MuxKind, relay::Relay};
+use dmsg_engine::{
+    driver::sim::Net,
+    mux::MuxKind,
+    relay::{Relay, SessionEnd},
+};
 
 use crate::peer::{Peer, connect_through, server, settle};
 
@@ -83,4 +87,17 @@ fn nothing_is_left_after_random_deaths() {
         assert!(server.cores.keys().is_empty(), "seed {seed}");
         net.with(server.node, |relay: &mut Relay, _| assert_eq!(relay.pending_bytes(), 0));
     }
+}
+
+#[test]
+fn a_client_that_leaves_is_not_a_lost_connection() {
+    let mut net = Net::new(52);
+    let server = server(&mut net);
+    let a = Peer::connect(&mut net, &server, b"a", MuxKind::Yamux);
+    let b = Peer::connect(&mut net, &server, b"b", MuxKind::Yamux);
+    net.raw_close(&a.raw);
+    net.kill(b.raw.wire());
+    net.run_for(crate::peer::SOON);
+    assert_eq!(server.stats.ended_count(SessionEnd::ClosedByPeer), 1);
+    assert_eq!(server.stats.ended_count(SessionEnd::ConnectionLost), 1);
 }
