@@ -1,19 +1,16 @@
-//! The flow of a relayed stream: data, credit, and the ways it ends (`wire.md §4.6`–`§4.8`).
+//! The flow of a relayed stream: data and credit (`wire.md §4.6`). How it ends is in `ends.rs`.
 //!
 //! ```text
 //!   client A ─Data─▶ half A ─StreamMsg::Data─▶ half B ─ credit and room? ─▶ send queue of B
 //!                                                 └─ no ─▶ pending of B ─(writable · credit)─▶ send queue
 //!   client B ─window update─▶ half B ─StreamMsg::Credit─▶ half A ─▶ window update to A
 //! ```
-//!
-//! Half-close is carried through. A stream ends when both directions have ended, on a reset, or when nothing moves
-//! for the idle limit (the linger limit once one direction has ended).
 
 use std::sync::atomic::Ordering::Relaxed;
 
 use super::{
     Command, Half, RefuseReason, Relay, SessionEnd, Stage, StreamMsg, StreamRef, TimerKey,
-    stream::Relaying,
+    stream::{Relaying, pending_len},
 };
 use crate::{
     io::{ConnId, Io},
@@ -371,125 +368,6 @@ impl Relay {
             up.ready.push_back(id);
         }
     }
-}
-
-/// The ends.
-impl Relay {
-    /// Sends our FIN once everything that waited is out.
-    fn finish_if_drained(&mut self, io: &mut Io, conn: ConnId, id: StreamId) {
-        let Some(up) = self.up(conn) else { return };
-        let Some(Half { stage: Stage::Relaying(relaying), .. }) = up.streams.get_mut(&id) else {
-            return;
-        };
-        if !relaying.peer_done || !relaying.pending.is_empty() || relaying.fin_sent {
-            return;
-        }
-        relaying.fin_sent = true;
-        let over = relaying.client_done;
-        if let Some(queue) = io.queue(conn) {
-            up.mux().finish(id, queue);
-        }
-        if over {
-            self.drop_half(io, conn, id);
-        }
-    }
-
-    /// A stream that was never relayed ends: FIN, and what still comes is dropped (`wire.md §4.7`, G26).
-    pub(super) fn refuse(&mut self, io: &mut Io, conn: ConnId, id: StreamId, why: RefuseReason) {
-        self.stats.refused(why);
-        let max = self.limits.refusals_per_interval_max;
-        if why.is_initiators_doing() && self.up(conn).is_some_and(|up| up.budget.refusal(max)) {
-            return self.end_session(io, conn, SessionEnd::RefusalFlood);
-        }
-        if let Some(up) = self.up(conn) {
-            tracing::debug!(client = %up.key.short(), reason = why.label(), "stream refused");
-        }
-        if let Some(Half { stage: Stage::Dialing { peer: Some(peer) }, .. }) = self.half(conn, id) {
-            let (to, here) = (*peer, StreamRef { core: self.core, conn, id });
-            self.tell(io, to, here, StreamMsg::Reset);
-        }
-        self.close_half(io, conn, id);
-    }
-
-    /// Finishes our direction and waits for the client's FIN.
-    pub(super) fn close_half(&mut self, io: &mut Io, conn: ConnId, id: StreamId) {
-        let linger = io.now() + self.limits.linger_timeout;
-        let Some(up) = self.up(conn) else { return };
-        let Some(half) = up.streams.get_mut(&id) else { return };
-        half.stage = Stage::Closing;
-        if let Some(queue) = io.queue(conn) {
-            up.mux().finish(id, queue);
-        }
-        self.timers.set(TimerKey::Stream(conn, id), linger);
-    }
-
-    /// Breaks a relayed stream off in both directions.
-    pub(super) fn break_off(&mut self, io: &mut Io, conn: ConnId, id: StreamId, why: RefuseReason) {
-        self.stats.refused(why);
-        let here = StreamRef { core: self.core, conn, id };
-        if let Some(Half { stage: Stage::Relaying(Relaying { peer, .. }), .. }) =
-            self.reset_half(io, conn, id)
-        {
-            self.tell(io, peer, here, StreamMsg::Reset);
-        }
-    }
-
-    fn reset_half(&mut self, io: &mut Io, conn: ConnId, id: StreamId) -> Option<Half> {
-        if let (Some(up), Some(queue)) = (self.up(conn), io.queue(conn)) {
-            up.mux().reset(id, queue);
-        }
-        self.drop_half(io, conn, id)
-    }
-
-    /// Forgets a half and gives back all that it held.
-    pub(super) fn drop_half(&mut self, io: &mut Io, conn: ConnId, id: StreamId) -> Option<Half> {
-        let up = self.up(conn)?;
-        let half = up.streams.remove(&id)?;
-        let waiting = pending_len(&half);
-        up.pending_bytes -= waiting;
-        up.owing.remove(&id);
-        if matches!(&half.stage, Stage::Relaying(relaying) if relaying.queued) {
-            up.ready.retain(|other| *other != id);
-        }
-        self.pending_bytes -= waiting;
-        self.stats.pending_bytes.fetch_sub(waiting as u64, Relaxed);
-        self.stats.stream_halves.fetch_sub(1, Relaxed);
-        self.timers.cancel(TimerKey::Stream(conn, id));
-        if matches!(&half.stage, Stage::Relaying(relaying) if relaying.held) {
-            self.release(io, conn);
-        }
-        Some(half)
-    }
-
-    /// The deadline of a half's stage has come.
-    pub(super) fn stream_deadline(&mut self, io: &mut Io, conn: ConnId, id: StreamId) {
-        let now = io.now();
-        let (idle, linger) = (self.limits.idle_timeout, self.limits.linger_timeout);
-        let Some(half) = self.half(conn, id) else { return };
-        match &half.stage {
-            Stage::Request(_) => self.refuse(io, conn, id, RefuseReason::RequestTimeout),
-            Stage::Dialing { .. } => self.refuse(io, conn, id, RefuseReason::AnswerTimeout),
-            Stage::Answer(_) => self.decline(io, conn, id, RefuseReason::AnswerTimeout),
-            Stage::Closing => drop(self.reset_half(io, conn, id)),
-            Stage::Relaying(relaying) if relaying.held => {
-                self.break_off(io, conn, id, RefuseReason::SlowReceiver);
-            }
-            Stage::Relaying(relaying) => {
-                let half_closed = relaying.client_done || relaying.peer_done;
-                let (limit, why) = if half_closed {
-                    (linger, RefuseReason::Linger)
-                } else {
-                    (idle, RefuseReason::Idle)
-                };
-                let due = half.active + limit;
-                if due <= now {
-                    self.break_off(io, conn, id, why);
-                } else {
-                    self.timers.set(TimerKey::Stream(conn, id), due);
-                }
-            }
-        }
-    }
 
     pub(super) fn flush_early_credit(&mut self, io: &mut Io, conn: ConnId, id: StreamId) {
         let here = StreamRef { core: self.core, conn, id };
@@ -514,12 +392,5 @@ fn listens_to(half: &Half, from: StreamRef, msg: &StreamMsg) -> bool {
         }
         Stage::Answer(answer) => answer.initiator == Some(from),
         Stage::Request(_) | Stage::Closing => false,
-    }
-}
-
-fn pending_len(half: &Half) -> usize {
-    match &half.stage {
-        Stage::Relaying(relaying) => relaying.pending.len(),
-        _ => 0,
     }
 }

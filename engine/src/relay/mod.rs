@@ -21,14 +21,15 @@
 //! - an error of a stream ends that stream, an error of a session ends that session, nothing else;
 //! - requests and responses pass unchanged; only the session cipher around them is new.
 //!
-//! Files: `admission.rs` who may begin a handshake · `session.rs` handshake and frames of one connection · `budget.rs` what a
-//! peer may send beside data · `dial.rs` requests and responses · `forward.rs` data,
-//! credit, ends · `cores.rs` who is where · `limits.rs` · `stats.rs`.
+//! Files: `admission.rs` who may begin a handshake · `session.rs` handshake and frames of one connection ·
+//! `budget.rs` what a peer may send beside data · `dial.rs` requests and responses · `forward.rs` data and credit ·
+//! `ends.rs` how streams end · `stream.rs` the two halves · `cores.rs` who is where · `limits.rs` · `stats.rs`.
 
 mod admission;
 mod budget;
 mod cores;
 mod dial;
+mod ends;
 mod forward;
 mod limits;
 mod session;

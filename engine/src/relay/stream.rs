@@ -147,3 +147,11 @@ impl Relaying {
         }
     }
 }
+
+/// Bytes that wait in a half.
+pub(super) fn pending_len(half: &Half) -> usize {
+    match &half.stage {
+        Stage::Relaying(relaying) => relaying.pending.len(),
+        _ => 0,
+    }
+}

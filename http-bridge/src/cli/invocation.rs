@@ -98,10 +98,13 @@ mod tests {
     #[test]
     fn the_shorter_path_is_taken_and_a_shell_finds_it() {
         let spell = |this: &str, here: &str| spelled(Path::new(this), &[], Some(Path::new(here)));
-        assert_eq!(spell("/work/main/target/release/dmsg", "/work/main"), "target/release/dmsg");
-        assert_eq!(spell("/work/main/dmsg", "/work/main"), "./dmsg");
-        assert_eq!(spell("/work/main/target/dmsg", "/work/main/docs"), "../target/dmsg");
-        assert_eq!(spell("/usr/dmsg", "/work/main"), "/usr/dmsg");
+        assert_eq!(
+            spell("/home/me/engine/target/release/dmsg", "/home/me/engine"),
+            "target/release/dmsg"
+        );
+        assert_eq!(spell("/home/me/engine/dmsg", "/home/me/engine"), "./dmsg");
+        assert_eq!(spell("/home/me/engine/target/dmsg", "/home/me/engine/docs"), "../target/dmsg");
+        assert_eq!(spell("/usr/dmsg", "/home/me/engine"), "/usr/dmsg");
         assert_eq!(spell("/a/dmsg", "/a/b/c/d/e"), "/a/dmsg");
         assert_eq!(spell("/work/my folder/dmsg", "/work"), "'my folder/dmsg'");
         assert_eq!(spell("/work/it's/dmsg", "/work"), r"'it'\''s/dmsg'");
