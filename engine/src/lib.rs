@@ -7,7 +7,8 @@
 //!          └─ pool         blocks · send queues · ports · budgets
 //! ```
 //!
-//! Dependencies point downwards only. The protocol is specified in `wire.md`; section numbers in these docs refer to it.
+//! Dependencies point downwards only. The protocol is specified in `docs/spec/wire.md` of the
+//! repository; section numbers in these docs refer to it.
 
 pub mod client;
 pub mod driver;

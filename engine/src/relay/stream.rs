@@ -85,7 +85,7 @@ pub(super) struct Half {
     pub(super) early_credit: u32,
 }
 
-/// Where a half is in its life. `module docs` have the picture.
+/// Where a half is in its life; the docs of `relay` have the picture.
 pub(super) enum Stage {
     /// Opened by the client; its request is being read.
     Request(Box<ObjectReader>),
