@@ -4,6 +4,8 @@
 //!   cli ─────────── one module per subcommand of `dmsg`
 //!    ├─ files · proxy ─────── what `dmsg serve` offers
 //!    ├─ discovery ─────────── entries, the service, its client, the directory of an engine client
+//!    ├─ service ───────────── what the services of a deployment are called
+//!    ├─ transport ─────────── how one request reaches a service, over TCP or DMSG
 //!    └─ http ── url ───────── HTTP/1.1 on streams of the engine: client, server
 //! ```
 
@@ -14,4 +16,6 @@ mod escape;
 pub mod files;
 pub mod http;
 pub mod proxy;
+pub mod service;
+pub mod transport;
 pub mod url;

@@ -13,10 +13,8 @@ use std::{
 
 use bytes::Bytes;
 use discovery_common::{key, secret, signed};
-use dmsg_http::discovery::{
-    ClientError, ClientOptions, DiscoveryClient, Entry, EntryError,
-    transport::{TcpTransport, TransportError},
-};
+use dmsg_http::discovery::{ClientError, ClientOptions, DiscoveryClient, Entry, EntryError};
+use dmsg_http::transport::{TcpTransport, TransportError};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},

@@ -14,11 +14,9 @@ use dmsg_engine::{
     identity::SecretKey,
     mux::MuxKind,
 };
+use dmsg_http::transport::TcpTransport;
 use dmsg_http::{
-    discovery::{
-        ClientOptions, DiscoveryClient, HttpDirectory, client::DirectoryOptions,
-        transport::TcpTransport,
-    },
+    discovery::{ClientOptions, DiscoveryClient, HttpDirectory, client::DirectoryOptions},
     http::server::{ServeConfig, ServeStats, serve},
 };
 use program::{LocalNetwork, Running, assert_exit, run, stdout};

@@ -26,6 +26,7 @@ use super::{
     flags::{DriverFlag, IdentityFlags},
     stop_signal,
 };
+use crate::transport::{ExchangeFuture, HttpTransport, Limits, TransportError, receive_body};
 use crate::{
     directory::LayeredDirectory,
     discovery::{
@@ -34,7 +35,6 @@ use crate::{
         client::DirectoryOptions,
         router,
         store::{MemoryStore, RedbStore, Store, StoreLimits},
-        transport::{ExchangeFuture, HttpTransport, Limits, TransportError, receive_body},
     },
     http::{
         Accept,

@@ -15,13 +15,10 @@ use tokio::sync::watch;
 use zeroize::Zeroizing;
 
 use super::exit::{Exit, Failure};
+use crate::transport::{HttpTransport, TcpTransport};
 use crate::{
     directory::{LateClient, LayeredDirectory},
-    discovery::{
-        ClientOptions, DiscoveryClient, HttpDirectory,
-        client::DirectoryOptions,
-        transport::{HttpTransport, TcpTransport},
-    },
+    discovery::{ClientOptions, DiscoveryClient, HttpDirectory, client::DirectoryOptions},
     http::DmsgTransport,
     url::DmsgUrl,
 };

@@ -38,12 +38,12 @@ use super::{
     server::follow_capacity,
     stop_signal,
 };
+use crate::transport::TcpTransport;
 use crate::{
     discovery::{
         ClientOptions, DiscoveryClient, DiscoveryConfig, HttpDirectory, ServerRegistration,
         client::{DirectoryOptions, RegistrationConfig, RegistrationStatus},
         store::Store,
-        transport::TcpTransport,
     },
     http::server::{ServeConfig, ServeStats, serve},
     url::DEFAULT_PORT,

@@ -18,8 +18,8 @@ use super::{
 };
 use crate::discovery::{
     ClientOptions, DiscoveryClient, ServerRegistration, client::RegistrationConfig,
-    transport::TcpTransport,
 };
+use crate::transport::TcpTransport;
 
 /// Withdrawing the entry at the end may take this long, so that all is over within 2 s.
 const WITHDRAW_TIMEOUT: Duration = Duration::from_millis(1500);

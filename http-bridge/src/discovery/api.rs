@@ -26,8 +26,8 @@ use super::{
     codec::parse_key,
     service::{DiscoveryService, RequestError},
     store::{ClientFilter, Written},
-    transport::{TransportError, receive_body},
 };
+use crate::transport::{TransportError, receive_body};
 
 /// How long a request's body may take. The Go service gives 3 s over clear-net; streams through a relay are slower.
 const BODY_TIMEOUT: Duration = Duration::from_secs(10);

@@ -16,10 +16,8 @@ use bytes::Bytes;
 use dmsg_engine::identity::PublicKey;
 use http::{Method, Request, StatusCode, header};
 
-use super::{
-    Clock, EntryError, UnixNanos, system_clock,
-    transport::{HttpTransport, Limits, TransportError},
-};
+use super::{Clock, EntryError, UnixNanos, system_clock};
+use crate::transport::{HttpTransport, Limits, TransportError};
 
 mod answer;
 mod calls;

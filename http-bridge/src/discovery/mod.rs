@@ -29,7 +29,6 @@ mod metrics;
 mod rate_limit;
 pub mod service;
 pub mod store;
-pub mod transport;
 mod validate;
 
 pub use api::router;

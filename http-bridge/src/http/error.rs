@@ -5,7 +5,7 @@ use std::{io, time::Duration};
 use dmsg_engine::wire::Addr;
 
 use super::BoxError;
-use crate::{discovery::transport::chain, url::RedirectError};
+use crate::{transport::chain, url::RedirectError};
 
 /// Why a request gave no response, or a response no body.
 #[derive(Debug, thiserror::Error)]

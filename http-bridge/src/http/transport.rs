@@ -4,10 +4,8 @@ use bytes::Bytes;
 use http::{Request as HttpRequest, Response};
 
 use super::{Dial, HttpClient, HttpError, Request, RequestBody};
-use crate::{
-    discovery::transport::{ExchangeFuture, HttpTransport, Limits, TransportError},
-    url::DmsgUrl,
-};
+use crate::transport::{ExchangeFuture, HttpTransport, Limits, TransportError};
+use crate::url::DmsgUrl;
 
 /// An [`HttpTransport`] for `dmsg://` addresses.
 pub struct DmsgTransport<D> {

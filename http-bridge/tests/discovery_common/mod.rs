@@ -17,8 +17,8 @@ use dmsg_http::discovery::{
     CallerKey, ClientOptions, Clock, DiscoveryClient, DiscoveryConfig, DiscoveryService, Entry,
     RawEntry, UnixNanos, router,
     store::{MemoryStore, Store, StoreLimits},
-    transport::{HttpTransport, Limits, TcpTransport},
 };
+use dmsg_http::transport::{HttpTransport, Limits, TcpTransport};
 use http::{HeaderMap, Method, Request, StatusCode};
 use serde_json::Value;
 use tokio::{net::TcpListener, task::JoinHandle};

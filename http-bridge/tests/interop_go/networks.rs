@@ -8,8 +8,8 @@ use dmsg_engine::{
 };
 use dmsg_http::discovery::{
     ClientOptions, DiscoveryClient, HttpDirectory, client::DirectoryOptions,
-    transport::TcpTransport,
 };
+use dmsg_http::transport::TcpTransport;
 use tempfile::TempDir;
 use tokio::time::{sleep, timeout};
 

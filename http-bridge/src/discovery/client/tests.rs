@@ -10,7 +10,10 @@ use dmsg_engine::identity::SecretKey;
 use http::Response;
 
 use super::*;
-use crate::discovery::{Entry, RawEntry, transport::ExchangeFuture};
+use crate::{
+    discovery::{Entry, RawEntry},
+    transport::ExchangeFuture,
+};
 
 const NOW: UnixNanos = UnixNanos(1_700_000_000_000_000_000);
 

@@ -1,4 +1,4 @@
-//! How a request reaches a discovery: a small trait, and its implementation over TCP.
+//! How a request reaches a service: a small trait, and its implementation over TCP.
 //!
 //! The trait hides whether bytes travel over clear-net or over DMSG streams. An exchange is bounded twice: by
 //! [`Limits::timeout`] from call to last byte, and by [`Limits::body_max_bytes`]. Dropping its future ends it.
@@ -14,7 +14,7 @@ use hyper_util::{
     rt::{TokioExecutor, TokioTimer},
 };
 
-/// Idle connections kept per host. A discovery client sends one request at a time, rarely two or three.
+/// Idle connections kept per host. A service's client sends one request at a time, rarely two or three.
 const IDLE_CONNECTIONS_MAX: usize = 4;
 
 /// How long an unused connection is kept; the Go server closes idle ones after 30 s.
@@ -40,16 +40,16 @@ pub enum TransportError {
     )]
     UnsupportedScheme(String),
     /// No connection came up.
-    #[error("no connection to the discovery ({0}): it is down, or its address is wrong")]
+    #[error("no connection to the service ({0}): it is down, or its address is wrong")]
     Connect(String),
     /// The connection broke, or the peer does not speak HTTP.
-    #[error("the exchange with the discovery broke off: {0}")]
+    #[error("the exchange with the service broke off: {0}")]
     Exchange(String),
     /// The time is over.
-    #[error("the discovery did not answer within {0:?}")]
+    #[error("the service did not answer within {0:?}")]
     Timeout(Duration),
     /// The answer's body is longer than allowed; the rest was not read.
-    #[error("the discovery's answer is longer than {0} bytes")]
+    #[error("the service's answer is longer than {0} bytes")]
     BodyTooLarge(usize),
 }
 
