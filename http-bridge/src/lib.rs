@@ -4,6 +4,7 @@
 //!   cli ─────────── one module per subcommand of `dmsg`
 //!    ├─ files · proxy ─────── what `dmsg serve` offers
 //!    ├─ discovery ─────────── entries, the service, its client, the directory of an engine client
+//!    ├─ services ──────────── clients of the seven services, and small servers of five
 //!    ├─ service ───────────── what the services of a deployment are called
 //!    ├─ transport ─────────── how one request reaches a service, over TCP or DMSG
 //!    └─ http ── url ───────── HTTP/1.1 on streams of the engine: client, server
@@ -16,6 +17,8 @@ mod escape;
 pub mod files;
 pub mod http;
 pub mod proxy;
+mod retry_after;
 pub mod service;
+pub mod services;
 pub mod transport;
 pub mod url;
