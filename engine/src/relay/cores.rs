@@ -57,12 +57,12 @@ impl Cores {
 
     /// Enters a session and returns the one it replaces.
     pub(super) fn enter(&self, key: PublicKey, session: SessionRef) -> Option<SessionRef> {
-        self.shard(&key).insert(key, session)
+        self.shard(key.as_bytes()).insert(key, session)
     }
 
     /// Removes `session`, unless a newer one of the same key has taken its place.
     pub(super) fn leave(&self, key: &PublicKey, session: SessionRef) {
-        let mut shard = self.shard(key);
+        let mut shard = self.shard(key.as_bytes());
         if shard.get(key) == Some(&session) {
             shard.remove(key);
         }
@@ -71,7 +71,12 @@ impl Cores {
     /// The session of a key.
     #[must_use]
     pub fn find(&self, key: &PublicKey) -> Option<SessionRef> {
-        self.shard(key).get(key).copied()
+        self.shard(key.as_bytes()).get(key).copied()
+    }
+
+    /// The session of whatever key these bytes are, and the key.
+    pub(super) fn find_bytes(&self, key: &[u8; PublicKey::LEN]) -> Option<(PublicKey, SessionRef)> {
+        self.shard(key).get_key_value(key).map(|(key, session)| (*key, *session))
     }
 
     /// Keys of all sessions.
@@ -80,9 +85,9 @@ impl Cores {
         self.shards.iter().flat_map(|s| lock(s).keys().copied().collect::<Vec<_>>()).collect()
     }
 
-    fn shard(&self, key: &PublicKey) -> MutexGuard<'_, HashMap<PublicKey, SessionRef>> {
+    fn shard(&self, key: &[u8; PublicKey::LEN]) -> MutexGuard<'_, HashMap<PublicKey, SessionRef>> {
         // The last byte of x is as good as random, and a peer gains nothing by choosing it: a shard is only a lock.
-        lock(&self.shards[usize::from(key.as_bytes()[32]) % SHARDS])
+        lock(&self.shards[usize::from(key[32]) % SHARDS])
     }
 }
 

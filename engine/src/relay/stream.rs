@@ -108,7 +108,6 @@ pub(super) struct Answer {
     /// stream is closed before it answered ends its whole session (`wire.md §4.7`).
     pub(super) initiator: Option<StreamRef>,
     pub(super) request_hash: [u8; 32],
-    pub(super) destination: PublicKey,
 }
 
 /// A half in the flow of data.
