@@ -1,6 +1,6 @@
 //! Keys and their encodings (`wire.md §1.1`), and ECDH (`wire.md §1.3`).
 
-use std::{borrow::Borrow, fmt, str::FromStr, sync::OnceLock};
+use std::{fmt, str::FromStr, sync::OnceLock};
 
 use secp256k1::ecdh::SharedSecret;
 use subtle::ConstantTimeEq;
@@ -82,13 +82,6 @@ impl PublicKey {
 
     pub(super) fn from_point(point: &secp256k1::PublicKey) -> Self {
         Self(point.serialize())
-    }
-}
-
-/// Maps of keys can be asked for bytes that nobody has checked: what they find is a key.
-impl Borrow<[u8; Self::LEN]> for PublicKey {
-    fn borrow(&self) -> &[u8; Self::LEN] {
-        &self.0
     }
 }
 

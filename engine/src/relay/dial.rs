@@ -37,7 +37,7 @@ impl Relay {
             up.mux().accept(id, queue);
         }
         let stage = Stage::Request(Box::default());
-        up.streams.insert(id, Half { stage, active: now, early_credit: 0 });
+        up.streams.insert(id, Half::new(stage, now));
         self.stats.stream_halves.fetch_add(1, Relaxed);
         self.timers.set(TimerKey::Stream(conn, id), now + self.limits.dial_timeout);
     }
@@ -51,7 +51,7 @@ impl Relay {
         mut data: Slice,
     ) {
         let Some(Up { streams, opener, .. }) = self.up(conn) else { return };
-        let Some(Half { stage: Stage::Request(reader), .. }) = streams.get_mut(&id) else { return };
+        let Some(Half { stage: Stage::Request(reader), .. }) = streams.get_mut(id) else { return };
         let object = match reader.read(&mut data, opener) {
             Ok(Some(object)) => object,
             Ok(None) => return,
@@ -157,7 +157,7 @@ impl Relay {
                 let stage = Stage::Answer(Box::new(answer));
                 let now = io.now();
                 let Some(up) = self.up(conn) else { return };
-                up.streams.insert(id, Half { stage, active: now, early_credit: 0 });
+                up.streams.insert(id, Half::new(stage, now));
                 self.stats.stream_halves.fetch_add(1, Relaxed);
                 self.timers.set(TimerKey::Stream(conn, id), now + self.limits.dial_timeout);
                 let here = StreamRef { core: self.core, conn, id };
@@ -198,7 +198,7 @@ impl Relay {
         mut data: Slice,
     ) {
         let Some(Up { streams, opener, .. }) = self.up(conn) else { return };
-        let Some(Half { stage: Stage::Answer(answer), .. }) = streams.get_mut(&id) else { return };
+        let Some(Half { stage: Stage::Answer(answer), .. }) = streams.get_mut(id) else { return };
         let signed = match answer.reader.read(&mut data, opener) {
             Ok(Some(Object::Signed(signed))) => signed,
             Ok(None) => return,
@@ -310,10 +310,7 @@ fn checked_request(
 
 /// The checks of `wire.md §4.5` that only a server can make in time. The signature is the initiator's to check: the
 /// response came under the session key of the destination, so nobody else can have sent it.
-fn checked_response(
-    plain: Vec<u8>,
-    request_hash: &[u8; 32],
-) -> Result<SignedObject, RefuseReason> {
+fn checked_response(plain: Vec<u8>, request_hash: &[u8; 32]) -> Result<SignedObject, RefuseReason> {
     let object = SignedObject::from_bytes(plain).map_err(|_| RefuseReason::BadResponse)?;
     let response = StreamResponse::decode(object.gob()).map_err(|_| RefuseReason::BadResponse)?;
     response.verify_routed(request_hash).map_err(|_| RefuseReason::BadResponse)?;
