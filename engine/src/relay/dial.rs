@@ -1,8 +1,8 @@
 //! Stream dials: a request is read, checked, delivered, answered (`wire.md §4.4`, `§4.5`, `§4.7`, `§5.1`).
 //!
 //! The relay checks a request completely before it costs the destination anything, and of a response all but
-//! the signature, which the initiator must check in any case. It passes the bytes on unchanged, and closes what it refuses at once,
-//! so that an initiator never waits for its time-out.
+//! the signature, which the initiator must check in any case. It passes the bytes on unchanged, and closes what it
+//! refuses at once, so that an initiator never waits for its time-out.
 
 use std::{net::IpAddr, sync::atomic::Ordering::Relaxed, time::Duration};
 
