@@ -8,9 +8,10 @@
 //! ```
 //!
 //! Two passes over the block, since it can be written only as long as nothing refers to it: the first checks and
-//! accounts each frame and rewrites its header, the second queues the runs. A frame takes this way when everything about it is as usual: plain,
-//! its stream relayed, the other half on this core, with nothing waiting there, with room and credit for it. The first
-//! that is not ends the plan and goes the general way (`forward.rs`), which knows all the cases.
+//! accounts each frame and rewrites its header, the second queues the runs. A frame takes this way when everything
+//! about it is as usual: plain, its stream relayed, the other half on this core, with nothing waiting there, with room
+//! and credit for it. The first that is not ends the plan and goes the general way (`forward.rs`), which knows all the
+//! cases.
 
 use std::{sync::atomic::Ordering::Relaxed, time::Instant};
 
