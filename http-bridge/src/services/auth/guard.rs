@@ -266,7 +266,7 @@ mod tests {
         };
         let set = |name: HeaderName, value: &'static str| {
             move |headers: &mut HeaderMap| {
-                drop(headers.insert(name.clone(), value.parse().unwrap()))
+                headers.insert(name.clone(), value.parse().unwrap());
             }
         };
         for (name, header) in [("SW-Public", PUBLIC), ("SW-Sig", SIGNATURE), ("SW-Nonce", NONCE)] {
