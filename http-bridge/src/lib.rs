@@ -4,12 +4,14 @@
 //!   cli ─────────── one module per subcommand of `dmsg`
 //!    ├─ files · proxy ─────── what `dmsg serve` offers
 //!    ├─ discovery ─────────── entries, the service, its client, the directory of an engine client
+//!    ├─ deployment ────────── the document that says where everything is
 //!    ├─ service ───────────── what the services of a deployment are called
 //!    ├─ transport ─────────── how one request reaches a service, over TCP or DMSG
 //!    └─ http ── url ───────── HTTP/1.1 on streams of the engine: client, server
 //! ```
 
 pub mod cli;
+pub mod deployment;
 pub mod directory;
 pub mod discovery;
 mod escape;
