@@ -7,6 +7,7 @@
 //!                                  │                     fetch      asks a bootstrapper over DMSG, then HTTP
 //!   bootstrapper over DMSG, HTTP ──┤                     supplement what may be added to what was fetched
 //!                                  │                     refresh    while running, and over restarts
+//!                                  │                     bootstrapper  what hands it out
 //!                                  │                     visor      a visor's configuration made of it
 //!                                  └─▶ Endpoints, ServerRecords, keys  for whoever reaches the services
 //! ```
@@ -15,6 +16,7 @@
 //! given twice), and tolerant where documents of other years differ. Each error names file, line, column, JSON path
 //! and what to do; all of them are reported together. Only `fetch` dials.
 
+pub mod bootstrapper;
 mod document;
 pub mod fetch;
 mod field;

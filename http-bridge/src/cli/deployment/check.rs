@@ -43,7 +43,7 @@ pub(super) struct CheckArgs {
 }
 
 pub(super) async fn run(mut args: CheckArgs) -> Result<(), Failure> {
-    args.deployment.deployment = args.deployment.deployment.take().or(args.file.take());
+    args.deployment.deployment = args.file.take().or(args.deployment.deployment);
     let limit = seconds("--timeout", args.timeout)?;
     if limit.is_zero() {
         return Err(Failure::usage("--timeout 0: nothing answers at once; give more"));

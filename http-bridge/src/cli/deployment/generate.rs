@@ -260,7 +260,7 @@ fn updated(
 
 /// The record of what the deployment last set: where the visor itself keeps it (`§5`).
 fn last_good(path: &Path, config: &VisorConfig) -> LastGood {
-    let folder = path.parent().unwrap_or(Path::new(""));
+    let folder = path.parent().unwrap_or_else(|| Path::new(""));
     LastGood::in_folder(&folder.join(config.local_path()))
 }
 
