@@ -152,19 +152,33 @@ impl DiscoveryClient {
         transport: Arc<dyn HttpTransport>,
         options: ClientOptions,
     ) -> Result<Self, ClientError> {
+        Self::check_base(base)?;
+        let base = base.trim_end_matches('/').to_owned();
+        let writer = tokio::sync::Mutex::default();
+        Ok(Self { base, transport, options, writer })
+    }
+
+    /// The address of a discovery, if it can be one.
+    pub fn check_base(base: &str) -> Result<http::Uri, ClientError> {
         let trimmed = base.trim_end_matches('/');
         let uri: http::Uri = trimmed.parse().map_err(|_| ClientError::BadBase(base.into()))?;
         if uri.scheme().is_none() || uri.authority().is_none() {
             return Err(ClientError::BadBase(base.into()));
         }
-        if let Some(what) = bad_part(&uri) {
-            return Err(ClientError::BadBasePart { base: base.into(), what });
+        match bad_part(&uri) {
+            Some(what) => Err(ClientError::BadBasePart { base: base.into(), what }),
+            None => Ok(uri),
         }
-        let writer = tokio::sync::Mutex::default();
-        Ok(Self { base: trimmed.to_owned(), transport, options, writer })
     }
 
-    /// The base address, without trailing slash.
+    /// A client over a transport that leads to one discovery, such as its [`ServiceAccess`](crate::access::ServiceAccess).
+    #[must_use]
+    pub fn of_service(transport: Arc<dyn HttpTransport>, options: ClientOptions) -> Self {
+        let writer = tokio::sync::Mutex::default();
+        Self { base: String::new(), transport, options, writer }
+    }
+
+    /// The base address, without trailing slash; empty if the transport knows it.
     #[must_use]
     pub fn base(&self) -> &str {
         &self.base
