@@ -38,7 +38,7 @@ pub const SEND_HIGH_BYTES: usize = 128 * 1024;
 pub const SEND_LOW_BYTES: usize = 32 * 1024;
 
 /// A connection of one driver. Never reused: the generation tells a recycled slot from its former user.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ConnId {
     index: u32,
     generation: u32,
@@ -187,6 +187,15 @@ impl Io {
         self.slot_mut(conn).is_some_and(|slot| {
             slot.above_high |= slot.queue.len() > SEND_HIGH_BYTES;
             slot.above_high
+        })
+    }
+
+    /// Whether `conn` is there and its send queue below its mark; the opposite of [`Io::is_full`] for a connection that is open.
+    #[inline]
+    pub fn has_room(&mut self, conn: ConnId) -> bool {
+        self.slot_mut(conn).is_some_and(|slot| {
+            slot.above_high |= slot.queue.len() > SEND_HIGH_BYTES;
+            !slot.above_high && !slot.closing
         })
     }
 

@@ -146,7 +146,7 @@ impl Overlay {
         let resolver = if has_discovery {
             let access = parts.access(ServiceKind::DmsgDiscovery, &config.discovery, config.access);
             let transport = Arc::new(access.clone());
-            let client = DiscoveryClient::of_service(transport, ClientOptions::default());
+            let client = DiscoveryClient::bound(transport, ClientOptions::default());
             parts.discovery = Some(access);
             let options = DirectoryOptions {
                 all_servers: config.client.min_sessions == 0,

@@ -66,6 +66,20 @@ impl ServiceKind {
             Self::ServiceDiscovery => "service_discovery",
         }
     }
+
+    /// The member that holds its DMSG address.
+    #[must_use]
+    pub fn dmsg_member(self) -> &'static str {
+        match self {
+            Self::ConfigBootstrapper => "conf_dmsg",
+            Self::DmsgDiscovery => "dmsg_discovery_dmsg",
+            Self::TransportDiscovery => "transport_discovery_dmsg",
+            Self::AddressResolver => "address_resolver_dmsg",
+            Self::RouteFinder => "route_finder_dmsg",
+            Self::UptimeTracker => "uptime_tracker_dmsg",
+            Self::ServiceDiscovery => "service_discovery_dmsg",
+        }
+    }
 }
 
 impl fmt::Display for ServiceKind {

@@ -32,6 +32,24 @@ pub(crate) fn has_valid_port(authority: &str) -> bool {
     }
 }
 
+/// Whether a text is a host and a port for others to connect to; says why not.
+pub(crate) fn check_host_port(text: &str) -> Result<(), String> {
+    let (host, port) = text.rsplit_once(':').ok_or("HOST:PORT is wanted, the port is missing")?;
+    if port.starts_with('+') || port.parse::<NonZeroU16>().is_err() {
+        return Err(format!("{port:?} is no port from 1 to 65535"));
+    }
+    let is_v6 = host
+        .strip_prefix('[')
+        .and_then(|rest| rest.strip_suffix(']'))
+        .is_some_and(|v6| v6.parse::<std::net::Ipv6Addr>().is_ok());
+    let is_name = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_');
+    if is_v6 || (!host.is_empty() && host.chars().all(is_name)) {
+        Ok(())
+    } else {
+        Err(format!("{host:?} is no host: write a name, an IPv4 address, or [IPv6]"))
+    }
+}
+
 /// Which rule a text breaks that should have been a `dmsg://` URL.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]

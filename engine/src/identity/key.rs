@@ -1,6 +1,6 @@
 //! Keys and their encodings (`wire.md §1.1`), and ECDH (`wire.md §1.3`).
 
-use std::{fmt, str::FromStr};
+use std::{fmt, str::FromStr, sync::OnceLock};
 
 use secp256k1::ecdh::SharedSecret;
 use subtle::ConstantTimeEq;
@@ -49,17 +49,18 @@ impl PublicKey {
 
     /// Parses the compressed form; rejects everything that is not a point with x < p.
     pub fn from_bytes(bytes: &[u8]) -> Result<Self, KeyError> {
+        KeyPoint::from_bytes(bytes).map(|point| point.key)
+    }
+
+    /// Takes 33 bytes that are not null, whether or not they are a point. For whoever compares keys only: finding
+    /// the point costs a square root in the field, some microseconds.
+    pub(crate) fn check_form(bytes: &[u8]) -> Result<[u8; Self::LEN], KeyError> {
         let bytes: [u8; Self::LEN] = bytes.try_into().map_err(|_| KeyError::Length {
             kind: "public key",
             expected: Self::LEN,
             got: bytes.len(),
         })?;
-        if bytes == [0; Self::LEN] {
-            return Err(KeyError::Null);
-        }
-        secp256k1::PublicKey::from_byte_array_compressed(bytes)
-            .map_err(|_| KeyError::NotOnCurve)?;
-        Ok(Self(bytes))
+        if bytes == [0; Self::LEN] { Err(KeyError::Null) } else { Ok(bytes) }
     }
 
     /// The compressed form.
@@ -81,6 +82,33 @@ impl PublicKey {
 
     pub(super) fn from_point(point: &secp256k1::PublicKey) -> Self {
         Self(point.serialize())
+    }
+}
+
+/// A public key with its point at hand, for one that takes part in several Diffie–Hellman operations.
+#[derive(Clone, Copy)]
+pub(crate) struct KeyPoint {
+    key: PublicKey,
+    point: secp256k1::PublicKey,
+}
+
+impl KeyPoint {
+    /// As [`PublicKey::from_bytes`].
+    pub(crate) fn from_bytes(bytes: &[u8]) -> Result<Self, KeyError> {
+        let bytes = PublicKey::check_form(bytes)?;
+        let point = secp256k1::PublicKey::from_byte_array_compressed(bytes)
+            .map_err(|_| KeyError::NotOnCurve)?;
+        Ok(Self { key: PublicKey(bytes), point })
+    }
+
+    pub(crate) fn key(&self) -> &PublicKey {
+        &self.key
+    }
+}
+
+impl From<PublicKey> for KeyPoint {
+    fn from(key: PublicKey) -> Self {
+        Self { key, point: key.point() }
     }
 }
 
@@ -116,6 +144,8 @@ pub fn parse_nullable(text: &str) -> Result<Option<PublicKey>, KeyError> {
 #[derive(Clone)]
 pub struct SecretKey {
     scalar: secp256k1::SecretKey,
+    /// Computed when it is first asked for; clones keep it.
+    public: OnceLock<PublicKey>,
 }
 
 impl SecretKey {
@@ -128,7 +158,7 @@ impl SecretKey {
             KeyError::Length { kind: "secret key", expected: Self::LEN, got: bytes.len() }
         })?);
         secp256k1::SecretKey::from_secret_bytes(*bytes)
-            .map(|scalar| Self { scalar })
+            .map(|scalar| Self { scalar, public: OnceLock::new() })
             .map_err(|_| KeyError::InvalidSecret)
     }
 
@@ -158,7 +188,9 @@ impl SecretKey {
     /// The public key that belongs to this secret.
     #[must_use]
     pub fn public_key(&self) -> PublicKey {
-        PublicKey::from_point(&secp256k1::PublicKey::from_secret_key(&self.scalar))
+        *self.public.get_or_init(|| {
+            PublicKey::from_point(&secp256k1::PublicKey::from_secret_key(&self.scalar))
+        })
     }
 
     /// The scalar, for the one place that writes it to a key file.
@@ -176,7 +208,12 @@ impl SecretKey {
     /// SHA-256 of the compressed point `self · other` (`wire.md §1.3`).
     #[must_use]
     pub fn ecdh(&self, other: &PublicKey) -> Zeroizing<[u8; 32]> {
-        let mut shared = SharedSecret::new(&other.point(), &self.scalar);
+        self.ecdh_with(&KeyPoint::from(*other))
+    }
+
+    /// The same with a point that is at hand.
+    pub(crate) fn ecdh_with(&self, other: &KeyPoint) -> Zeroizing<[u8; 32]> {
+        let mut shared = SharedSecret::new(&other.point, &self.scalar);
         let bytes = Zeroizing::new(shared.to_secret_bytes());
         shared.non_secure_erase();
         bytes

@@ -11,6 +11,7 @@ mod key;
 mod seed;
 mod signature;
 
+pub(crate) use key::KeyPoint;
 pub use key::{KeyError, PublicKey, SecretKey, parse_nullable};
 pub use signature::{Signature, SignatureError};
 

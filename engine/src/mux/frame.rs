@@ -1,7 +1,7 @@
 //! Finding frames in a stream of slices: headers that may be cut anywhere, payloads that pass
 //! through.
 
-use super::{Event, StreamId};
+use super::{Event, StreamId, plain::PlainFrame};
 use crate::pool::{SendQueue, Slice};
 
 /// What can be sent as payload: a slice, which may be referenced, or bytes, which must be copied.
@@ -45,6 +45,11 @@ pub(super) struct HeaderBuffer<const N: usize> {
 impl<const N: usize> HeaderBuffer<N> {
     pub(super) fn new() -> Self {
         Self { bytes: [0; N], filled: 0 }
+    }
+
+    /// Whether nothing of a header is held.
+    pub(super) fn is_empty(&self) -> bool {
+        self.filled == 0
     }
 
     /// The next header, or `None` when `input` ended before it; then `input` is empty.
@@ -94,6 +99,11 @@ impl Body {
     /// Whether the payload goes to the caller.
     pub(super) fn is_kept(&self) -> bool {
         self.kept
+    }
+
+    /// What is still to come for the caller.
+    pub(super) fn rest(&self) -> Option<PlainFrame> {
+        (self.kept && self.left > 0).then_some(PlainFrame { id: self.id, len: self.left })
     }
 
     /// Drops the rest.

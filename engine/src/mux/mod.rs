@@ -24,7 +24,19 @@
 //! Invariants: nothing is allocated for a frame, only for a stream; no state exists for a stream
 //! before its first frame is checked; a stream whose two directions have ended is gone at once.
 
+/// Hands a call to whichever protocol this is.
+macro_rules! each {
+    ($mux:expr, $it:ident => $call:expr) => {
+        match $mux {
+            Mux(Protocol::Yamux($it)) => $call,
+            Mux(Protocol::Smux($it)) => $call,
+        }
+    };
+}
+
 mod frame;
+pub(crate) mod id_map;
+pub(crate) mod plain;
 mod smux;
 mod table;
 mod yamux;
@@ -231,16 +243,6 @@ pub struct Mux(Protocol);
 enum Protocol {
     Yamux(Yamux),
     Smux(Smux),
-}
-
-/// Hands a call to whichever protocol this is.
-macro_rules! each {
-    ($mux:expr, $it:ident => $call:expr) => {
-        match $mux {
-            Mux(Protocol::Yamux($it)) => $call,
-            Mux(Protocol::Smux($it)) => $call,
-        }
-    };
 }
 
 impl Mux {

@@ -6,13 +6,12 @@
 //!                                  └───────────── reset, from either state ──────────────────▲
 //! ```
 //!
-//! Shared by the protocols; what a stream's windows are is theirs (`W`). A B-tree rather than a
-//! hash table: peers choose half of the ids, and a tree has no bad ids; and its order makes runs
-//! repeat.
+//! Shared by the protocols; what a stream's windows are is theirs (`W`).
 
-use std::collections::BTreeMap;
-
-use super::{ACCEPT_BACKLOG, StreamId};
+use super::{
+    ACCEPT_BACKLOG, StreamId,
+    id_map::{Hint, IdMap},
+};
 
 /// One stream.
 #[derive(Debug)]
@@ -30,7 +29,7 @@ pub(super) struct Stream<W> {
 /// All streams of a connection.
 #[derive(Debug)]
 pub(super) struct StreamTable<W> {
-    streams: BTreeMap<StreamId, Stream<W>>,
+    streams: IdMap<Stream<W>>,
     streams_max: usize,
     /// The id of the next stream of ours; `None` when they are used up.
     next_id: Option<u32>,
@@ -48,7 +47,7 @@ impl<W> StreamTable<W> {
     /// No streams; ours will get `first_id` and every second id after it.
     pub(super) fn new(first_id: u32, streams_max: usize) -> Self {
         Self {
-            streams: BTreeMap::new(),
+            streams: IdMap::default(),
             streams_max,
             next_id: Some(first_id),
             parity: first_id & 1,
@@ -64,7 +63,7 @@ impl<W> StreamTable<W> {
     }
 
     pub(super) fn ids(&self) -> Vec<StreamId> {
-        self.streams.keys().copied().collect()
+        self.streams.ids()
     }
 
     pub(super) fn unacked_count(&self) -> usize {
@@ -72,11 +71,17 @@ impl<W> StreamTable<W> {
     }
 
     pub(super) fn get(&self, id: StreamId) -> Option<&Stream<W>> {
-        self.streams.get(&id)
+        self.streams.get(id)
     }
 
     pub(super) fn get_mut(&mut self, id: StreamId) -> Option<&mut Stream<W>> {
-        self.streams.get_mut(&id)
+        self.streams.get_mut(id)
+    }
+
+    /// The same for whoever has found it before.
+    #[inline]
+    pub(super) fn find(&mut self, id: StreamId, hint: &mut Hint) -> Option<&mut Stream<W>> {
+        self.streams.find(id, hint)
     }
 
     /// Whether the peer may open a stream under `id`, were it free.
@@ -88,7 +93,7 @@ impl<W> StreamTable<W> {
     /// room for it and it must be refused.
     pub(super) fn admit(&mut self, id: StreamId, windows: W) -> bool {
         debug_assert!(
-            self.is_theirs(id) && !self.streams.contains_key(&id),
+            self.is_theirs(id) && self.streams.get(id).is_none(),
             "checked by the caller"
         );
         let room = !self.refuses_theirs
@@ -159,7 +164,7 @@ impl<W> StreamTable<W> {
 
     /// Forgets a stream; every count it stood in goes back.
     pub(super) fn remove(&mut self, id: StreamId) -> Option<Stream<W>> {
-        let stream = self.streams.remove(&id)?;
+        let stream = self.streams.remove(id)?;
         let unanswered = usize::from(!stream.answered);
         if self.is_theirs(id) {
             self.unaccepted_count -= unanswered;

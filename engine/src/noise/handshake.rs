@@ -16,7 +16,7 @@ use std::fmt;
 use zeroize::Zeroizing;
 
 use super::{NoiseError, aead::TAG_BYTES, symmetric::SymmetricState};
-use crate::identity::{PublicKey, SecretKey};
+use crate::identity::{KeyPoint, PublicKey, SecretKey};
 
 /// Bytes of the longest handshake message: what fits a frame behind its length (`wire.md §2.3`).
 /// The post-quantum offer needs 1233.
@@ -68,8 +68,8 @@ pub struct Handshake {
     symmetric: SymmetricState,
     local_static: SecretKey,
     local_ephemeral: SecretKey,
-    remote_static: Option<PublicKey>,
-    remote_ephemeral: Option<PublicKey>,
+    remote_static: Option<KeyPoint>,
+    remote_ephemeral: Option<KeyPoint>,
     /// Messages that are through.
     done_count: usize,
     failed: bool,
@@ -125,7 +125,7 @@ impl Handshake {
             symmetric,
             local_static: local.clone(),
             local_ephemeral,
-            remote_static,
+            remote_static: remote_static.map(KeyPoint::from),
             remote_ephemeral: None,
             done_count: 0,
             failed: false,
@@ -183,14 +183,14 @@ impl Handshake {
         for token in tokens {
             match token {
                 E => {
-                    let key = PublicKey::from_bytes(field(PublicKey::LEN)?)?;
-                    self.symmetric.mix_hash(key.as_bytes());
+                    let key = KeyPoint::from_bytes(field(PublicKey::LEN)?)?;
+                    self.symmetric.mix_hash(key.key().as_bytes());
                     self.remote_ephemeral = Some(key);
                 }
                 S => {
                     let sealed = field(PublicKey::LEN + TAG_BYTES)?;
                     let key = self.symmetric.decrypt_and_hash(sealed)?;
-                    self.remote_static = Some(PublicKey::from_bytes(&key)?);
+                    self.remote_static = Some(KeyPoint::from_bytes(&key)?);
                 }
                 dh => self.mix_dh(*dh),
             }
@@ -212,7 +212,7 @@ impl Handshake {
         let ours = if ours_is_static { &self.local_static } else { &self.local_ephemeral };
         let theirs = if theirs_is_static { &self.remote_static } else { &self.remote_ephemeral };
         let theirs = theirs.as_ref().expect("the pattern names a key only after it was sent");
-        self.symmetric.mix_dh(&ours.ecdh(theirs));
+        self.symmetric.mix_dh(&ours.ecdh_with(theirs));
     }
 
     fn next_message(&self, write: bool) -> Result<&'static [Token], NoiseError> {
@@ -241,7 +241,7 @@ impl Handshake {
     /// finished, not before.
     #[must_use]
     pub fn remote_static(&self) -> Option<PublicKey> {
-        self.remote_static
+        self.remote_static.as_ref().map(|point| *point.key())
     }
 
     /// The hash over all that was said so far.

@@ -121,6 +121,20 @@ impl Slice {
         head
     }
 
+    /// The bytes from `start` to `end` (within the slice, or less comes back).
+    #[must_use]
+    pub fn range(&self, start: usize, end: usize) -> Self {
+        let mut range = self.clone();
+        range.advance(start);
+        range.split_to(end.saturating_sub(start))
+    }
+
+    /// The bytes, to be changed where they are; `None` while another slice of the block exists.
+    pub fn get_mut(&mut self) -> Option<&mut [u8]> {
+        let block = Arc::get_mut(&mut self.block)?;
+        Some(&mut block.memory[self.start as usize..self.end as usize])
+    }
+
     /// Forgets the first `len` bytes (all, if there are fewer).
     pub fn advance(&mut self, len: usize) {
         self.start += u32::try_from(len.min(self.len())).expect("within the block");

@@ -71,6 +71,18 @@ impl SendQueue {
         }
     }
 
+    /// Makes room for small pieces of `bytes` in all that are about to be pushed.
+    pub fn reserve(&mut self, bytes: usize) {
+        let room = bytes.min(BATCH_BYTES);
+        if room == 0 {
+            return;
+        }
+        match self.segments.back_mut() {
+            Some(Segment::Batch(batch)) if batch.len() + room <= BATCH_BYTES => batch.reserve(room),
+            _ => self.segments.push_back(Segment::Batch(Vec::with_capacity(room))),
+        }
+    }
+
     /// Bytes that wait.
     #[must_use]
     pub fn len(&self) -> usize {

@@ -23,9 +23,9 @@ impl Budget {
         *self = Self { begin, ..Self::default() };
     }
 
-    /// We sent the peer a data frame: it may answer with updates.
-    pub(super) fn note_data_sent(&mut self) {
-        self.data_frames_sent += 1;
+    /// We sent the peer data frames: it may answer with updates.
+    pub(super) fn note_data_sent(&mut self, frames: u32) {
+        self.data_frames_sent += u64::from(frames);
     }
 
     /// The peer abandoned a dial; true when that was one too many.

@@ -4,6 +4,7 @@
 //! held while anything else happens.
 
 use std::{
+    borrow::Borrow,
     collections::HashMap,
     sync::{Mutex, MutexGuard, OnceLock, PoisonError},
 };
@@ -23,11 +24,21 @@ pub struct SessionRef {
     pub conn: ConnId,
 }
 
+/// The table can be asked for bytes that nobody has checked: what it finds is a key.
+#[derive(PartialEq, Eq, Hash)]
+struct TableKey(PublicKey);
+
+impl Borrow<[u8; PublicKey::LEN]> for TableKey {
+    fn borrow(&self) -> &[u8; PublicKey::LEN] {
+        self.0.as_bytes()
+    }
+}
+
 type Post = Box<dyn Fn(Command) + Send + Sync>;
 
 /// The session table of a server, and the way to each core.
 pub struct Cores {
-    shards: Vec<Mutex<HashMap<PublicKey, SessionRef>>>,
+    shards: Vec<Mutex<HashMap<TableKey, SessionRef>>>,
     posts: Vec<OnceLock<Post>>,
 }
 
@@ -57,32 +68,40 @@ impl Cores {
 
     /// Enters a session and returns the one it replaces.
     pub(super) fn enter(&self, key: PublicKey, session: SessionRef) -> Option<SessionRef> {
-        self.shard(&key).insert(key, session)
+        self.shard(key.as_bytes()).insert(TableKey(key), session)
     }
 
     /// Removes `session`, unless a newer one of the same key has taken its place.
     pub(super) fn leave(&self, key: &PublicKey, session: SessionRef) {
-        let mut shard = self.shard(key);
-        if shard.get(key) == Some(&session) {
-            shard.remove(key);
+        let mut shard = self.shard(key.as_bytes());
+        if shard.get(key.as_bytes()) == Some(&session) {
+            shard.remove(key.as_bytes());
         }
     }
 
     /// The session of a key.
     #[must_use]
     pub fn find(&self, key: &PublicKey) -> Option<SessionRef> {
-        self.shard(key).get(key).copied()
+        self.shard(key.as_bytes()).get(key.as_bytes()).copied()
+    }
+
+    /// The session of whatever key these bytes are, and the key.
+    pub(super) fn find_bytes(&self, key: &[u8; PublicKey::LEN]) -> Option<(PublicKey, SessionRef)> {
+        self.shard(key).get_key_value(key).map(|(key, session)| (key.0, *session))
     }
 
     /// Keys of all sessions.
     #[must_use]
     pub fn keys(&self) -> Vec<PublicKey> {
-        self.shards.iter().flat_map(|s| lock(s).keys().copied().collect::<Vec<_>>()).collect()
+        self.shards
+            .iter()
+            .flat_map(|s| lock(s).keys().map(|key| key.0).collect::<Vec<_>>())
+            .collect()
     }
 
-    fn shard(&self, key: &PublicKey) -> MutexGuard<'_, HashMap<PublicKey, SessionRef>> {
+    fn shard(&self, key: &[u8; PublicKey::LEN]) -> MutexGuard<'_, HashMap<TableKey, SessionRef>> {
         // The last byte of x is as good as random, and a peer gains nothing by choosing it: a shard is only a lock.
-        lock(&self.shards[usize::from(key.as_bytes()[32]) % SHARDS])
+        lock(&self.shards[usize::from(key[32]) % SHARDS])
     }
 }
 

@@ -1,7 +1,8 @@
 //! Stream dials: a request is read, checked, delivered, answered (`wire.md §4.4`, `§4.5`, `§4.7`, `§5.1`).
 //!
-//! The relay checks both objects completely before they cost the other side anything, passes the bytes on
-//! unchanged, and closes what it refuses at once, so that an initiator never waits for its time-out.
+//! The relay checks a request completely before it costs the destination anything, and of a response all but
+//! the signature, which the initiator must check in any case. It passes the bytes on unchanged, and closes what it
+//! refuses at once, so that an initiator never waits for its time-out.
 
 use std::{net::IpAddr, sync::atomic::Ordering::Relaxed, time::Duration};
 
@@ -17,7 +18,7 @@ use crate::{
     mux::StreamId,
     pool::Slice,
     session::{OBJECT_OVERHEAD_BYTES, Object, ObjectReader, PING_MARKER, write_object},
-    wire::{Dialect, SignedObject, StreamRequest, StreamResponse},
+    wire::{Dialect, ObjectError, RoutedRequest, SignedObject, StreamResponse},
 };
 
 /// The initiator's half outlives the destination's by this much, so that the destination's reason is the one reported.
@@ -36,7 +37,7 @@ impl Relay {
             up.mux().accept(id, queue);
         }
         let stage = Stage::Request(Box::default());
-        up.streams.insert(id, Half { stage, active: now, early_credit: 0 });
+        up.streams.insert(id, Half::new(stage, now));
         self.stats.stream_halves.fetch_add(1, Relaxed);
         self.timers.set(TimerKey::Stream(conn, id), now + self.limits.dial_timeout);
     }
@@ -50,7 +51,7 @@ impl Relay {
         mut data: Slice,
     ) {
         let Some(Up { streams, opener, .. }) = self.up(conn) else { return };
-        let Some(Half { stage: Stage::Request(reader), .. }) = streams.get_mut(&id) else { return };
+        let Some(Half { stage: Stage::Request(reader), .. }) = streams.get_mut(id) else { return };
         let object = match reader.read(&mut data, opener) {
             Ok(Some(object)) => object,
             Ok(None) => return,
@@ -87,17 +88,13 @@ impl Relay {
         id: StreamId,
         signed: Vec<u8>,
     ) -> Result<(), RefuseReason> {
-        let (object, request) = checked_request(signed)?;
         let Some(up) = self.up(conn) else { return Ok(()) };
-        if request.src.key != Some(up.key) {
-            return Err(RefuseReason::ForeignSource);
-        }
-        let destination = request.dst.key.ok_or(RefuseReason::BadRequest)?;
-        if request.ip_info && destination == self.public_key {
+        let (object, request, destination) = checked_request(signed, &up.key)?;
+        if request.asks_for_ip() && destination == *self.public_key.as_bytes() {
             self.answer_ip(io, conn, id, &object);
             return Ok(());
         }
-        self.forward_request(io, conn, id, destination, object)
+        self.forward_request(io, conn, id, &destination, object)
     }
 
     fn forward_request(
@@ -105,10 +102,12 @@ impl Relay {
         io: &mut Io,
         conn: ConnId,
         id: StreamId,
-        destination: PublicKey,
+        destination: &[u8; PublicKey::LEN],
         request: SignedObject,
     ) -> Result<(), RefuseReason> {
-        let target = self.cores.find(&destination).ok_or(RefuseReason::NoSession)?;
+        // Whatever bytes the table finds are a key.
+        let (destination, target) =
+            self.cores.find_bytes(destination).ok_or(RefuseReason::NoSession)?;
         let from = StreamRef { core: self.core, conn, id };
         let Some(half) = self.half(conn, id) else { return Ok(()) };
         half.stage = Stage::Dialing { peer: None };
@@ -154,12 +153,11 @@ impl Relay {
                     reader: ObjectReader::new(),
                     initiator: Some(from),
                     request_hash: request.hash(),
-                    destination,
                 };
                 let stage = Stage::Answer(Box::new(answer));
                 let now = io.now();
                 let Some(up) = self.up(conn) else { return };
-                up.streams.insert(id, Half { stage, active: now, early_credit: 0 });
+                up.streams.insert(id, Half::new(stage, now));
                 self.stats.stream_halves.fetch_add(1, Relaxed);
                 self.timers.set(TimerKey::Stream(conn, id), now + self.limits.dial_timeout);
                 let here = StreamRef { core: self.core, conn, id };
@@ -200,7 +198,7 @@ impl Relay {
         mut data: Slice,
     ) {
         let Some(Up { streams, opener, .. }) = self.up(conn) else { return };
-        let Some(Half { stage: Stage::Answer(answer), .. }) = streams.get_mut(&id) else { return };
+        let Some(Half { stage: Stage::Answer(answer), .. }) = streams.get_mut(id) else { return };
         let signed = match answer.reader.read(&mut data, opener) {
             Ok(Some(Object::Signed(signed))) => signed,
             Ok(None) => return,
@@ -209,10 +207,9 @@ impl Relay {
             }
             Err(_) => return self.decline(io, conn, id, RefuseReason::BadCiphertext),
         };
-        let (initiator, hash, destination) =
-            (answer.initiator, answer.request_hash, answer.destination);
+        let (initiator, hash) = (answer.initiator, answer.request_hash);
         let Some(initiator) = initiator else { return self.close_half(io, conn, id) };
-        match checked_response(signed, &hash, &destination) {
+        match checked_response(signed, &hash) {
             Err(reason) => self.decline(io, conn, id, reason),
             Ok(response) => {
                 self.start_relaying(io, conn, id, initiator);
@@ -297,22 +294,25 @@ impl Relay {
     }
 }
 
-/// Checks 1 to 8 of `wire.md §4.4`.
-fn checked_request(plain: Vec<u8>) -> Result<(SignedObject, StreamRequest), RefuseReason> {
+/// The checks of `wire.md §4.4` that are a server's; returns the destination's key too.
+fn checked_request(
+    plain: Vec<u8>,
+    session_key: &PublicKey,
+) -> Result<(SignedObject, RoutedRequest, [u8; PublicKey::LEN]), RefuseReason> {
     let object = SignedObject::from_bytes(plain).map_err(|_| RefuseReason::BadRequest)?;
-    let request = StreamRequest::decode(object.gob()).map_err(|_| RefuseReason::BadRequest)?;
-    request.verify(&object).map_err(|_| RefuseReason::BadRequest)?;
-    Ok((object, request))
+    let request = RoutedRequest::decode(object.gob()).map_err(|_| RefuseReason::BadRequest)?;
+    let destination = request.verify(&object, session_key).map_err(|error| match error {
+        ObjectError::SourceKeyForeign => RefuseReason::ForeignSource,
+        _ => RefuseReason::BadRequest,
+    })?;
+    Ok((object, request, destination))
 }
 
-/// Checks 1 to 4 of `wire.md §4.5`.
-fn checked_response(
-    plain: Vec<u8>,
-    request_hash: &[u8; 32],
-    destination: &PublicKey,
-) -> Result<SignedObject, RefuseReason> {
+/// The checks of `wire.md §4.5` that only a server can make in time. The signature is the initiator's to check: the
+/// response came under the session key of the destination, so nobody else can have sent it.
+fn checked_response(plain: Vec<u8>, request_hash: &[u8; 32]) -> Result<SignedObject, RefuseReason> {
     let object = SignedObject::from_bytes(plain).map_err(|_| RefuseReason::BadResponse)?;
     let response = StreamResponse::decode(object.gob()).map_err(|_| RefuseReason::BadResponse)?;
-    response.verify(&object, request_hash, destination).map_err(|_| RefuseReason::BadResponse)?;
+    response.verify_routed(request_hash).map_err(|_| RefuseReason::BadResponse)?;
     Ok(object)
 }

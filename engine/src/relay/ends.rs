@@ -24,7 +24,7 @@ impl Relay {
     /// Sends our FIN once everything that waited is out.
     pub(super) fn finish_if_drained(&mut self, io: &mut Io, conn: ConnId, id: StreamId) {
         let Some(up) = self.up(conn) else { return };
-        let Some(Half { stage: Stage::Relaying(relaying), .. }) = up.streams.get_mut(&id) else {
+        let Some(Half { stage: Stage::Relaying(relaying), .. }) = up.streams.get_mut(id) else {
             return;
         };
         if !relaying.peer_done || !relaying.pending.is_empty() || relaying.fin_sent {
@@ -61,7 +61,7 @@ impl Relay {
     pub(super) fn close_half(&mut self, io: &mut Io, conn: ConnId, id: StreamId) {
         let linger = io.now() + self.limits.linger_timeout;
         let Some(up) = self.up(conn) else { return };
-        let Some(half) = up.streams.get_mut(&id) else { return };
+        let Some(half) = up.streams.get_mut(id) else { return };
         half.stage = Stage::Closing;
         if let Some(queue) = io.queue(conn) {
             up.mux().finish(id, queue);
@@ -90,7 +90,7 @@ impl Relay {
     /// Forgets a half and gives back all that it held.
     pub(super) fn drop_half(&mut self, io: &mut Io, conn: ConnId, id: StreamId) -> Option<Half> {
         let up = self.up(conn)?;
-        let half = up.streams.remove(&id)?;
+        let half = up.streams.remove(id)?;
         let waiting = pending_len(&half);
         up.pending_bytes -= waiting;
         up.owing.remove(&id);

@@ -202,7 +202,7 @@ impl Relay {
         let now = io.now();
         let Some(up) = self.up(conn) else { return };
         let credit = up.mux().send_credit(id) as usize;
-        let Some(half) = up.streams.get_mut(&id) else { return };
+        let Some(half) = up.streams.get_mut(id) else { return };
         half.active = now;
         let Stage::Relaying(relaying) = &mut half.stage else { return };
         if !full && relaying.pending.is_empty() && credit >= data.len() {
@@ -225,7 +225,7 @@ impl Relay {
     fn peer_credit(&mut self, io: &mut Io, conn: ConnId, id: StreamId, bytes: u32) {
         let (now, full) = (io.now(), io.is_full(conn));
         let Some(up) = self.up(conn) else { return };
-        let Some(half) = up.streams.get_mut(&id) else { return };
+        let Some(half) = up.streams.get_mut(id) else { return };
         half.active = now;
         let Stage::Relaying(relaying) = &mut half.stage else { return };
         relaying.owed = relaying.owed.saturating_add(bytes);
@@ -243,7 +243,7 @@ impl Relay {
     pub(super) fn pay_owed(&mut self, io: &mut Io, conn: ConnId) {
         let Some(up) = self.up(conn) else { return };
         for id in std::mem::take(&mut up.owing) {
-            if let Some(Half { stage: Stage::Relaying(relaying), .. }) = up.streams.get_mut(&id)
+            if let Some(Half { stage: Stage::Relaying(relaying), .. }) = up.streams.get_mut(id)
                 && let Some(queue) = io.queue(conn)
             {
                 let owed = std::mem::take(&mut relaying.owed);
@@ -256,7 +256,7 @@ impl Relay {
     fn list_ready(&mut self, conn: ConnId, id: StreamId) {
         let Some(up) = self.up(conn) else { return };
         let credit = up.mux().send_credit(id);
-        if let Some(Half { stage: Stage::Relaying(relaying), .. }) = up.streams.get_mut(&id)
+        if let Some(Half { stage: Stage::Relaying(relaying), .. }) = up.streams.get_mut(id)
             && credit > 0
             && !relaying.pending.is_empty()
             && !std::mem::replace(&mut relaying.queued, true)
@@ -269,13 +269,13 @@ impl Relay {
     fn hand_over(&mut self, io: &mut Io, conn: ConnId, id: StreamId, data: Slice) {
         let bytes = u32::try_from(data.len()).expect("a slice is below 4 GiB");
         let (Some(up), Some(queue)) = (self.up(conn), io.queue(conn)) else { return };
-        up.budget.note_data_sent();
+        up.budget.note_data_sent(1);
         let mux = up.mux();
         mux.send(id, data, queue);
         if !mux.has_windows() {
             // smux v1 tells us nothing of its receiver; what the connection takes counts as taken.
             let Some(Half { stage: Stage::Relaying(Relaying { peer, .. }), .. }) =
-                up.streams.get(&id)
+                up.streams.get(id)
             else {
                 return;
             };
@@ -308,7 +308,7 @@ impl Relay {
         } else {
             return None;
         };
-        let streams = self.up(conn)?.streams.iter().map(|(&id, half)| (pending_len(half), id));
+        let streams = self.up(conn)?.streams.iter().map(|(id, half)| (pending_len(half), id));
         streams.max().filter(|(waiting, _)| *waiting > 0).map(|(_, id)| (conn, id))
     }
 
@@ -342,8 +342,7 @@ impl Relay {
             let Some(up) = self.up(conn) else { return };
             let Some(id) = up.ready.pop_front() else { return };
             let credit = up.mux().send_credit(id) as usize;
-            let Some(Half { stage: Stage::Relaying(relaying), .. }) = up.streams.get_mut(&id)
-            else {
+            let Some(Half { stage: Stage::Relaying(relaying), .. }) = up.streams.get_mut(id) else {
                 continue;
             };
             relaying.queued = false;
@@ -360,7 +359,7 @@ impl Relay {
         self.stats.pending_bytes.fetch_sub(len as u64, Relaxed);
         let Some(up) = self.up(conn) else { return };
         up.pending_bytes -= len;
-        let Some(Half { stage: Stage::Relaying(relaying), .. }) = up.streams.get_mut(&id) else {
+        let Some(Half { stage: Stage::Relaying(relaying), .. }) = up.streams.get_mut(id) else {
             return;
         };
         relaying.queued = !relaying.pending.is_empty();

@@ -23,6 +23,7 @@
 //!
 //! Files: `admission.rs` who may begin a handshake · `session.rs` handshake and frames of one connection ·
 //! `budget.rs` what a peer may send beside data · `dial.rs` requests and responses · `forward.rs` data and credit ·
+//! `runs.rs` the same for frames that need no decision, by the block ·
 //! `ends.rs` how streams end · `stream.rs` the two halves · `cores.rs` who is where · `limits.rs` · `stats.rs`.
 
 mod admission;
@@ -32,6 +33,7 @@ mod dial;
 mod ends;
 mod forward;
 mod limits;
+mod runs;
 mod session;
 mod stats;
 mod stream;
@@ -55,6 +57,7 @@ use crate::{
     timers::TimerQueue,
 };
 use admission::AddressRate;
+use runs::Plan;
 use session::Session;
 use stream::{Half, Stage};
 
@@ -88,6 +91,8 @@ pub struct Relay {
     timers: TimerQueue<TimerKey>,
     /// Bytes that wait in halves of all sessions of this core.
     pending_bytes: usize,
+    /// For `runs.rs`, kept for its memory; empty between verbs.
+    plan: Plan,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -116,6 +121,7 @@ impl Relay {
             unproven: VecDeque::new(),
             timers: TimerQueue::new(),
             pending_bytes: 0,
+            plan: Plan::new(),
         }
     }
 

@@ -5,7 +5,7 @@
 //! ```
 
 use std::{
-    collections::{BTreeSet, HashMap, VecDeque},
+    collections::{BTreeSet, VecDeque},
     net::SocketAddr,
     sync::atomic::Ordering::Relaxed,
     time::{Duration, Instant},
@@ -18,7 +18,7 @@ use super::{
 use crate::{
     identity::{PublicKey, SecretKey},
     io::{CloseMode, ConnId, Io, SEND_HIGH_BYTES},
-    mux::{Event, Mux, MuxConfig, MuxKind, Role, StreamId},
+    mux::{Event, Mux, MuxConfig, MuxKind, Role, StreamId, id_map::IdMap},
     noise::{ObjectOpener, Sealer},
     pool::Slice,
     session::{Established, SessionHandshake, Step},
@@ -51,8 +51,8 @@ pub(super) struct Up {
     pub(super) key: PublicKey,
     pub(super) sealer: Sealer,
     pub(super) opener: ObjectOpener,
-    mux: Option<Mux>,
-    pub(super) streams: HashMap<StreamId, Half>,
+    pub(super) mux: Option<Mux>,
+    pub(super) streams: IdMap<Half>,
     /// Halves with something pending, in the order in which they get their turn.
     pub(super) ready: VecDeque<StreamId>,
     /// Bytes that wait in `streams`.
@@ -94,7 +94,7 @@ impl Relay {
     }
 
     pub(super) fn half(&mut self, conn: ConnId, id: StreamId) -> Option<&mut Half> {
-        self.up(conn)?.streams.get_mut(&id)
+        self.up(conn)?.streams.get_mut(id)
     }
 
     pub(super) fn session_accepted(&mut self, io: &mut Io, conn: ConnId, peer: SocketAddr) {
@@ -171,7 +171,7 @@ impl Relay {
             sealer,
             opener,
             mux: None,
-            streams: HashMap::new(),
+            streams: IdMap::default(),
             ready: VecDeque::new(),
             pending_bytes: 0,
             owing: BTreeSet::new(),
@@ -228,6 +228,7 @@ impl Relay {
             }
         }
         loop {
+            self.forward_runs(io, conn, &mut data);
             let Some(up) = self.up(conn) else { return };
             let Some(queue) = io.queue(conn) else { return };
             match up.mux().next_event(&mut data, queue) {
@@ -358,9 +359,7 @@ impl Relay {
         self.pending_bytes -= up.pending_bytes;
         self.stats.pending_bytes.fetch_sub(up.pending_bytes as u64, Relaxed);
         // In their order, so that a simulation replays.
-        let mut streams: Vec<_> = up.streams.into_iter().collect();
-        streams.sort_unstable_by_key(|(id, _)| *id);
-        for (id, half) in streams {
+        for (id, half) in up.streams.into_sorted() {
             self.timers.cancel(TimerKey::Stream(conn, id));
             self.stats.stream_halves.fetch_sub(1, Relaxed);
             let from = StreamRef { core: self.core, conn, id };

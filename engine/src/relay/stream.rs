@@ -5,7 +5,7 @@ use std::time::Instant;
 use crate::{
     identity::PublicKey,
     io::ConnId,
-    mux::{MuxKind, StreamId},
+    mux::{MuxKind, StreamId, id_map::Hint},
     pool::{SendQueue, Slice},
     session::ObjectReader,
     wire::SignedObject,
@@ -83,6 +83,14 @@ pub(super) struct Half {
     pub(super) active: Instant,
     /// Credit of our client from before the stream was relayed; the peer half gets it then.
     pub(super) early_credit: u32,
+    /// Where the mux has the stream.
+    pub(super) mux_hint: Hint,
+}
+
+impl Half {
+    pub(super) fn new(stage: Stage, now: Instant) -> Self {
+        Self { stage, active: now, early_credit: 0, mux_hint: Hint::default() }
+    }
 }
 
 /// Where a half is in its life; the docs of `relay` have the picture.
@@ -108,12 +116,13 @@ pub(super) struct Answer {
     /// stream is closed before it answered ends its whole session (`wire.md §4.7`).
     pub(super) initiator: Option<StreamRef>,
     pub(super) request_hash: [u8; 32],
-    pub(super) destination: PublicKey,
 }
 
 /// A half in the flow of data.
 pub(super) struct Relaying {
     pub(super) peer: StreamRef,
+    /// Where the peer's session has the peer half, on this core.
+    pub(super) peer_hint: Hint,
     /// Came from the peer half, does not fit this session's send queue or credit yet.
     pub(super) pending: SendQueue,
     /// The peer half will send no more: finish once `pending` is out.
@@ -136,6 +145,7 @@ impl Relaying {
     pub(super) fn new(peer: StreamRef) -> Self {
         Self {
             peer,
+            peer_hint: Hint::default(),
             pending: SendQueue::default(),
             peer_done: false,
             client_done: false,

@@ -22,6 +22,7 @@ mod gob;
 mod object;
 mod request;
 mod response;
+mod routed;
 
 pub use addr::{Addr, AddrError, EPHEMERAL_PORT_FIRST, Port, WireAddr};
 pub use announce::PeerAnnounce;
@@ -30,6 +31,7 @@ pub use gob::GobError;
 pub use object::{ObjectError, SignedObject};
 pub use request::StreamRequest;
 pub use response::StreamResponse;
+pub(crate) use routed::RoutedRequest;
 
 /// Which generation's type definitions an encoder sends (`wire.md §0`, `§4.2`), oldest first.
 ///

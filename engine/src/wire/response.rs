@@ -102,15 +102,28 @@ impl StreamResponse {
         req_hash: &[u8; 32],
         destination: &PublicKey,
     ) -> Result<(), ObjectError> {
-        if self.req_hash != *req_hash {
-            return Err(ObjectError::ResponseHash);
-        }
+        self.verify_hash(req_hash)?;
         object.verify(destination).map_err(ObjectError::ResponseSignature)?;
-        if !self.accepted {
-            let known = ErrorCode::from_code(self.err_code);
-            return Err(ObjectError::Refused(known.unwrap_or(ErrorCode::Refused)));
+        self.verify_accepted()
+    }
+
+    /// The checks of a server that knows by the session whose response it is: hash and accepted. The signature is for the
+    /// initiator to check, and costs as much as all else that a server does for a dial.
+    pub(crate) fn verify_routed(&self, req_hash: &[u8; 32]) -> Result<(), ObjectError> {
+        self.verify_hash(req_hash)?;
+        self.verify_accepted()
+    }
+
+    fn verify_hash(&self, req_hash: &[u8; 32]) -> Result<(), ObjectError> {
+        if self.req_hash == *req_hash { Ok(()) } else { Err(ObjectError::ResponseHash) }
+    }
+
+    fn verify_accepted(&self) -> Result<(), ObjectError> {
+        if self.accepted {
+            return Ok(());
         }
-        Ok(())
+        let known = ErrorCode::from_code(self.err_code);
+        Err(ObjectError::Refused(known.unwrap_or(ErrorCode::Refused)))
     }
 }
 

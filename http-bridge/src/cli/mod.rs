@@ -6,6 +6,8 @@
 
 mod config;
 mod curl;
+#[allow(dead_code, reason = "used by what comes next")]
+mod deployment;
 mod discovery;
 mod exit;
 mod flags;

@@ -19,7 +19,7 @@ use super::{
 use crate::discovery::{
     ClientOptions, DiscoveryClient, ServerRegistration, client::RegistrationConfig,
 };
-use crate::transport::TcpTransport;
+use crate::{transport::TcpTransport, url::check_host_port};
 
 /// Withdrawing the entry at the end may take this long, so that all is over within 2 s.
 const WITHDRAW_TIMEOUT: Duration = Duration::from_millis(1500);
@@ -120,15 +120,7 @@ pub(super) async fn run(args: ServerArgs) -> Result<(), Failure> {
 
 /// A host and a port for others to connect to.
 fn host_and_port(text: &str) -> Result<String, String> {
-    let (host, port) = text.rsplit_once(':').ok_or("HOST:PORT is wanted, the port is missing")?;
-    if port.parse::<u16>().map_or(true, |port| port == 0) {
-        return Err(format!("{port:?} is no port from 1 to 65535"));
-    }
-    let is_v6 = host.starts_with('[') && host.ends_with(']');
-    if host.is_empty() || (host.contains(':') && !is_v6) || host.contains([' ', '/', '@']) {
-        return Err(format!("{host:?} is no host: write a name, an IPv4 address, or [IPv6]"));
-    }
-    Ok(text.to_owned())
+    check_host_port(text).map(|()| text.to_owned())
 }
 
 /// Where a client on this machine finds a listener on this address.

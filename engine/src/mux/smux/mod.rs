@@ -38,6 +38,8 @@ use self::{
 use super::{
     Event, MuxConfig, MuxCounters, MuxError, MuxKind, Role, SMUX_FRAME_MAX_BYTES, StreamId,
     frame::{Body, HeaderBuffer, Payload},
+    id_map::Hint,
+    plain::PlainFrame,
     table::StreamTable,
 };
 use crate::pool::{SendQueue, Slice};
@@ -64,7 +66,7 @@ pub(super) struct Smux {
     header: HeaderBuffer<HEADER_BYTES>,
     /// The header was an update of this stream: its payload comes next.
     update_of: Option<StreamId>,
-    body: Body,
+    pub(super) body: Body,
     failed: Option<MuxError>,
 }
 
@@ -166,7 +168,7 @@ impl Smux {
         self.counters.empty_data_frames += u64::from(length == 0);
         self.body = Body::dropping(id, u32::from(length));
         let stream = self.streams.get_mut(id).filter(|stream| stream.remote_open)?;
-        if self.version == Version::V2 && !stream.windows.recv.receive(length) {
+        if self.version == Version::V2 && !stream.windows.recv.receive(u32::from(length)) {
             self.reset(id, queue);
             return Some(Event::Reset(id));
         }
@@ -188,6 +190,49 @@ impl Smux {
                 self.reset(id, queue);
                 Some(Event::Reset(id))
             }
+        }
+    }
+
+    pub(super) fn is_between_frames(&self) -> bool {
+        let no_frame = self.body.left == 0 && self.header.is_empty() && self.update_of.is_none();
+        no_frame && self.failed.is_none()
+    }
+
+    pub(super) fn plain_rest(&self) -> Option<PlainFrame> {
+        self.body.rest().filter(|_| self.failed.is_none())
+    }
+
+    pub(super) fn receive_window(&mut self, id: StreamId, hint: &mut Hint) -> u32 {
+        let open = self.streams.find(id, hint).filter(|stream| stream.remote_open);
+        open.map_or(0, |stream| match self.version {
+            Version::V1 => u32::MAX,
+            Version::V2 => stream.windows.recv.left(),
+        })
+    }
+
+    pub(super) fn find_credit(&mut self, id: StreamId, hint: &mut Hint) -> u32 {
+        let open = self.streams.find(id, hint).filter(|stream| stream.local_open);
+        open.map_or(0, |stream| match self.version {
+            Version::V1 => u32::MAX,
+            Version::V2 => stream.windows.send.credit(),
+        })
+    }
+
+    pub(super) fn take_plain(&mut self, id: StreamId, bytes: u32, hint: &mut Hint) {
+        if self.version == Version::V2
+            && let Some(stream) = self.streams.find(id, hint)
+        {
+            let taken = stream.windows.recv.receive(bytes);
+            debug_assert!(taken, "the caller keeps to the window");
+        }
+    }
+
+    pub(super) fn spend(&mut self, id: StreamId, bytes: u32, hint: &mut Hint) {
+        if self.version == Version::V2
+            && let Some(stream) = self.streams.find(id, hint)
+        {
+            let spent = stream.windows.send.take(bytes as usize);
+            debug_assert_eq!(spent, bytes, "the caller keeps to the credit");
         }
     }
 

@@ -84,11 +84,21 @@ impl RecvWindow {
         Self { received: 0, granted: 0, told: 0 }
     }
 
-    /// Accounts a data frame; false, and no change, when it goes beyond the window.
+    /// The total up to which the peer may send.
+    fn limit(&self) -> u64 {
+        self.told + u64::from(INITIAL_WINDOW_BYTES)
+    }
+
+    /// What the peer may still send.
+    pub(super) fn left(&self) -> u32 {
+        u32::try_from(self.limit() - self.received).unwrap_or(u32::MAX)
+    }
+
+    /// Accounts data; false, and no change, when it goes beyond the window.
     #[must_use]
-    pub(super) fn receive(&mut self, length: u16) -> bool {
+    pub(super) fn receive(&mut self, length: u32) -> bool {
         let received = self.received + u64::from(length);
-        let fits = received <= self.told + u64::from(INITIAL_WINDOW_BYTES);
+        let fits = received <= self.limit();
         if fits {
             self.received = received;
         }

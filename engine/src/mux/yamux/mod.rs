@@ -40,6 +40,8 @@ use self::{
 use super::{
     Event, INITIAL_WINDOW_BYTES, MuxConfig, MuxCounters, MuxError, Role, StreamId,
     frame::{Body, HeaderBuffer, Payload},
+    id_map::Hint,
+    plain::PlainFrame,
     table::{Stream, StreamTable},
 };
 use crate::pool::{SendQueue, Slice};
@@ -60,7 +62,7 @@ impl Windows {
 }
 
 /// What the frame at hand still has to tell, beside its payload; in this order.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, PartialEq, Eq)]
 struct Pending {
     opened: bool,
     acked: bool,
@@ -76,7 +78,7 @@ pub(super) struct Yamux {
     pub(super) counters: MuxCounters,
     header: HeaderBuffer<HEADER_BYTES>,
     pending: Pending,
-    body: Body,
+    pub(super) body: Body,
     failed: Option<MuxError>,
 }
 
@@ -248,6 +250,39 @@ impl Yamux {
     fn fail(&mut self, error: MuxError) -> MuxError {
         self.failed = Some(error);
         error
+    }
+
+    pub(super) fn is_between_frames(&self) -> bool {
+        self.body.left == 0 && self.header.is_empty() && self.has_told_all()
+    }
+
+    pub(super) fn plain_rest(&self) -> Option<PlainFrame> {
+        let PlainFrame { id, len } = self.body.rest()?;
+        self.has_told_all().then_some(PlainFrame { id, len })
+    }
+
+    fn has_told_all(&self) -> bool {
+        self.failed.is_none() && self.pending == Pending::default()
+    }
+
+    pub(super) fn receive_window(&mut self, id: StreamId, hint: &mut Hint) -> u32 {
+        let open = self.streams.find(id, hint).filter(|stream| stream.remote_open);
+        open.map_or(0, |stream| stream.windows.recv.left())
+    }
+
+    pub(super) fn find_credit(&mut self, id: StreamId, hint: &mut Hint) -> u32 {
+        let open = self.streams.find(id, hint).filter(|stream| stream.local_open);
+        open.map_or(0, |stream| stream.windows.send.credit())
+    }
+
+    pub(super) fn take_plain(&mut self, id: StreamId, bytes: u32, hint: &mut Hint) {
+        let taken = self.streams.find(id, hint).map(|stream| stream.windows.recv.receive(bytes));
+        debug_assert_eq!(taken, Some(true), "the caller keeps to the window");
+    }
+
+    pub(super) fn spend(&mut self, id: StreamId, bytes: u32, hint: &mut Hint) {
+        let spent = self.streams.find(id, hint).map(|s| s.windows.send.take(bytes as usize));
+        debug_assert_eq!(spent, Some(bytes), "the caller keeps to the credit");
     }
 
     pub(super) fn open(&mut self, queue: &mut SendQueue) -> Option<StreamId> {

@@ -29,6 +29,8 @@ pub(in crate::wire) enum Slot<'s> {
     String(&'s mut String),
     Hash(&'s mut [u8; 32]),
     Key(&'s mut Option<PublicKey>),
+    /// A key that will only be compared: not null, but perhaps no point.
+    KeyBytes(&'s mut Option<[u8; PublicKey::LEN]>),
     Struct(&'s mut dyn Target),
 }
 
@@ -99,7 +101,7 @@ impl<'a> Decoder<'a> {
             | (Slot::Float(_), Type::Float)
             | (Slot::Bytes(_), Type::Bytes)
             | (Slot::String(_), Type::String)
-            | (Slot::Key(_), Type::BinaryMarshaler) => true,
+            | (Slot::Key(_) | Slot::KeyBytes(_), Type::BinaryMarshaler) => true,
             (Slot::Hash(_), Type::Array { element, length }) => {
                 if length != 32 {
                     return Err(GobError::ArrayLength { expected: 32, got: length });
@@ -156,6 +158,10 @@ impl<'a> Decoder<'a> {
             }
             Slot::Key(place) => {
                 let key = PublicKey::from_bytes(reader.bytes()?);
+                *place = Some(key.map_err(|error| GobError::Key { field: text(field), error })?);
+            }
+            Slot::KeyBytes(place) => {
+                let key = PublicKey::check_form(reader.bytes()?);
                 *place = Some(key.map_err(|error| GobError::Key { field: text(field), error })?);
             }
             Slot::Struct(target) => {
@@ -243,7 +249,7 @@ impl Slot<'_> {
             Slot::Bytes(_) => "bytes",
             Slot::String(_) => "a string",
             Slot::Hash(_) => "an array of 32 unsigned integers",
-            Slot::Key(_) => "a key (BinaryMarshaler)",
+            Slot::Key(_) | Slot::KeyBytes(_) => "a key (BinaryMarshaler)",
             Slot::Struct(_) => "a struct",
         }
     }
