@@ -6,6 +6,7 @@
 mod program;
 
 mod check;
+mod conf;
 mod gen_files;
 mod gen_sources;
 mod support;
