@@ -28,7 +28,6 @@ use super::{
 };
 use crate::transport::{ExchangeFuture, HttpTransport, Limits, TransportError, receive_body};
 use crate::{
-    directory::LayeredDirectory,
     discovery::{
         ClientOptions, DiscoveryClient, DiscoveryConfig, DiscoveryService, HttpDirectory,
         UnixNanos,
@@ -40,6 +39,7 @@ use crate::{
         Accept,
         server::{ServeConfig, serve},
     },
+    resolve::{Resolver, ServerChoice},
     url::DEFAULT_PORT,
 };
 
@@ -229,7 +229,7 @@ fn start_client(key: SecretKey, router: Router, driver: DriverKind) -> Result<Cl
         .map_err(|error| other(&error))?;
     let options = DirectoryOptions { all_servers: true, ..DirectoryOptions::default() };
     let directory = HttpDirectory::new(Arc::new(client), key.clone(), options);
-    let directory = LayeredDirectory::layered(Vec::new(), Vec::new(), directory).hidden();
+    let directory = Resolver::layered(Arc::default(), directory, ServerChoice::Configured, false);
     let config = ClientConfig {
         min_sessions: 0,
         driver,
