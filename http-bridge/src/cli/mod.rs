@@ -4,6 +4,7 @@
 //! `--x-y` as a flag, `DMSG_X_Y` in the environment and `x_y` in the file of `--config`; in this order they win
 //! (`config.rs`). The exit code says what went wrong (`exit.rs`).
 
+mod conf;
 mod config;
 mod curl;
 mod deployment;
@@ -52,6 +53,8 @@ enum Command {
     Discovery(discovery::DiscoveryArgs),
     /// Run a whole network in this process, on loopback.
     Local(local::LocalArgs),
+    /// Run a config bootstrapper.
+    Conf(Box<conf::ConfArgs>),
     /// Check a deployment; make a visor's configuration.
     Config(Box<deployment::ConfigArgs>),
     /// Fetch and send over DMSG.
@@ -118,6 +121,7 @@ fn dispatch(command: Command) -> Result<(), Failure> {
         Command::Server(args) => on_runtime(server::run(args)),
         Command::Discovery(args) => on_runtime(discovery::run(args)),
         Command::Local(args) => on_runtime(local::run(args)),
+        Command::Conf(args) => on_runtime(conf::run(*args)),
         Command::Config(args) => on_runtime(deployment::run(*args)),
         Command::Curl(args) => on_runtime(curl::run(*args)),
         Command::Proxy(args) => on_runtime(proxy::run(*args)),
