@@ -15,6 +15,7 @@ mod hints;
 mod invocation;
 mod key;
 mod local;
+mod proxy;
 mod serve;
 mod server;
 
@@ -58,6 +59,8 @@ enum Command {
     Config(Box<deployment::ConfigArgs>),
     /// Fetch and send over DMSG.
     Curl(Box<curl::CurlArgs>),
+    /// Let ordinary programs into the overlay: a local HTTP and SOCKS5 proxy.
+    Proxy(Box<proxy::ProxyArgs>),
     /// Offer a folder or a local HTTP service over DMSG.
     Serve(Box<serve::ServeArgs>),
 }
@@ -121,6 +124,7 @@ fn dispatch(command: Command) -> Result<(), Failure> {
         Command::Conf(args) => on_runtime(conf::run(*args)),
         Command::Config(args) => on_runtime(deployment::run(*args)),
         Command::Curl(args) => on_runtime(curl::run(*args)),
+        Command::Proxy(args) => on_runtime(proxy::run(*args)),
         Command::Serve(args) => on_runtime(serve::run(*args)),
     }
 }
