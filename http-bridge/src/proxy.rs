@@ -260,9 +260,16 @@ impl Proxy {
         if let Some(keeper) = &keeper {
             expect::open_on_continue(&mut forwarded, keeper);
         }
+        // A caller that takes trailers says so hop by hop, and so do we.
+        let takes_trailers = tunnel::is_named(&head.headers, "te")
+            && head.headers.get(header::TE).is_some_and(|te| te.as_bytes() == b"trailers");
         let mut headers = request_headers(head.headers, &self.target.authority, caller);
         if !asks_first {
             headers.remove(header::EXPECT);
+        }
+        if takes_trailers {
+            headers.insert(header::TE, HeaderValue::from_static("trailers"));
+            headers.insert(header::CONNECTION, HeaderValue::from_static("te"));
         }
         if let Some(switch) = switch {
             tunnel::set(&mut headers, switch.clone());
@@ -362,8 +369,12 @@ pub(crate) fn strip_hop_by_hop(headers: &mut HeaderMap) {
 
 /// Whoever reads such a response otherwise than we do sees another one behind it.
 fn has_two_lengths(headers: &HeaderMap) -> bool {
-    let lengths = headers.get_all(header::CONTENT_LENGTH).iter().count();
-    lengths > 1 || (lengths == 1 && headers.contains_key(header::TRANSFER_ENCODING))
+    let mut lengths = headers.get_all(header::CONTENT_LENGTH).iter();
+    let Some(length) = lengths.next() else { return false };
+    // A list of equal lengths is still more than one.
+    lengths.next().is_some()
+        || !length.as_bytes().iter().all(u8::is_ascii_digit)
+        || headers.contains_key(header::TRANSFER_ENCODING)
 }
 
 fn problem(status: StatusCode, why: &'static str) -> Response<Body> {

@@ -37,7 +37,7 @@ use self::{
     admission::{Admission, Permit},
     clock::{Clock, Clocked, ClockedBody, TOO_LARGE},
 };
-use super::{Accept, BoxError, Peer};
+use super::{Accept, BoxError, Peer, expect};
 
 pub use self::admission::ServeStats;
 pub use crate::discovery::CallerKey;
@@ -181,13 +181,19 @@ impl<P: Peer> Connection<P> {
                 let request = request.map(|body| Body::new(bound(body)));
                 let checked = check_request(&request, clock.ambiguity(), is_proxy)
                     .and_then(|()| check_size(&request, body_max_bytes));
-                let response = match checked {
+                let expects = expect::asks_first(request.headers());
+                let mut response = match checked {
                     Ok(()) => respond(service, request, remote, &stats, &clock).await,
                     Err((status, why)) => {
                         stats.note_rejected();
                         refuse(status, why)
                     }
                 };
+                // Refused before its body: whether that still comes is not known (RFC 9110 §10.1.1).
+                if expects && !clock.is_body_asked() {
+                    let close = HeaderValue::from_static("close");
+                    response.headers_mut().insert(header::CONNECTION, close);
+                }
                 Ok::<_, Infallible>(response.map(|body| in_request.until_sent(body)))
             }
         });

@@ -18,13 +18,18 @@ use hyper_util::rt::TokioIo;
 
 /// The protocol a request asks to switch to: `Upgrade`, named in `Connection`, in HTTP/1.1.
 pub(super) fn asked(version: Version, headers: &HeaderMap) -> Option<HeaderValue> {
-    let is_named = headers
+    let is_asked = version == Version::HTTP_11 && is_named(headers, "upgrade");
+    is_asked.then(|| headers.get(header::UPGRADE).cloned())?
+}
+
+/// Whether `Connection` names this option.
+pub(super) fn is_named(headers: &HeaderMap, option: &str) -> bool {
+    headers
         .get_all(header::CONNECTION)
         .iter()
         .filter_map(|value| value.to_str().ok())
         .flat_map(|value| value.split(','))
-        .any(|option| option.trim().eq_ignore_ascii_case("upgrade"));
-    (version == Version::HTTP_11 && is_named).then(|| headers.get(header::UPGRADE).cloned())?
+        .any(|named| named.trim().eq_ignore_ascii_case(option))
 }
 
 /// Says, hop by hop, that this message switches to `protocol`.

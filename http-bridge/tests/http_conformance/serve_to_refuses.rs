@@ -61,9 +61,6 @@ const HIDDEN: &str = "GET /hidden HTTP/1.1\r\nHost: a\r\n\r\n";
 #[tokio::test]
 async fn ambiguous_heads_are_answered_once_and_never_forwarded() {
     let bridge = Bridge::start().await;
-    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let Bridge { origin, .. } = &bridge;
-    let _ = (origin, listener);
     for (name, rest) in REFUSED {
         let request = format!("POST /open HTTP/1.1\r\nHost: a\r\n{rest}{HIDDEN}");
         let reply = bridge.raw(&request).await;
@@ -124,8 +121,6 @@ async fn broken_chunks_never_make_a_complete_request() {
 
 #[tokio::test]
 async fn lengths_are_stated_once_on_the_way_to_the_origin() {
-    let Bridge { origin, .. } = Bridge::start().await;
-    drop(origin);
     let bridge = Bridge::start().await;
     let mut caller = bridge.connect().await;
     let request = "POST /open HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n\

@@ -62,6 +62,8 @@ struct State {
     ambiguity: Option<&'static str>,
     /// Why the body of the request under way was given up.
     body_problem: Option<(StatusCode, &'static str)>,
+    /// Whether the handler asked for that body.
+    is_body_asked: bool,
 }
 
 /// The shared clock of one connection.
@@ -82,6 +84,7 @@ impl Clock {
                 write_stalled: None,
                 ambiguity: None,
                 body_problem: None,
+                is_body_asked: false,
             })),
             head_timeout: config.head_timeout,
             idle_timeout: config.idle_timeout,
@@ -122,6 +125,7 @@ impl Clock {
         let mut state = self.lock();
         state.phase = Phase::Request;
         state.body_problem = None;
+        state.is_body_asked = false;
         InRequest(self.clone())
     }
 
@@ -137,6 +141,11 @@ impl Clock {
     /// Which rule a request of this connection breaks.
     pub(super) fn ambiguity(&self) -> Option<&'static str> {
         self.lock().ambiguity
+    }
+
+    /// Whether the handler asked for the body of the request under way.
+    pub(super) fn is_body_asked(&self) -> bool {
+        self.lock().is_body_asked
     }
 
     /// Why the body of the request under way was given up, and what the caller should be told.
@@ -220,13 +229,22 @@ pub(super) struct ClockedBody<B> {
     clock: Clock,
     max_bytes: u64,
     read_bytes: u64,
+    is_asked: bool,
     waited: Duration,
     waiting: Option<(Instant, Pin<Box<Sleep>>)>,
 }
 
 impl<B> ClockedBody<B> {
     pub(super) fn new(body: B, clock: Clock, max_bytes: u64) -> Self {
-        Self { body, clock, max_bytes, read_bytes: 0, waited: Duration::ZERO, waiting: None }
+        Self {
+            body,
+            clock,
+            max_bytes,
+            read_bytes: 0,
+            is_asked: false,
+            waited: Duration::ZERO,
+            waiting: None,
+        }
     }
 
     /// How long the next piece may be waited for.
@@ -255,6 +273,9 @@ where
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         let this = &mut *self;
+        if !std::mem::replace(&mut this.is_asked, true) {
+            this.clock.lock().is_body_asked = true;
+        }
         if let Poll::Ready(frame) = Pin::new(&mut this.body).poll_frame(cx) {
             if let Some((since, _)) = this.waiting.take() {
                 this.waited += since.elapsed();
