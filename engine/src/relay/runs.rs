@@ -24,7 +24,7 @@ use crate::{
     io::{ConnId, Io},
     mux::{
         MuxKind, StreamId,
-        plain::{HEADER_MAX_BYTES, PlainFrame},
+        plain::{HEADER_MAX_BYTES, ID_AT, PlainFrame},
     },
     pool::{SendQueue, Slice, send_queue::COPY_MAX_BYTES},
 };
@@ -47,13 +47,14 @@ struct Way {
     to: ConnId,
     /// Of the receiving session.
     kind: MuxKind,
-    /// What the source may still send, and what the receiver may still be sent.
-    window: u32,
-    credit: u32,
-    /// Used of either, and in how many frames.
-    taken: u32,
-    spent: u32,
+    /// What the source may send and the receiver may be sent, at the begin of the plan and now.
+    allowed: u32,
+    left: u32,
+    /// Frames begun in the plan.
     frames: u32,
+    /// Of `allowed - left`, what belongs to a frame that began before, and what has not come yet of one that is cut.
+    rest_bytes: u32,
+    missing_bytes: u32,
     first_run: u32,
     last_run: u32,
 }
@@ -99,11 +100,11 @@ impl Plan {
             far_id: StreamId(0),
             to: ConnId::default(),
             kind: MuxKind::Yamux,
-            window: 0,
-            credit: 0,
-            taken: 0,
-            spent: 0,
+            allowed: 0,
+            left: 0,
             frames: 0,
+            rest_bytes: 0,
+            missing_bytes: 0,
             first_run: NONE,
             last_run: NONE,
         };
@@ -148,6 +149,9 @@ impl Plan {
 trait Received {
     const WRITABLE: bool;
     fn bytes(&self) -> &[u8];
+    /// Puts another id into the header at `at`.
+    fn write_id(&mut self, at: usize, kind: MuxKind, id: StreamId);
+    /// Puts another header in its place.
     fn write_header(&mut self, at: usize, kind: MuxKind, frame: PlainFrame);
 }
 
@@ -159,6 +163,10 @@ impl Received for &mut [u8] {
     }
 
     #[inline]
+    fn write_id(&mut self, at: usize, kind: MuxKind, id: StreamId) {
+        self[at + ID_AT..at + ID_AT + 4].copy_from_slice(&kind.id_bytes(id));
+    }
+
     fn write_header(&mut self, at: usize, kind: MuxKind, frame: PlainFrame) {
         kind.write_plain(frame, &mut self[at..]);
     }
@@ -170,6 +178,8 @@ impl Received for &[u8] {
     fn bytes(&self) -> &[u8] {
         self
     }
+
+    fn write_id(&mut self, _at: usize, _kind: MuxKind, _id: StreamId) {}
 
     fn write_header(&mut self, _at: usize, _kind: MuxKind, _frame: PlainFrame) {}
 }
@@ -209,9 +219,17 @@ impl Relay {
         for place in &self.plan.used {
             let way = &self.plan.ways[usize::from(*place)];
             let Some(queue) = io.queue(way.to) else { continue };
-            queue.reserve(self.plan.runs_of(way).map(|run| run.copied_bytes(way.kind)).sum());
+            let (mut copied_bytes, mut all_copied) = (0, true);
             for run in self.plan.runs_of(way) {
-                queue_run(queue, way, run, data);
+                copied_bytes += run.copied_bytes(way.kind);
+                all_copied &= !run.bare && run.len() <= COPY_MAX_BYTES;
+            }
+            queue.reserve(copied_bytes);
+            let runs = self.plan.runs_of(way);
+            if all_copied {
+                queue.push_all(runs.map(|run| &data[run.start as usize..run.end as usize]));
+            } else {
+                runs.for_each(|run| queue_run(queue, way, run, data));
             }
         }
         self.plan.clear();
@@ -261,31 +279,24 @@ impl Planner<'_> {
             let here = frame.len.min((all - start) as u32);
             let Some(place) = self.way_of(source, frame.id) else { break };
             let way = &mut self.plan.ways[place];
-            if here == 0
-                || frame.len > way.window
-                || here > way.credit
-                || here > way.kind.plain_max_bytes()
-            {
+            if here == 0 || frame.len > way.left || here > way.kind.plain_max_bytes() {
                 break;
             }
-            way.window -= frame.len;
-            way.credit -= here;
-            way.taken += frame.len;
-            way.spent += here;
+            way.left -= frame.len;
             way.frames += 1;
-            let end = start + here as usize;
-            if R::WRITABLE && way.kind == kind {
-                data.write_header(at, kind, PlainFrame { id: way.far_id, len: here });
-                self.plan.add_run(place, at, end, false);
-            } else {
-                self.plan.add_run(place, start, end, true);
-            }
-            at = end;
+            let (far_id, end) = (way.far_id, start + here as usize);
+            let in_place = R::WRITABLE && way.kind == kind;
             if here < frame.len {
+                // The last of the block.
+                way.missing_bytes = frame.len - here;
                 let mux = source.mux.as_mut().expect("it was there above");
                 mux.leave_plain_rest(frame.id, frame.len - here);
-                break;
+                data.write_header(at, kind, PlainFrame { id: far_id, len: here });
+            } else {
+                data.write_id(at, kind, far_id);
             }
+            self.plan.add_run(place, if in_place { at } else { start }, end, !in_place);
+            at = end;
         }
         at
     }
@@ -295,11 +306,11 @@ impl Planner<'_> {
         let here = rest.len.min(all as u32);
         let Some(place) = self.way_of(source, rest.id) else { return 0 };
         let way = &mut self.plan.ways[place];
-        if here > way.credit || here > way.kind.plain_max_bytes() {
+        if here > way.left || here > way.kind.plain_max_bytes() {
             return 0;
         }
-        way.credit -= here;
-        way.spent += here;
+        way.left -= here;
+        way.rest_bytes = here;
         self.plan.add_run(place, 0, here as usize, true);
         if let Some(mux) = &mut source.mux {
             mux.leave_plain_rest(rest.id, rest.len - here);
@@ -309,7 +320,7 @@ impl Planner<'_> {
 
     /// The way of a stream, found now if this is its first frame in the plan. `None` if it has to go the general way, or if
     /// another stream has its place.
-    #[inline]
+    #[inline(always)]
     fn way_of(&mut self, source: &mut Up, id: StreamId) -> Option<usize> {
         let place = (id.0 >> 1) as usize % WAYS;
         let way = &self.plan.ways[place];
@@ -324,6 +335,7 @@ impl Planner<'_> {
         Some(place)
     }
 
+    #[inline(never)]
     fn find_way(&mut self, source: &mut Up, id: StreamId) -> Option<Way> {
         let Up { mux: Some(mux), streams, .. } = source else { return None };
         let half = streams.get_mut(id)?;
@@ -346,16 +358,18 @@ impl Planner<'_> {
         }
         half.active = self.now;
         far_half.active = self.now;
+        let window = mux.receive_window(id, &mut half.mux_hint);
+        let allowed = window.min(far_mux.find_credit(far_id, &mut far_half.mux_hint));
         Some(Way {
             id,
             far_id,
             to,
             kind,
-            window: mux.receive_window(id, &mut half.mux_hint),
-            credit: far_mux.find_credit(far_id, &mut far_half.mux_hint),
-            taken: 0,
-            spent: 0,
+            allowed,
+            left: allowed,
             frames: 0,
+            rest_bytes: 0,
+            missing_bytes: 0,
             first_run: NONE,
             last_run: NONE,
         })
@@ -365,8 +379,10 @@ impl Planner<'_> {
     fn account(&mut self, source: &mut Up) -> u64 {
         let mut payload_bytes = 0;
         for place in &self.plan.used {
-            let Way { id, far_id, to, taken, spent, frames, .. } =
-                self.plan.ways[usize::from(*place)];
+            let way = &self.plan.ways[usize::from(*place)];
+            let Way { id, far_id, to, frames, .. } = *way;
+            let used = way.allowed - way.left;
+            let (taken, spent) = (used - way.rest_bytes, used - way.missing_bytes);
             payload_bytes += u64::from(spent);
             let Some(half) = source.streams.get_mut(id) else { continue };
             if let Some(mux) = &mut source.mux {
