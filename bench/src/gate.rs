@@ -53,6 +53,13 @@ pub struct Gated<T> {
     pub verdict: Verdict,
 }
 
+impl<T> Gated<T> {
+    /// The same verdict on something made of the value.
+    pub fn map<U>(self, make: impl FnOnce(T) -> U) -> Gated<U> {
+        Gated { value: make(self.value), verdict: self.verdict }
+    }
+}
+
 /// Measures the state of two CPUs around measurements.
 #[derive(Debug, Clone)]
 pub struct Gate {

@@ -1,18 +1,27 @@
 //! `dmsg-bench`: starts every party itself on loopback, measures, and reports. See the library's docs for its parts.
 
+mod relay;
+
 use clap::{Parser, Subcommand};
 use dmsg_bench::{Result, cpu, gate::Gate};
 
 /// Measures the DMSG engine against its ceilings, every party on this machine.
 #[derive(Debug, Parser)]
-#[command(name = "dmsg-bench", version, arg_required_else_help = false)]
+#[command(name = "dmsg-bench", version, args_conflicts_with_subcommands = true)]
 struct Cli {
     #[command(subcommand)]
     command: Option<Command>,
+    #[command(flatten)]
+    relay: relay::Args,
 }
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Measure the data plane: relay, rivals, ceilings (the same as without a subcommand)
+    Relay(relay::Args),
+    /// A party of a run, in a process of its own
+    #[command(hide = true)]
+    Party(relay::PartyArgs),
     /// Show the state of the machine: the bounce of a cache line between the two CPUs of a run
     Gate,
 }
@@ -20,7 +29,10 @@ enum Command {
 fn main() -> std::process::ExitCode {
     let cli = Cli::parse();
     let done = match cli.command {
-        Some(Command::Gate) | None => show_gate(),
+        None => relay::run(&cli.relay),
+        Some(Command::Relay(args)) => relay::run(&args),
+        Some(Command::Party(args)) => relay::serve(&args),
+        Some(Command::Gate) => show_gate(),
     };
     match done {
         Ok(()) => std::process::ExitCode::SUCCESS,

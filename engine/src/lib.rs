@@ -1,6 +1,7 @@
 //! A DMSG transport engine: session crypto, stream multiplexing, a relay server and a client.
 //!
 //! ```text
+//!   edge                   streams on monoio and tokio-uring (features)
 //!   client · server        thin joins of the two halves below, Send handles outside
 //!     ├─ driver            io_uring │ epoll │ sim: the only place with syscalls, clocks, threads
 //!     └─ relay · client machine · session · mux · noise · wire · identity     pure state machines (io.rs: the verbs between)
@@ -12,6 +13,8 @@
 
 pub mod client;
 pub mod driver;
+#[cfg(any(feature = "monoio", feature = "tokio-uring"))]
+pub mod edge;
 pub mod identity;
 pub mod io;
 pub mod mux;

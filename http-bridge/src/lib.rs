@@ -4,6 +4,7 @@
 //!   cli ─────────── one module per subcommand of `dmsg`
 //!    ├─ files · proxy ─────── what `dmsg serve` offers
 //!    ├─ discovery ─────────── entries, the service, its client, the directory of an engine client
+//!    ├─ services ──────────── clients of the seven services, and small servers of five
 //!    ├─ deployment ────────── the document that says where everything is
 //!    ├─ service ───────────── what the services of a deployment are called
 //!    ├─ transport ─────────── how one request reaches a service, over TCP or DMSG
@@ -18,6 +19,8 @@ mod escape;
 pub mod files;
 pub mod http;
 pub mod proxy;
+mod retry_after;
 pub mod service;
+pub mod services;
 pub mod transport;
 pub mod url;

@@ -106,7 +106,9 @@ async fn errors_of_proxies_are_quoted_not_parsed() {
     let html = "<html><body>Internal Server Error</body></html>";
     for status in ["500 Internal Server Error", "502 Bad Gateway", "503 Busy", "301 Elsewhere"] {
         let error = error_of(http(status, "content-type: text/html\r\n", html)).await;
-        let ClientError::Unavailable { status: got, text } = &error else { panic!("{error:?}") };
+        let ClientError::Unavailable { status: got, text, .. } = &error else {
+            panic!("{error:?}")
+        };
         assert!(status.starts_with(got.as_str()) && text.starts_with("<html>"));
         assert!(error.is_transient());
     }

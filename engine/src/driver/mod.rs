@@ -18,6 +18,8 @@
 mod epoll;
 mod host;
 mod mailbox;
+#[cfg(any(feature = "monoio", feature = "tokio-uring"))]
+pub(crate) mod owned;
 pub mod sim;
 mod sys;
 mod uring;

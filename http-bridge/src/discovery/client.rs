@@ -17,7 +17,10 @@ use dmsg_engine::identity::PublicKey;
 use http::{Method, Request, StatusCode, header};
 
 use super::{Clock, EntryError, UnixNanos, system_clock};
-use crate::transport::{HttpTransport, Limits, TransportError};
+use crate::{
+    retry_after,
+    transport::{HttpTransport, Limits, TransportError},
+};
 
 mod answer;
 mod calls;
@@ -30,7 +33,7 @@ pub use directory::{DirectoryOptions, HttpDirectory};
 pub use registration::{RegistrationConfig, RegistrationStatus, ServerRegistration};
 pub use update::UPDATE_TRIES_MAX;
 
-/// A 429 that asks to wait at most this long is waited out once within a call.
+/// A 429 or 503 that asks to wait at most this long is waited out once within a call.
 const RETRY_AFTER_MAX: Duration = Duration::from_secs(5);
 
 /// Bytes of an unexpected answer that an error message quotes.
@@ -56,6 +59,8 @@ pub enum ClientError {
         status: StatusCode,
         /// The beginning of the body.
         text: String,
+        /// What the answer asks to wait, if it does.
+        retry_after: Option<Duration>,
     },
     /// A 200 whose body is not what the API says.
     #[error(
@@ -100,6 +105,16 @@ pub enum ClientError {
 }
 
 impl ClientError {
+    /// What the discovery asks to wait.
+    #[must_use]
+    pub fn retry_after(&self) -> Option<Duration> {
+        match self {
+            Self::RateLimited { retry_after } => Some(*retry_after),
+            Self::Unavailable { retry_after, .. } => *retry_after,
+            _ => None,
+        }
+    }
+
     /// Whether waiting and trying again may help.
     #[must_use]
     pub fn is_transient(&self) -> bool {
@@ -160,11 +175,21 @@ impl DiscoveryClient {
         if let Some(what) = bad_part(&uri) {
             return Err(ClientError::BadBasePart { base: base.into(), what });
         }
-        let writer = tokio::sync::Mutex::default();
-        Ok(Self { base: trimmed.to_owned(), transport, options, writer })
+        Ok(Self::with_base(trimmed.to_owned(), transport, options))
     }
 
-    /// The base address, without trailing slash.
+    /// A client over a transport that is bound to the discovery already: requests have URIs in origin form
+    /// (`/path?query`), as those to every service of a deployment.
+    #[must_use]
+    pub fn bound(transport: Arc<dyn HttpTransport>, options: ClientOptions) -> Self {
+        Self::with_base(String::new(), transport, options)
+    }
+
+    fn with_base(base: String, transport: Arc<dyn HttpTransport>, options: ClientOptions) -> Self {
+        Self { base, transport, options, writer: tokio::sync::Mutex::default() }
+    }
+
+    /// The base address, without trailing slash; empty over a bound transport.
     #[must_use]
     pub fn base(&self) -> &str {
         &self.base
@@ -182,13 +207,10 @@ impl DiscoveryClient {
         body: Bytes,
         body_max_bytes: usize,
     ) -> Result<Bytes, ClientError> {
-        let again = match self.call_once(&method, path, body.clone(), body_max_bytes).await {
-            Err(ClientError::RateLimited { retry_after }) if retry_after <= RETRY_AFTER_MAX => {
-                retry_after
-            }
-            other => return other,
-        };
-        tokio::time::sleep(again).await;
+        let first = self.call_once(&method, path, body.clone(), body_max_bytes).await;
+        let wait = first.as_ref().err().and_then(ClientError::retry_after);
+        let Some(wait) = wait.filter(|wait| *wait <= RETRY_AFTER_MAX) else { return first };
+        tokio::time::sleep(wait).await;
         self.call_once(&method, path, body, body_max_bytes).await
     }
 
@@ -231,29 +253,16 @@ fn bad_part(uri: &http::Uri) -> Option<&'static str> {
 /// What an answer other than 200 means. The message decides, not the status; a body without one is quoted.
 fn refusal(answer: &http::Response<Bytes>, now: UnixNanos) -> ClientError {
     let status = answer.status();
+    let wait = retry_after::parse(answer.headers(), now.into());
     if status == StatusCode::TOO_MANY_REQUESTS {
-        return ClientError::RateLimited { retry_after: retry_after(answer, now) };
+        return ClientError::RateLimited { retry_after: wait.unwrap_or(retry_after::DEFAULT) };
     }
     if let Some(error) = answer::message(answer.body()).and_then(|m| EntryError::from_message(&m)) {
         return ClientError::Refused(error);
     }
     let body = answer.body();
     let quote = String::from_utf8_lossy(&body[..body.len().min(QUOTE_BYTES_MAX)]);
-    ClientError::Unavailable { status, text: quote.trim().to_owned() }
-}
-
-/// The wait that an answer asks for, in seconds or as a date; a second when it does not.
-fn retry_after(answer: &http::Response<Bytes>, now: UnixNanos) -> Duration {
-    const DEFAULT: Duration = Duration::from_secs(1);
-    let Some(text) = answer.headers().get(header::RETRY_AFTER).and_then(|v| v.to_str().ok()) else {
-        return DEFAULT;
-    };
-    if let Ok(seconds) = text.trim().parse() {
-        return Duration::from_secs(seconds);
-    }
-    let date = httpdate::parse_http_date(text).ok();
-    let since_epoch = date.and_then(|d| d.duration_since(std::time::UNIX_EPOCH).ok());
-    since_epoch.map_or(DEFAULT, |at| UnixNanos(0).plus(at).since(now))
+    ClientError::Unavailable { status, text: quote.trim().to_owned(), retry_after: wait }
 }
 
 #[cfg(test)]

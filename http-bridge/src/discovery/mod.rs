@@ -88,6 +88,12 @@ impl UnixNanos {
     }
 }
 
+impl From<UnixNanos> for SystemTime {
+    fn from(time: UnixNanos) -> Self {
+        UNIX_EPOCH + time.since(UnixNanos(0))
+    }
+}
+
 /// Where the edges read the time: the system's clock, or a test's.
 pub type Clock = Arc<dyn Fn() -> UnixNanos + Send + Sync>;
 

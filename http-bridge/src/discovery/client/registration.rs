@@ -23,6 +23,9 @@ use crate::discovery::{Entry, ServerPart};
 const BACKOFF_FIRST: Duration = Duration::from_secs(1);
 const BACKOFF_MAX: Duration = Duration::from_secs(30);
 
+/// A wait that the discovery asks for is kept up to this: for longer it would have forgotten us twice over.
+const ASKED_MAX: Duration = Duration::from_secs(120);
+
 /// What a server registers.
 #[derive(Debug, Clone)]
 pub struct RegistrationConfig {
@@ -171,7 +174,7 @@ impl Keeper {
                     self.status.send_replace(RegistrationStatus::Registered {
                         available_sessions: capacity,
                     });
-                    self.wait_for_refresh().await;
+                    self.wait_for_refresh(capacity).await;
                 }
                 Err(error) => {
                     failures += 1;
@@ -184,16 +187,22 @@ impl Keeper {
         }
     }
 
-    /// Until the interval is over, or a change of the capacity was gathered.
-    async fn wait_for_refresh(&mut self) {
+    /// Until the interval is over, or the capacity has another value than the `acknowledged` one once changes were
+    /// gathered. One that came back to it meanwhile is not worth a request.
+    async fn wait_for_refresh(&mut self, acknowledged: u32) {
         let refresh_at = Instant::now() + self.config.interval;
-        tokio::select! {
-            () = sleep_until(refresh_at) => {}
-            changed = self.capacity.changed() => match changed {
-                Ok(()) => tokio::time::sleep(self.config.coalesce).await,
-                // Nobody can change it any more; the owner is closing.
-                Err(_) => sleep_until(refresh_at).await,
-            },
+        loop {
+            tokio::select! {
+                () = sleep_until(refresh_at) => return,
+                changed = self.capacity.changed() => match changed {
+                    Ok(()) => tokio::time::sleep(self.config.coalesce).await,
+                    // Nobody can change it any more; the owner is closing.
+                    Err(_) => return sleep_until(refresh_at).await,
+                },
+            }
+            if *self.capacity.borrow_and_update() != acknowledged {
+                return;
+            }
         }
     }
 
@@ -214,8 +223,6 @@ impl Keeper {
 fn wait_after(failures: u32, error: &ClientError) -> Duration {
     let doubled = BACKOFF_FIRST.saturating_mul(1 << failures.saturating_sub(1).min(5));
     let wait = doubled.min(BACKOFF_MAX).mul_f64(rand::random_range(0.5..=1.0));
-    match error {
-        ClientError::RateLimited { retry_after } => wait.max((*retry_after).min(BACKOFF_MAX)),
-        _ => wait,
-    }
+    let asked = error.retry_after().unwrap_or_default();
+    wait.max(asked.min(ASKED_MAX))
 }

@@ -238,20 +238,6 @@ async fn withdrawing_signs_a_fresh_iteration_and_nothing_stored_is_fine() {
 }
 
 #[test]
-fn the_wait_of_an_answer_is_seconds_or_a_date() {
-    let wait = |value: &str| {
-        let response = Response::builder().header("retry-after", value).body(Bytes::new());
-        retry_after(&response.unwrap(), UnixNanos(784_111_770_000_000_000))
-    };
-    assert_eq!(wait("7"), Duration::from_secs(7));
-    assert_eq!(wait("Sun, 06 Nov 1994 08:49:37 GMT"), Duration::from_secs(7));
-    assert_eq!(wait("Sun, 06 Nov 1994 08:00:00 GMT"), Duration::ZERO);
-    assert_eq!(wait("soon"), Duration::from_secs(1));
-    assert_eq!(wait("18446744073709551615"), Duration::from_secs(u64::MAX));
-    assert_eq!(retry_after(&Response::new(Bytes::new()), NOW), Duration::from_secs(1));
-}
-
-#[test]
 fn a_base_address_needs_scheme_and_host() {
     for base in ["", "dmsgd.example", "/path", "http://", "http:// x"] {
         let script = Arc::new(Script { reply: Box::new(|_| None), asked: Mutex::default() });

@@ -90,8 +90,9 @@ impl DiscoveryClient {
                     Err(ClientError::Refused(
                         EntryError::SequenceNotGreater | EntryError::TimestampBehind,
                     )) => backoff,
-                    Err(ClientError::RateLimited { retry_after }) => retry_after.max(backoff),
-                    Err(ClientError::Unavailable { .. }) => backoff,
+                    Err(
+                        error @ (ClientError::RateLimited { .. } | ClientError::Unavailable { .. }),
+                    ) => error.retry_after().unwrap_or_default().max(backoff),
                     Err(error) => return Err(error),
                 };
                 tokio::time::sleep(wait).await;

@@ -1,0 +1,199 @@
+//! Who is measured: our relay on either driver, a rival, or a server that runs elsewhere.
+
+use std::{fs, net::SocketAddr, str::FromStr, time::Duration};
+
+use dmsg_bench::{
+    Error, Result, cpu,
+    party::{self, Party},
+};
+use dmsg_engine::{
+    driver::{self, DriverKind},
+    identity::{PublicKey, SecretKey},
+    server::{Server, ServerConfig},
+};
+
+use super::{
+    Bench,
+    rivals::{self, Rival},
+};
+
+/// A contender of a comparison.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Contender {
+    /// Our relay, sessions, credit and budgets included.
+    Ours(DriverKind),
+    /// The server given by `--peer-server`.
+    Peer,
+    /// A proxy or a bare relay.
+    Rival(Rival),
+}
+
+impl Contender {
+    /// Our relay on io_uring.
+    pub(crate) const URING: Self = Self::Ours(DriverKind::Uring);
+    /// Our relay on epoll.
+    pub(crate) const EPOLL: Self = Self::Ours(DriverKind::Epoll);
+
+    /// Its name in tables.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Ours(DriverKind::Uring) => "dmsg io_uring",
+            Self::Ours(DriverKind::Epoll) => "dmsg epoll",
+            Self::Ours(DriverKind::Auto) => "dmsg",
+            Self::Peer => "peer server",
+            Self::Rival(rival) => rival.name(),
+        }
+    }
+
+    /// Those of `all` that were asked for and can run here.
+    pub(crate) fn taking_part(bench: &Bench, all: &[Self]) -> Vec<Self> {
+        let uring = driver::probe().is_ok();
+        let can = |contender: &Self| match contender {
+            Self::Ours(kind) => uring || *kind != DriverKind::Uring,
+            Self::Rival(rival) => uring || !rival.needs_io_uring(),
+            Self::Peer => bench.peer.is_some(),
+        };
+        all.iter().copied().filter(|one| bench.wants(*one) && can(one)).collect()
+    }
+}
+
+/// `pk@address`.
+#[derive(Debug, Clone)]
+pub(crate) struct PeerServer {
+    key: PublicKey,
+    address: SocketAddr,
+}
+
+impl FromStr for PeerServer {
+    type Err = String;
+
+    fn from_str(text: &str) -> std::result::Result<Self, String> {
+        let (key, address) = text.split_once('@').ok_or("expected PUBLIC_KEY@IP:PORT")?;
+        let key = key.parse().map_err(|error| format!("{key:?}: {error}"))?;
+        let address = address.parse().map_err(|error| format!("{address:?}: {error}"))?;
+        Ok(Self { key, address })
+    }
+}
+
+/// A running contender.
+#[derive(Debug)]
+pub(crate) struct Running {
+    pub(crate) contender: Contender,
+    pub(crate) address: SocketAddr,
+    /// Of a server; rivals have none.
+    pub(crate) key: Option<PublicKey>,
+    process: Process,
+}
+
+#[derive(Debug)]
+enum Process {
+    Ours(Party),
+    Foreign(u32),
+}
+
+impl Running {
+    /// Starts it on the server's CPU.
+    pub(crate) fn start(bench: &Bench, contender: Contender) -> Result<Self> {
+        Self::start_with(bench, contender, 1)
+    }
+
+    /// The same with several threads.
+    pub(crate) fn start_with(bench: &Bench, contender: Contender, threads: u16) -> Result<Self> {
+        let cpu = bench.cpus.server.to_string();
+        let mut args = vec!["party", "--cpu", &cpu];
+        let count = threads.to_string();
+        match contender {
+            Contender::Peer => return Self::found(bench),
+            Contender::Rival(rival) => args.extend(["--rival", rival.name()]),
+            Contender::Ours(kind) => {
+                let kind = if kind == DriverKind::Epoll { "epoll" } else { "uring" };
+                args.extend(["--driver", kind, "--threads", &count]);
+            }
+        }
+        let party = Party::spawn(&args)?;
+        let address = party.word(0).parse()?;
+        let key = if party.word(1).is_empty() { None } else { Some(party.word(1).parse()?) };
+        Ok(Self { contender, address, key, process: Process::Ours(party) })
+    }
+
+    fn found(bench: &Bench) -> Result<Self> {
+        let PeerServer { key, address } = bench.peer.clone().ok_or("no --peer-server is given")?;
+        let pid = listening_process(address.port()).ok_or_else(|| {
+            format!("no process of this machine listens on {address}: its CPU time cannot be read")
+        })?;
+        let contender = Contender::Peer;
+        Ok(Self { contender, address, key: Some(key), process: Process::Foreign(pid) })
+    }
+
+    fn pid(&self) -> u32 {
+        match &self.process {
+            Process::Ours(party) => party.pid(),
+            Process::Foreign(pid) => *pid,
+        }
+    }
+
+    /// CPU time used so far.
+    pub(crate) fn cpu_time(&self) -> Result<Duration> {
+        Ok(cpu::process_time(self.pid())?)
+    }
+
+    /// The key of a server.
+    pub(crate) fn server_key(&self) -> Result<PublicKey> {
+        self.key.ok_or_else(|| Error::from("a rival has no sessions"))
+    }
+}
+
+/// The process that has a TCP socket listening on `port`: by inode, in `/proc`.
+fn listening_process(port: u16) -> Option<u32> {
+    let tables = ["/proc/net/tcp", "/proc/net/tcp6"].map(fs::read_to_string);
+    let tables: String = tables.into_iter().flatten().collect();
+    let inode = tables.lines().find_map(|line| {
+        let fields: Vec<_> = line.split_whitespace().collect();
+        let listens = fields.get(3) == Some(&"0A");
+        let here = fields.get(1)?.ends_with(&format!(":{port:04X}"));
+        (listens && here).then(|| fields.get(9).map(|inode| format!("socket:[{inode}]")))?
+    })?;
+    let processes = fs::read_dir("/proc").ok()?.flatten();
+    let mut pids = processes.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
+    pids.find(|pid| {
+        let Ok(files) = fs::read_dir(format!("/proc/{pid}/fd")) else { return false };
+        let mut links = files.flatten().filter_map(|file| fs::read_link(file.path()).ok());
+        links.any(|link| link.to_str() == Some(&inode))
+    })
+}
+
+/// What a child is told (hidden subcommand `party`).
+#[derive(Debug, Clone, clap::Args)]
+pub(crate) struct PartyArgs {
+    #[arg(long)]
+    cpu: Option<usize>,
+    #[arg(long)]
+    rival: Option<Rival>,
+    #[arg(long, default_value = "auto")]
+    driver: String,
+    #[arg(long, default_value_t = 1)]
+    threads: u16,
+}
+
+/// Runs as a child until the parent is gone.
+pub(crate) fn serve(args: &PartyArgs) -> Result<()> {
+    if let Some(cpu) = args.cpu {
+        cpu::pin(&[cpu])?;
+    }
+    let _ = cpu::raise_file_limit();
+    if let Some(rival) = args.rival {
+        return rivals::serve(rival);
+    }
+    let mut config = ServerConfig::new(SecretKey::generate()?, "127.0.0.1:0".parse()?);
+    config.driver = match args.driver.as_str() {
+        "uring" => DriverKind::Uring,
+        "epoll" => DriverKind::Epoll,
+        _ => DriverKind::Auto,
+    };
+    config.threads = args.threads;
+    config.sessions_max = 100_000;
+    let server = Server::start(config)?;
+    party::ready(&format!("{} {}", server.local_addr(), server.public_key()))?;
+    party::until_orphaned();
+    Ok(())
+}
