@@ -9,8 +9,7 @@
 //!
 //! Two passes over the block, since it can be written only as long as nothing refers to it: the first checks and
 //! accounts each frame and rewrites its header, the second queues the runs. A frame takes this way when everything
-//! about it is as usual: plain, its stream relayed, the other half on this core, with nothing waiting there, with room
-//! and credit for it. The first that is not ends the plan and goes the general way (`forward.rs`), which knows all the
+//! about it is as usual: plain, its stream relayed, with nothing waiting at the other half, with room and credit for it. The first that is not ends the plan and goes the general way (`forward.rs`), which knows all the
 //! cases.
 
 #[cfg(test)]
@@ -19,7 +18,7 @@ mod tests;
 use std::{sync::atomic::Ordering::Relaxed, time::Instant};
 
 use super::{
-    Relay, Stage, StreamRef,
+    Command, Relay, Stage, StreamMsg, StreamRef,
     session::{Phase, Session, Up},
     stream::{Half, Relaying},
 };
@@ -47,8 +46,9 @@ struct Way {
     id: StreamId,
     /// The stream that its frames become.
     far_id: StreamId,
+    /// The receiving session's core, connection and mux; on another core its mux is not known, and not needed.
+    core: u16,
     to: ConnId,
-    /// Of the receiving session.
     kind: MuxKind,
     /// What the source may send and the receiver may be sent, at the begin of the plan and now.
     allowed: u32,
@@ -60,6 +60,24 @@ struct Way {
     missing_bytes: u32,
     first_run: u32,
     last_run: u32,
+}
+
+impl Way {
+    /// No way.
+    const NONE: Self = Self {
+        id: StreamId(0),
+        far_id: StreamId(0),
+        core: 0,
+        to: ConnId::NONE,
+        kind: MuxKind::Yamux,
+        allowed: 0,
+        left: 0,
+        frames: 0,
+        rest_bytes: 0,
+        missing_bytes: 0,
+        first_run: NONE,
+        last_run: NONE,
+    };
 }
 
 /// Bytes of the block that go one way. A list for each way leads through them in their order.
@@ -101,20 +119,7 @@ pub(super) struct Plan {
 
 impl Plan {
     pub(super) fn new() -> Self {
-        let way = Way {
-            id: StreamId(0),
-            far_id: StreamId(0),
-            to: ConnId::default(),
-            kind: MuxKind::Yamux,
-            allowed: 0,
-            left: 0,
-            frames: 0,
-            rest_bytes: 0,
-            missing_bytes: 0,
-            first_run: NONE,
-            last_run: NONE,
-        };
-        let ways = vec![way; WAYS].try_into().expect("so many were made");
+        let ways = vec![Way::NONE; WAYS].try_into().expect("so many were made");
         Self {
             ways,
             used: Vec::with_capacity(WAYS),
@@ -222,18 +227,28 @@ impl Relay {
                 self.stats.relayed_bytes.fetch_add(payload_bytes, Relaxed);
             }
             self.sessions[conn.index()] = Some(session);
+            // Also when there is nothing in it: its ways hold for this block and this session only.
+            self.queue_runs(io, conn, data);
             if used == 0 {
                 return;
             }
-            self.queue_runs(io, data);
             data.advance(used);
         }
     }
 
     /// Queues the runs of the plan, and forgets it.
-    fn queue_runs(&mut self, io: &mut Io, data: &Slice) {
+    fn queue_runs(&mut self, io: &mut Io, conn: ConnId, data: &Slice) {
         for place in &self.plan.used {
             let way = &self.plan.ways[usize::from(*place)];
+            if way.core != self.core {
+                mail_runs(&self.plan, way, data, |data| {
+                    let to = StreamRef { core: way.core, conn: way.to, id: way.far_id };
+                    let from = StreamRef { core: self.core, conn, id: way.id };
+                    let msg = StreamMsg::Data(data);
+                    self.outbox.push(way.core, Command::Stream { to, from, msg });
+                });
+                continue;
+            }
             let Some(queue) = io.queue(way.to) else { continue };
             let (mut copied_bytes, mut all_copied) = (0, true);
             for run in self.plan.runs_of(way) {
@@ -267,6 +282,28 @@ fn queue_run(queue: &mut SendQueue, way: &Way, run: Run, data: &Slice) {
     }
 }
 
+/// Payload for another core, where frames begin and end as suits that core: small ones in a row become one message.
+fn mail_runs(plan: &Plan, way: &Way, data: &Slice, mut send: impl FnMut(Slice)) {
+    let mut small = Vec::new();
+    for run in plan.runs_of(way) {
+        let (start, end) = (run.start as usize, run.end as usize);
+        if run.len() <= COPY_MAX_BYTES {
+            if small.is_empty() {
+                small.reserve_exact((way.allowed - way.left) as usize);
+            }
+            small.extend_from_slice(&data[start..end]);
+        } else {
+            if !small.is_empty() {
+                send(Slice::from_vec(std::mem::take(&mut small)));
+            }
+            send(data.range(start, end));
+        }
+    }
+    if !small.is_empty() {
+        send(Slice::from_vec(small));
+    }
+}
+
 /// The sessions but the source's, and where things go.
 struct Planner<'a> {
     sessions: &'a mut [Option<Box<Session>>],
@@ -282,11 +319,15 @@ impl Planner<'_> {
     fn plan<R: Received>(&mut self, source: &mut Up, mut data: R) -> usize {
         let Some(mux) = &source.mux else { return 0 };
         let (kind, all) = (mux.kind(), data.bytes().len());
-        let mut at = match mux.plain_rest() {
-            Some(rest) => self.plan_rest(source, rest, all),
-            None if mux.is_between_frames() => 0,
-            None => return 0,
-        };
+        let mut at = 0;
+        if let Some(rest) = mux.plain_rest() {
+            at = self.plan_rest(source, rest, all);
+            if at < rest.len as usize {
+                return at;
+            }
+        } else if !mux.is_between_frames() {
+            return 0;
+        }
         let header_bytes = kind.header_bytes();
         while at < PLAN_BYTES_MAX
             && let Some(frame) = kind.peek_plain(&data.bytes()[at..])
@@ -301,7 +342,7 @@ impl Planner<'_> {
             way.left -= frame.len;
             way.frames += 1;
             let (far_id, end) = (way.far_id, start + here as usize);
-            let in_place = R::WRITABLE && way.kind == kind;
+            let in_place = R::WRITABLE && way.kind == kind && way.core == self.core;
             if here < frame.len {
                 // The last of the block.
                 way.missing_bytes = frame.len - here;
@@ -357,7 +398,14 @@ impl Planner<'_> {
         let half = streams.get_mut(id)?;
         let Stage::Relaying(relaying) = &mut half.stage else { return None };
         let StreamRef { core, conn: to, id: far_id } = relaying.peer;
-        if core != self.core || !self.io.has_room(to) {
+        if core != self.core {
+            // Without windows, how far a source is ahead is kept by the general way.
+            let allowed = mux.receive_window(id, &mut half.mux_hint);
+            half.active = self.now;
+            let way = Way { id, far_id, core, to, allowed, left: allowed, ..Way::NONE };
+            return mux.has_windows().then_some(way);
+        }
+        if !self.io.has_room(to) {
             return None;
         }
         let Up { mux: Some(far_mux), streams: far_streams, .. } = up_of(self.sessions, to)? else {
@@ -365,8 +413,7 @@ impl Planner<'_> {
         };
         let far_half = far_streams.find(far_id, &mut relaying.peer_hint)?;
         let kind = far_mux.kind();
-        // Without windows, how far a source is ahead and what its receiver takes is kept by the general way, unless neither side
-        // has any: then both are the same.
+        // The same where a receiver has none, unless neither has any: then what was sent and what was taken are the same.
         if !takes_at_once(far_half, StreamRef { core, conn: self.conn, id })
             || far_mux.has_windows() != mux.has_windows()
         {
@@ -376,19 +423,7 @@ impl Planner<'_> {
         far_half.active = self.now;
         let window = mux.receive_window(id, &mut half.mux_hint);
         let allowed = window.min(far_mux.find_credit(far_id, &mut far_half.mux_hint));
-        Some(Way {
-            id,
-            far_id,
-            to,
-            kind,
-            allowed,
-            left: allowed,
-            frames: 0,
-            rest_bytes: 0,
-            missing_bytes: 0,
-            first_run: NONE,
-            last_run: NONE,
-        })
+        Some(Way { id, far_id, core, to, kind, allowed, left: allowed, ..Way::NONE })
     }
 
     /// Accounts what the plan uses, on both sides of each way; returns the payload in it.
@@ -396,7 +431,7 @@ impl Planner<'_> {
         let mut payload_bytes = 0;
         for place in &self.plan.used {
             let way = &self.plan.ways[usize::from(*place)];
-            let Way { id, far_id, to, frames, .. } = *way;
+            let Way { id, far_id, core, to, frames, .. } = *way;
             let used = way.allowed - way.left;
             let (taken, spent) = (used - way.rest_bytes, used - way.missing_bytes);
             payload_bytes += u64::from(spent);
@@ -405,7 +440,8 @@ impl Planner<'_> {
                 mux.take_plain(id, frames, taken, &mut half.mux_hint);
             }
             let Stage::Relaying(relaying) = &mut half.stage else { continue };
-            if let Some(far) = up_of(self.sessions, to)
+            if core == self.core
+                && let Some(far) = up_of(self.sessions, to)
                 && let Some(far_half) = far.streams.find(far_id, &mut relaying.peer_hint)
                 && let Some(mux) = &mut far.mux
             {

@@ -30,6 +30,8 @@ struct Client {
     /// What came on each stream, and whether it ended.
     got: Vec<(StreamId, Vec<u8>)>,
     ends: Vec<StreamId>,
+    /// What it reads is granted; else credit runs out.
+    grants: bool,
 }
 
 /// How the relay gets its bytes.
@@ -90,6 +92,7 @@ impl World {
             opened: Vec::new(),
             got: Vec::new(),
             ends: Vec::new(),
+            grants: true,
         };
         client.mux.ping(0, &mut client.queue);
         self.clients.push(client);
@@ -163,10 +166,10 @@ impl World {
     }
 
     /// All that must be the same.
-    fn outcome(&self, streams: &[StreamId]) -> impl PartialEq + std::fmt::Debug + use<> {
+    fn outcome(&self, streams: &[(usize, StreamId)]) -> impl PartialEq + std::fmt::Debug + use<> {
         let got: Vec<_> = self.clients.iter().map(|c| (c.got.clone(), c.ends.clone())).collect();
-        let source = &self.clients[0].mux;
-        let credit: Vec<_> = streams.iter().map(|id| source.send_credit(*id)).collect();
+        let credit = |(at, id): &(usize, StreamId)| self.clients[*at].mux.send_credit(*id);
+        let credit: Vec<_> = streams.iter().map(credit).collect();
         let relayed = self.stats.relayed_bytes.load(Relaxed);
         let counters: Vec<_> = (self.relay.sessions.iter().flatten())
             .map(|session| match &session.phase {
@@ -174,7 +177,7 @@ impl World {
                 Phase::Handshake(_) => unreachable!(),
             })
             .collect();
-        (got, credit, relayed, counters[0], self.relay.pending_bytes)
+        (got, credit, relayed, counters[..SOURCES].to_vec(), self.relay.pending_bytes)
     }
 }
 
@@ -192,13 +195,21 @@ impl Client {
                         Some((_, bytes)) => bytes.extend_from_slice(&data),
                         None => self.got.push((id, data.to_vec())),
                     }
-                    self.mux.grant(id, data.len() as u32, true, &mut self.queue);
+                    if self.grants {
+                        self.mux.grant(id, data.len() as u32, true, &mut self.queue);
+                    }
                 }
                 Event::Finished(id) => self.ends.push(id),
                 _ => {}
             }
         }
         self.got.sort_by_key(|(id, _)| *id);
+    }
+
+    fn push_frame(&mut self, kind: MuxKind, id: StreamId, len: u32) {
+        let mut frame = vec![0; kind.header_bytes() + len as usize];
+        kind.write_plain(PlainFrame { id, len }, &mut frame);
+        self.queue.push_bytes(&frame);
     }
 
     fn say(&mut self, id: StreamId, object: &SignedObject) {
@@ -210,26 +221,34 @@ impl Client {
     }
 }
 
+/// Two sources, whose streams have the same ids, and two receivers.
+const SOURCES: usize = 2;
+
 #[derive(Debug, Clone)]
 enum Act {
     Data(usize, usize),
     Finish(usize),
     Settle,
+    /// The receivers grant what they read from now on, or not.
+    Grant(bool),
     /// A data frame for a stream that is not there; an empty one for a stream that is; a keep-alive.
-    Unknown,
+    Unknown(usize),
     Empty(usize),
-    Ping,
+    Ping(usize),
 }
+
+const STREAMS: usize = 4 * SOURCES;
 
 fn act() -> impl Strategy<Value = Act> {
     let len = prop_oneof![1..100usize, 1..3000usize, 30_000..70_000usize];
     prop_oneof![
-        12 => (0..4usize, len).prop_map(|(stream, len)| Act::Data(stream, len)),
-        1 => (0..4usize).prop_map(Act::Finish),
+        12 => (0..STREAMS, len).prop_map(|(stream, len)| Act::Data(stream, len)),
+        1 => (0..STREAMS).prop_map(Act::Finish),
         3 => Just(Act::Settle),
-        1 => Just(Act::Unknown),
-        1 => (0..4usize).prop_map(Act::Empty),
-        1 => Just(Act::Ping),
+        1 => any::<bool>().prop_map(Act::Grant),
+        1 => (0..SOURCES).prop_map(Act::Unknown),
+        1 => (0..STREAMS).prop_map(Act::Empty),
+        1 => (0..SOURCES).prop_map(Act::Ping),
     ]
 }
 
@@ -241,32 +260,39 @@ fn play(
     acts: &[Act],
 ) -> impl PartialEq + std::fmt::Debug + use<> {
     let mut world = World::new(kinds, feed, cuts);
-    let streams: Vec<_> = [1, 1, 2, 2].map(|to| world.dial(0, to)).to_vec();
+    let ways = (0..STREAMS).map(|n| (n / 4, SOURCES + n % 2));
+    let streams: Vec<_> = ways.map(|(from, to)| (from, world.dial(from, to))).collect();
     let mut value = 0u8;
     for act in acts {
-        let Client { mux, queue, .. } = &mut world.clients[0];
         match *act {
             Act::Data(stream, len) => {
-                let len = len.min(mux.send_credit(streams[stream]) as usize);
+                let (at, id) = streams[stream];
+                let Client { mux, queue, .. } = &mut world.clients[at];
+                let len = len.min(mux.send_credit(id) as usize);
                 let bytes: Vec<u8> = (0..len).map(|i| value.wrapping_add(i as u8)).collect();
                 value = value.wrapping_mul(31).wrapping_add(1);
-                mux.send_bytes(streams[stream], &bytes, queue);
+                mux.send_bytes(id, &bytes, queue);
             }
-            Act::Finish(stream) => mux.finish(streams[stream], queue),
+            Act::Finish(stream) => {
+                let (at, id) = streams[stream];
+                let Client { mux, queue, .. } = &mut world.clients[at];
+                mux.finish(id, queue);
+            }
             Act::Settle => world.settle(),
-            Act::Unknown => push_frame(kinds[0], StreamId(9001), 300, queue),
-            Act::Empty(stream) => push_frame(kinds[0], streams[stream], 0, queue),
-            Act::Ping => mux.ping(5, queue),
+            Act::Grant(grants) => world.clients.iter_mut().for_each(|c| c.grants = grants),
+            Act::Unknown(at) => world.clients[at].push_frame(kinds[at], StreamId(9001), 300),
+            Act::Empty(stream) => {
+                let (at, id) = streams[stream];
+                world.clients[at].push_frame(kinds[at], id, 0);
+            }
+            Act::Ping(at) => {
+                let Client { mux, queue, .. } = &mut world.clients[at];
+                mux.ping(5, queue);
+            }
         }
     }
     world.settle();
     world.outcome(&streams)
-}
-
-fn push_frame(kind: MuxKind, id: StreamId, len: u32, queue: &mut SendQueue) {
-    let mut frame = vec![0; kind.header_bytes() + len as usize];
-    kind.write_plain(PlainFrame { id, len }, &mut frame);
-    queue.push_bytes(&frame);
 }
 
 fn kind() -> impl Strategy<Value = MuxKind> {
@@ -278,10 +304,10 @@ proptest! {
 
     #[test]
     fn the_planned_and_the_general_way_agree(
-        kinds in [kind(), kind(), kind()],
+        kinds in [kind(), kind(), kind(), kind()],
         cuts in proptest::collection::vec(
             prop_oneof![1..40usize, 1000..5000usize, Just(16_384), Just(65_536)], 1..5),
-        acts in proptest::collection::vec(act(), 1..40),
+        acts in proptest::collection::vec(act(), 1..60),
     ) {
         let general = play(&kinds, Feed::General, &cuts, &acts);
         for feed in [Feed::Planned, Feed::Shared] {
