@@ -230,6 +230,8 @@ impl Relay {
             // Also when there is nothing in it: its ways hold for this block and this session only.
             self.queue_runs(io, conn, data);
             if used == 0 {
+                // A way may have been found for a frame that then was not taken; the next plan is another session's.
+                self.plan.clear();
                 return;
             }
             data.advance(used);
