@@ -21,10 +21,10 @@
 //! - an error of a stream ends that stream, an error of a session ends that session, nothing else;
 //! - requests and responses pass unchanged; only the session cipher around them is new.
 //!
-//! Files: `admission.rs` who may begin a handshake · `session.rs` handshake and frames of one connection ·
-//! `budget.rs` what a peer may send beside data · `dial.rs` requests and responses · `forward.rs` data and credit ·
-//! `runs.rs` the same for frames that need no decision, by the block ·
-//! `ends.rs` how streams end · `stream.rs` the two halves · `cores.rs` who is where · `lanes.rs` between cores · `limits.rs` · `stats.rs`.
+//! Files: `admission.rs` who may begin a handshake · `session.rs` handshake and frames of one connection · `budget.rs`
+//! what a peer may send beside data · `dial.rs` requests and responses · `forward.rs` data and credit · `runs.rs` the
+//! same for frames that need no decision, by the block · `ends.rs` how streams end · `stream.rs` the two halves ·
+//! `cores.rs` who is where · `lanes.rs` between cores · `limits.rs` · `stats.rs`.
 
 mod admission;
 mod budget;

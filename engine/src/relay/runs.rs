@@ -9,8 +9,8 @@
 //!
 //! Two passes over the block, since it can be written only as long as nothing refers to it: the first checks and
 //! accounts each frame and rewrites its header, the second queues the runs. A frame takes this way when everything
-//! about it is as usual: plain, its stream relayed, with nothing waiting at the other half, with room and credit for it. The first that is not ends the plan and goes the general way (`forward.rs`), which knows all the
-//! cases.
+//! about it is as usual: plain, its stream relayed, with nothing waiting at the other half, with room and credit for
+//! it. The first that is not ends the plan and goes the general way (`forward.rs`), which knows all the cases.
 
 #[cfg(test)]
 mod tests;
