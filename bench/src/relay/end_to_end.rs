@@ -47,7 +47,7 @@ pub(super) fn run(bench: &Bench, report: &mut Report) -> Result<()> {
         true,
     );
     section.method = "Client, server and client in three processes; the clients share the load's CPU. All bytes are compared by \
-        the receiving client. \"AEAD alone\" seals and opens 4 KiB with ChaCha20-Poly1305 on the load's CPU and does nothing else."
+        the receiving client. \"AEAD alone\" seals and opens 4 KiB with ChaCha20-Poly1305 on the load's CPU, no more."
         .to_owned();
     let mut rate = Section::new("end-to-end-rate", "The same: payload per second", "GB/s", true);
     rate.method = "From the same runs; both clients share one CPU.".to_owned();

@@ -41,8 +41,8 @@ pub(super) fn fairness(bench: &Bench, report: &mut Report) -> Result<()> {
         "GB/s",
         true,
     );
-    section.method = "The same load on two servers; at one of them 8 sessions have 250 streams each with 32 KiB that nobody reads: \
-        the 8 MiB that may wait for one session."
+    section.method = "The same load on two servers; at one of them 8 sessions have 250 streams each with 32 KiB that nobody \
+        reads: the 8 MiB that may wait for one session."
         .to_owned();
     let shape = Shape { pairs: 16, streams: 4, in_flight_max: 1 << 20 };
     for contender in Contender::taking_part(bench, &OURS) {
@@ -102,11 +102,13 @@ pub(super) fn cores(bench: &Bench, report: &mut Report) -> Result<()> {
     let title =
         "Two server threads against one, 64 pairs, 4 KiB frames, half of the traffic crossing";
     let mut section = Section::new("cores", title, unit, true);
-    section.method = "The kernel spreads 128 sessions over both threads; streams between sessions of different threads cross.".to_owned();
+    section.method =
+        "The kernel spreads 128 sessions over both threads; streams between the two cross."
+            .to_owned();
     if !can_show {
         section.remarks.push(format!(
-            "With {} CPUs, one of them for the load, two server threads have no second CPU of their own: this shows what crossing \
-             costs (per CPU-second), not what a second core gives.",
+            "With {} CPUs, one of them for the load, two server threads have no second CPU of their own: this shows what \
+             crossing costs (per CPU-second), not what a second core gives.",
             others.len() + 1
         ));
     }

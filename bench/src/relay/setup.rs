@@ -37,7 +37,7 @@ pub(super) fn opens(bench: &Bench, report: &mut Report) -> Result<()> {
     let mut cost = Section::new("opens", "Stream open: server CPU", "µs", false);
     cost.method = format!(
         "Request, its delivery, response, its delivery. \"together\": {OPENING_PAIRS} pairs at a time; \"alone\": one. \
-         Requests and responses are signed beforehand, so that the load costs little; streams are reset afterwards, in the figure."
+         Requests and responses are signed beforehand, so that the load costs little; the reset afterwards is in the figure."
     );
     let mut rate = Section::new("opens-rate", "Stream opens per second", "1/s", true);
     rate.method = "From the same runs.".to_owned();
@@ -141,8 +141,8 @@ fn check(seen: &SignedObject, sent: &SignedObject) -> Result<()> {
 pub(super) fn dials(bench: &Bench, report: &mut Report) -> Result<()> {
     let mut section =
         Section::new("dial", "Whole dial with our clients, one at a time", "µs", false);
-    section.method = "Client::dial to Listener::accept through the server; both clients share the load's CPU. CPU time is that of \
-        the clients' process, of both together, and of the server."
+    section.method = "Client::dial to Listener::accept through the server; both clients share the load's CPU. CPU time is \
+        that of the clients' process, of both together, and of the server."
         .to_owned();
     for contender in Contender::taking_part(bench, &SERVERS) {
         let running = Running::start(bench, contender)?;

@@ -30,7 +30,8 @@ pub(super) fn round_trips(bench: &Bench, report: &mut Report) -> Result<()> {
         "µs",
         false,
     );
-    section.method = "One message at a time, sockets that wait. `echo` is one hop, there and back; the others are two.".to_owned();
+    section.method =
+        "One message at a time. `echo` is one hop, there and back; the others are two.".to_owned();
     let rival = Contender::Rival;
     let all = [
         rival(Rival::Echo),

@@ -6,9 +6,9 @@
 //! ```
 //!
 //! One thread with edge-triggered epoll runs all of them. Sources take turns, and no more is under way than a flow allows: on
-//! two CPUs the load is slower than any relay, so without such a bound every queue between the two is full all the time. Sinks come first, so that what is under way stays in the caches. A run
-//! sends for a while, stops at a frame's end, and waits until every byte has arrived: what is counted was delivered, and the
-//! CPU time around the whole is what its delivery cost.
+//! two CPUs the load is slower than any relay, so without such a bound every queue between the two is full all the time. Sinks
+//! come first, so that what is under way stays in the caches. A run sends for a while, stops at a frame's end, and waits until
+//! every byte has arrived: what is counted was delivered, and the CPU time around the whole is what its delivery cost.
 
 use std::{
     io,
@@ -466,4 +466,54 @@ fn write_answers(socket: impl AsFd, answers: &mut Vec<u8>, ready: &mut Ready) ->
 
 fn lost(error: Errno) -> dmsg_bench::Error {
     format!("a connection of the load broke: {}", io::Error::from(error)).into()
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use std::{
+        io::{Read, Write},
+        net::TcpListener,
+        thread,
+    };
+
+    use super::*;
+
+    /// A flow through a thread that copies, and changes the byte at `wrong_at`.
+    fn flow_through(wrong_at: Option<usize>) -> Result<Delivered> {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let connect = || TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let (source, mut from) = (connect(), listener.accept().unwrap().0);
+        let (sink, mut to) = (connect(), listener.accept().unwrap().0);
+        let copier = thread::spawn(move || {
+            let (mut buffer, mut copied) = ([0; 10_007], 0);
+            while let Ok(count @ 1..) = from.read(&mut buffer) {
+                if let Some(at) = wrong_at.filter(|at| (copied..copied + count).contains(at)) {
+                    buffer[at - copied] ^= 1;
+                }
+                copied += count;
+                if to.write_all(&buffer[..count]).is_err() {
+                    return;
+                }
+            }
+        });
+        let (sources, sinks) = (Source::without_credit(source), Sink::without_grants(sink, 3));
+        let mut flow = Flow::new(vec![sources], vec![sinks], 3, 1024, 1 << 20)?;
+        let delivered = flow.run(Duration::from_millis(20));
+        drop(flow);
+        copier.join().unwrap();
+        delivered
+    }
+
+    #[test]
+    fn all_that_was_sent_is_counted_once_it_has_arrived() {
+        let delivered = flow_through(None).unwrap();
+        assert!(delivered.bytes > 0 && delivered.bytes.is_multiple_of(1024), "{delivered:?}");
+    }
+
+    #[test]
+    fn one_changed_byte_of_payload_is_found() {
+        let error = flow_through(Some(20 * (1024 + HEADER_BYTES) + 100)).unwrap_err();
+        assert!(error.to_string().contains("wrong bytes"), "{error}");
+    }
 }
