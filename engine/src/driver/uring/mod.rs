@@ -177,6 +177,7 @@ impl<M: Machine> Driver<M> {
         self.carry_out();
         if let Some(buffers) = &mut self.buffers {
             buffers.provide();
+            buffers.tell(&self.host.stats);
         }
         for _ in 0..self.listed.len() {
             if let Some(id) = self.listed.pop_front() {
@@ -242,7 +243,7 @@ impl<M: Machine> Driver<M> {
         if self.host.is_stopping() {
             return Err(io::ErrorKind::NotConnected.into());
         }
-        let socket = sys::stream_socket(to, false)?;
+        let socket = sys::stream_socket(to, false, &self.host.sockets)?;
         let mut conn = Conn::new(id, socket.into(), Phase::Connecting);
         let address = conn.address.insert(Box::new(to.into()));
         let (start, len) = (address.as_ptr(), address.len());
