@@ -33,7 +33,7 @@ use crate::{
         UnixNanos,
         client::DirectoryOptions,
         router,
-        store::{MemoryStore, RedbStore, Store, StoreLimits},
+        store::{MemoryStore, RedbStore, RedisStore, Store, StoreLimits},
     },
     http::{
         Accept,
@@ -72,6 +72,11 @@ pub(super) struct DiscoveryArgs {
     #[arg(long, value_name = "FILE")]
     store: Option<PathBuf>,
 
+    /// Redis that keeps the entries, shared with other discoveries: redis://[user:password@]host:port[/db]
+    /// or redis+unix:///path. Repeated: nodes of a Redis Cluster.
+    #[arg(long, value_name = "URL", conflicts_with = "store", hide_env_values = true)]
+    redis: Vec<String>,
+
     /// Let servers advertise loopback addresses; for tests.
     #[arg(long)]
     allow_loopback: bool,
@@ -96,7 +101,10 @@ pub(super) async fn run(args: DiscoveryArgs) -> Result<(), Failure> {
     } else {
         args.identity.given()?
     };
-    let store = open_store(args.store.as_deref())?;
+    let store = match &args.redis[..] {
+        [] => open_store(args.store.as_deref())?,
+        urls => open_redis(urls).await?,
+    };
     let listener = match args.dmsg_only {
         true => None,
         false => Some(TcpListener::bind(args.listen).await.map_err(|error| {
@@ -137,6 +145,14 @@ pub(super) fn open_store(path: Option<&Path>) -> Result<Arc<dyn Store>, Failure>
         Some(path) => RedbStore::open(path, limits, UnixNanos::system())
             .map(|store| Arc::new(store) as Arc<dyn Store>)
             .map_err(|error| Failure::new(Exit::Other, error.to_string())),
+    }
+}
+
+/// The store in Redis. The addresses are not repeated in errors: they may hold a password.
+async fn open_redis(urls: &[String]) -> Result<Arc<dyn Store>, Failure> {
+    match RedisStore::connect(urls, StoreLimits::default()).await {
+        Ok(store) => Ok(Arc::new(store)),
+        Err(error) => Err(Failure::new(Exit::Connect, format!("--redis: {error}"))),
     }
 }
 
