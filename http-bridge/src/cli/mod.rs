@@ -16,8 +16,9 @@ mod key;
 mod local;
 mod serve;
 mod server;
+mod up;
 
-use std::{ffi::OsString, io::IsTerminal, process::ExitCode};
+use std::{ffi::OsString, io::IsTerminal, path::PathBuf, process::ExitCode};
 
 use clap::{Parser, Subcommand, error::ErrorKind};
 use tracing_subscriber::{EnvFilter, filter::LevelFilter};
@@ -30,7 +31,7 @@ use self::exit::{Exit, Failure};
 struct Cli {
     /// File with options: top-level keys for all subcommands, a [section] for one.
     #[arg(long, global = true, value_name = "FILE")]
-    config: Option<std::path::PathBuf>,
+    config: Option<PathBuf>,
 
     /// What is logged to stderr: off, error, warn, info, debug, trace, or directives such as
     /// info,hyper=warn. Default: warn for curl and key, info for curl -v and for what keeps running.
@@ -57,6 +58,8 @@ enum Command {
     Curl(Box<curl::CurlArgs>),
     /// Offer a folder or a local HTTP service over DMSG.
     Serve(Box<serve::ServeArgs>),
+    /// Start a visor's access to its services, and show how it fares.
+    Up(Box<up::UpArgs>),
 }
 
 impl Command {
@@ -66,6 +69,8 @@ impl Command {
             Self::Key(_) => "warn",
             Self::Curl(args) if !args.verbose => "warn",
             Self::Config(args) => args.default_log(),
+            // What it does shows on stdout.
+            Self::Up(_) => "warn",
             _ => "info",
         }
     }
@@ -98,7 +103,7 @@ pub fn run(args: Vec<OsString>) -> ExitCode {
         }
     };
     let log = cli.log.as_deref().unwrap_or_else(|| cli.command.default_log());
-    match start_logging(log).and_then(|()| dispatch(cli.command)) {
+    match start_logging(log).and_then(|()| dispatch(cli.command, cli.config)) {
         Ok(()) => Exit::Ok.into(),
         Err(failure) => {
             if !failure.message.is_empty() {
@@ -109,7 +114,7 @@ pub fn run(args: Vec<OsString>) -> ExitCode {
     }
 }
 
-fn dispatch(command: Command) -> Result<(), Failure> {
+fn dispatch(command: Command, config: Option<PathBuf>) -> Result<(), Failure> {
     match command {
         Command::Key(args) => key::run(args),
         Command::Server(args) => on_runtime(server::run(args)),
@@ -118,6 +123,7 @@ fn dispatch(command: Command) -> Result<(), Failure> {
         Command::Config(args) => on_runtime(deployment::run(*args)),
         Command::Curl(args) => on_runtime(curl::run(*args)),
         Command::Serve(args) => on_runtime(serve::run(*args)),
+        Command::Up(args) => on_runtime(up::run(*args, config)),
     }
 }
 
