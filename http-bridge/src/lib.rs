@@ -4,6 +4,7 @@
 //!   cli ─────────── one module per subcommand of `dmsg`
 //!    ├─ files · proxy ─────── what `dmsg serve` offers
 //!    ├─ visor ─────────────── the start-up of a visor: an overlay, and its calls to the seven services
+//!    ├─ forward ───────────── what `dmsg proxy` does
 //!    ├─ overlay ───────────── a client of the engine: resolver, readiness, access to services
 //!    │   ├─ resolve ───────── static map, then discovery
 //!    │   └─ access ────────── which path a request takes: policy, breaker, fallback
@@ -21,6 +22,7 @@ pub mod deployment;
 pub mod discovery;
 mod escape;
 pub mod files;
+pub mod forward;
 pub mod http;
 pub mod overlay;
 pub mod proxy;
