@@ -87,7 +87,10 @@ impl Caller {
                 let (services, _) = Services::parse(read?).map_err(|problems| {
                     problems.iter().next().map_or_else(String::new, ToString::to_string)
                 })?;
-                Ok(format!("a deployment with {} DMSG servers", services.servers().len()))
+                Ok(format!(
+                    "a deployment with {}",
+                    counted(services.servers().len(), "DMSG server")
+                ))
             }
             Self::DmsgDiscovery(client, key) => match client.entry(key.public_key()).await {
                 Ok(entry) => Ok(format!(
@@ -99,7 +102,7 @@ impl Caller {
             },
             Self::TransportDiscovery(client, key) => {
                 match client.transports_of(key.public_key()).await {
-                    Ok(transports) => Ok(format!("{} transports", transports.len())),
+                    Ok(transports) => Ok(counted(transports.len(), "transport")),
                     Err(error) if error.is_not_found() => Ok("no transports".to_owned()),
                     Err(error) => Err(error.to_string()),
                 }
@@ -115,8 +118,13 @@ impl Caller {
             }
             Self::ServiceDiscovery(client) => {
                 let offers = client.list(&Query::of("visor")).await.map_err(text)?;
-                Ok(format!("{} public visors", offers.len()))
+                Ok(counted(offers.len(), "public visor"))
             }
         }
     }
+}
+
+fn counted(count: usize, what: &str) -> String {
+    let s = if count == 1 { "" } else { "s" };
+    format!("{count} {what}{s}")
 }
