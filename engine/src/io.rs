@@ -54,6 +54,11 @@ impl ConnId {
         self.index as usize
     }
 
+    /// Slot and user in one number.
+    pub(crate) fn to_u64(self) -> u64 {
+        u64::from(self.index) << 32 | u64::from(self.generation)
+    }
+
     /// Which user of the slot this is.
     #[must_use]
     pub fn generation(self) -> u32 {
