@@ -108,7 +108,8 @@ impl Directory for Resolver {
     fn resolve(&self, peer: PublicKey) -> DirectoryFuture<'_, Vec<ServerRecord>> {
         match &self.discovery {
             Some(discovery) if !self.map.is_pinned(&peer) => discovery.resolve(peer),
-            _ => Box::pin(std::future::ready(Ok(self.map.servers()))),
+            Some(_) => Box::pin(std::future::ready(Ok(self.map.servers_of_pinned()))),
+            None => Box::pin(std::future::ready(Ok(self.map.servers()))),
         }
     }
 
