@@ -103,6 +103,7 @@ struct Driver<M: Machine> {
     buffers: Option<BufferRing>,
     pool: BlockPool,
     /// Memory for sends, the last used first.
+    #[expect(clippy::vec_box, reason = "the kernel points into them, so they stay where they are")]
     free_sendings: Vec<Box<Sending>>,
     /// Connections to look at before the turn ends.
     listed: VecDeque<ConnId>,
