@@ -205,7 +205,7 @@ impl Proxy {
                 return problem(StatusCode::GATEWAY_TIMEOUT, "the service does not answer\n");
             }
         };
-        if let Some(keeper) = waiting.keeper {
+        if let Some(keeper) = &waiting.keeper {
             keeper.refuse();
         }
         match reply {
@@ -228,7 +228,9 @@ impl Proxy {
                 }
                 strip_hop_by_hop(&mut head.headers);
                 self.localise_redirect(&mut head.headers);
-                Response::from_parts(head, Body::new(body))
+                // Ours is HTTP/1.1, so that the end of a body without a length is said and not only heard.
+                head.version = Version::HTTP_11;
+                Response::from_parts(head, Body::new(Answer { body, keeper: waiting.keeper }))
             }
             Err(error) => {
                 tracing::debug!(target = %self.target.authority, %error, "upstream failed");
@@ -391,6 +393,40 @@ struct Waiting {
     keeper: Option<expect::GateKeeper>,
 }
 
+/// The body of the service's answer. With it ends the connection whose request body was refused.
+struct Answer {
+    body: hyper::body::Incoming,
+    keeper: Option<expect::GateKeeper>,
+}
+
+impl Drop for Answer {
+    fn drop(&mut self) {
+        if let Some(keeper) = &self.keeper {
+            keeper.close();
+        }
+    }
+}
+
+impl http_body::Body for Answer {
+    type Data = Bytes;
+    type Error = hyper::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        Pin::new(&mut self.body).poll_frame(cx)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
 /// A request body on its way to the service.
 struct Forwarded {
     body: Body,
@@ -406,8 +442,13 @@ impl http_body::Body for Forwarded {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
-        if let Some(gate) = &mut self.gate {
-            ready!(gate.poll_open(cx));
+        if let Some(gate) = &self.gate {
+            if gate.is_refused() {
+                // The caller's side must not wait for somebody to read this.
+                self.body = Body::empty();
+            }
+            let Some(gate) = &mut self.gate else { return Poll::Pending };
+            ready!(gate.poll_open(cx)).map_err(axum::Error::new)?;
             self.gate = None;
         }
         let polled = Pin::new(&mut self.body).poll_frame(cx);
