@@ -41,7 +41,8 @@ pub struct RelayLimits {
     pub session_pending_bytes_max: usize,
     /// Bytes that wait on this core: 32 sessions at their bound.
     pub core_pending_bytes_max: usize,
-    /// Bytes that wait on all cores together: four cores at their bound. A core at which something arrives beyond it sheds of its own.
+    /// Bytes that wait on all cores together: four cores at their bound. A core at which something arrives beyond it sheds
+    /// of its own.
     pub process_pending_bytes_max: u64,
     /// Ping interval. A session that stays silent for another [`RelayLimits::ping_timeout`] after a ping is dead.
     pub ping_interval: Duration,
