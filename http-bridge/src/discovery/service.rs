@@ -34,6 +34,7 @@ mod lists;
 mod request_error;
 
 pub use config::{DiscoveryConfig, Passphrase};
+pub(crate) use lists::rfc3339;
 pub use request_error::RequestError;
 
 /// For how long a server stays listed without a refresh; twice its refresh interval.
@@ -55,7 +56,7 @@ pub struct DiscoveryService(Arc<Shared>);
 struct Shared {
     config: DiscoveryConfig,
     store: Arc<dyn Store>,
-    limiter: RateLimiter,
+    limiter: RateLimiter<PublicKey>,
     metrics: Metrics,
     lists: lists::Lists,
     started_at: UnixNanos,

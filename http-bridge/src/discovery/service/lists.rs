@@ -194,7 +194,7 @@ fn object<'a>(members: impl Iterator<Item = (&'a PublicKey, Bytes)>) -> Bytes {
 
 /// A time as `2026-01-31T12:34:56Z`. The proleptic Gregorian calendar, counted in years that begin in March, so
 /// that the leap day is their last.
-fn rfc3339(time: UnixNanos) -> String {
+pub(crate) fn rfc3339(time: UnixNanos) -> String {
     let seconds = time.0.div_euclid(1_000_000_000);
     let (days, second) = (seconds.div_euclid(86_400), seconds.rem_euclid(86_400));
     // Day 0 of an era of 400 years is 1 March of year 0; 1970-01-01 is day 719,468.
