@@ -3,6 +3,9 @@
 //! ```text
 //!   cli ─────────── one module per subcommand of `dmsg`
 //!    ├─ files · proxy ─────── what `dmsg serve` offers
+//!    ├─ overlay ───────────── a client of the engine: resolver, readiness, access to services
+//!    │   ├─ resolve ───────── static map, then discovery
+//!    │   └─ access ────────── which path a request takes: policy, breaker, fallback
 //!    ├─ discovery ─────────── entries, the service, its client, the directory of an engine client
 //!    ├─ services ──────────── clients of the seven services, and small servers of five
 //!    ├─ deployment ────────── the document that says where everything is
@@ -11,14 +14,16 @@
 //!    └─ http ── url ───────── HTTP/1.1 on streams of the engine: client, server
 //! ```
 
+pub mod access;
 pub mod cli;
 pub mod deployment;
-pub mod directory;
 pub mod discovery;
 mod escape;
 pub mod files;
 pub mod http;
+pub mod overlay;
 pub mod proxy;
+pub mod resolve;
 mod retry_after;
 pub mod service;
 pub mod services;

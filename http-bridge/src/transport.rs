@@ -14,11 +14,16 @@ use hyper_util::{
     rt::{TokioExecutor, TokioTimer},
 };
 
+use crate::access::ServiceError;
+
 /// Idle connections kept per host. A service's client sends one request at a time, rarely two or three.
 const IDLE_CONNECTIONS_MAX: usize = 4;
 
 /// How long an unused connection is kept; the Go server closes idle ones after 30 s.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// How long a TCP connection may take to come up: two repetitions of a lost SYN.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// What one exchange may use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -51,6 +56,21 @@ pub enum TransportError {
     /// The answer's body is longer than allowed; the rest was not read.
     #[error("the service's answer is longer than {0} bytes")]
     BodyTooLarge(usize),
+    /// None of a service's paths led to an answer.
+    #[error(transparent)]
+    Service(#[from] Box<ServiceError>),
+}
+
+impl TransportError {
+    /// Whether the request may have reached the service: then only what may be repeated is sent again.
+    #[must_use]
+    pub fn may_be_delivered(&self) -> bool {
+        match self {
+            Self::UnsupportedScheme(_) | Self::Connect(_) => false,
+            Self::Exchange(_) | Self::Timeout(_) | Self::BodyTooLarge(_) => true,
+            Self::Service(error) => error.may_be_delivered(),
+        }
+    }
 }
 
 /// The future of one exchange.
@@ -93,6 +113,7 @@ impl TcpTransport {
     pub fn new() -> Self {
         let mut connector = HttpConnector::new();
         connector.set_nodelay(true);
+        connector.set_connect_timeout(Some(CONNECT_TIMEOUT));
         let client = Client::builder(TokioExecutor::new())
             .pool_timer(TokioTimer::new())
             .pool_idle_timeout(IDLE_TIMEOUT)

@@ -34,6 +34,11 @@ pub struct SessionInfo {
 pub enum ClientStatus {
     /// No session was up yet, and nothing has gone wrong so far.
     Starting,
+    /// At least one session is up, so that we can dial; publishing was not tried yet, so that others may not find us.
+    Connected {
+        /// How many sessions.
+        sessions: usize,
+    },
     /// At least one session is up, and publishing was tried.
     Ready {
         /// How many sessions.

@@ -197,6 +197,8 @@ impl Relay {
             }
             self.sessions[conn.index()] = Some(session);
             if used == 0 {
+                // A way may have been found for a frame that then was not taken; the next plan is another session's.
+                self.plan.clear();
                 return;
             }
             self.queue_runs(io, data);

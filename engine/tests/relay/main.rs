@@ -8,6 +8,7 @@ mod peer;
 
 mod bad_requests;
 mod bounds;
+mod cut_after_header;
 mod floods;
 mod half_close;
 mod handshake_abuse;

@@ -1,11 +1,45 @@
-//! Options that choose a deployment, shared by the subcommands that need one.
+//! `dmsg config`: look at a deployment, and make a visor's configuration of it; and the options that choose one.
+
+mod check;
+mod generate;
 
 use std::path::PathBuf;
 
-use clap::Args;
+use clap::{Args, Subcommand};
 
 use super::exit::{Exit, Failure};
 use crate::deployment::{Environment, LoadError, Loaded, Services, load};
+
+#[derive(Debug, Args)]
+pub(super) struct ConfigArgs {
+    #[command(subcommand)]
+    command: ConfigCommand,
+}
+
+#[derive(Debug, Subcommand)]
+enum ConfigCommand {
+    /// Say what is wrong with a deployment document; with --probe, try everything that it names.
+    Check(check::CheckArgs),
+    /// Write a visor's configuration: the deployment is asked for over DMSG, then over HTTP.
+    Gen(generate::GenerateArgs),
+}
+
+impl ConfigArgs {
+    /// Into a pipe goes JSON alone, and beside it what fails.
+    pub(super) fn default_log(&self) -> &'static str {
+        match &self.command {
+            ConfigCommand::Gen(args) if args.is_for_stdout() => "error",
+            _ => "warn",
+        }
+    }
+}
+
+pub(super) async fn run(args: ConfigArgs) -> Result<(), Failure> {
+    match args.command {
+        ConfigCommand::Check(args) => check::run(args).await,
+        ConfigCommand::Gen(args) => generate::run(args).await,
+    }
+}
 
 /// Which deployment.
 #[derive(Debug, Args)]
@@ -22,12 +56,16 @@ pub(super) struct DeploymentFlags {
 impl DeploymentFlags {
     /// The document; its warnings are logged.
     pub(super) fn load(&self) -> Result<Loaded, Failure> {
-        let variable = std::env::var_os("SKYDEPLOY");
-        let loaded = load(self.deployment.as_deref(), variable.as_deref())?;
+        let loaded = self.load_silently()?;
         for warning in loaded.warnings.iter() {
             tracing::warn!("{}:{warning}", loaded.origin);
         }
         Ok(loaded)
+    }
+
+    fn load_silently(&self) -> Result<Loaded, Failure> {
+        let variable = std::env::var_os("SKYDEPLOY");
+        Ok(load(self.deployment.as_deref(), variable.as_deref())?)
     }
 
     /// Which of the document's deployments.

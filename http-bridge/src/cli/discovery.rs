@@ -28,18 +28,18 @@ use super::{
 };
 use crate::transport::{ExchangeFuture, HttpTransport, Limits, TransportError, receive_body};
 use crate::{
-    directory::LayeredDirectory,
     discovery::{
         ClientOptions, DiscoveryClient, DiscoveryConfig, DiscoveryService, HttpDirectory,
         UnixNanos,
         client::DirectoryOptions,
         router,
-        store::{MemoryStore, RedbStore, Store, StoreLimits},
+        store::{MemoryStore, RedbStore, RedisStore, Store, StoreLimits},
     },
     http::{
         Accept,
         server::{ServeConfig, serve},
     },
+    resolve::{Resolver, ServerChoice},
     url::DEFAULT_PORT,
 };
 
@@ -63,6 +63,11 @@ pub(super) struct DiscoveryArgs {
     #[arg(long, value_name = "FILE")]
     store: Option<PathBuf>,
 
+    /// Redis that keeps the entries, shared with other discoveries: redis://[user:password@]host:port[/db]
+    /// or redis+unix:///path. Repeated: nodes of a Redis Cluster.
+    #[arg(long, value_name = "URL", conflicts_with = "store", hide_env_values = true)]
+    redis: Vec<String>,
+
     /// Let servers advertise loopback addresses; for tests.
     #[arg(long)]
     allow_loopback: bool,
@@ -83,7 +88,10 @@ pub(super) struct DiscoveryArgs {
 
 pub(super) async fn run(args: DiscoveryArgs) -> Result<(), Failure> {
     let key = args.identity.given()?;
-    let store = open_store(args.store.as_deref())?;
+    let store = match &args.redis[..] {
+        [] => open_store(args.store.as_deref())?,
+        urls => open_redis(urls).await?,
+    };
     let listener = TcpListener::bind(args.listen).await.map_err(|error| {
         Failure::new(Exit::Other, format!("cannot listen on {}: {error}", args.listen))
     })?;
@@ -120,6 +128,14 @@ pub(super) fn open_store(path: Option<&Path>) -> Result<Arc<dyn Store>, Failure>
         Some(path) => RedbStore::open(path, limits, UnixNanos::system())
             .map(|store| Arc::new(store) as Arc<dyn Store>)
             .map_err(|error| Failure::new(Exit::Other, error.to_string())),
+    }
+}
+
+/// The store in Redis. The addresses are not repeated in errors: they may hold a password.
+async fn open_redis(urls: &[String]) -> Result<Arc<dyn Store>, Failure> {
+    match RedisStore::connect(urls, StoreLimits::default()).await {
+        Ok(store) => Ok(Arc::new(store)),
+        Err(error) => Err(Failure::new(Exit::Connect, format!("--redis: {error}"))),
     }
 }
 
@@ -213,7 +229,7 @@ fn start_client(key: SecretKey, router: Router, driver: DriverKind) -> Result<Cl
         .map_err(|error| other(&error))?;
     let options = DirectoryOptions { all_servers: true, ..DirectoryOptions::default() };
     let directory = HttpDirectory::new(Arc::new(client), key.clone(), options);
-    let directory = LayeredDirectory::layered(Vec::new(), Vec::new(), directory).hidden();
+    let directory = Resolver::layered(Arc::default(), directory, ServerChoice::Configured, false);
     let config = ClientConfig {
         min_sessions: 0,
         driver,

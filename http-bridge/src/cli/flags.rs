@@ -1,13 +1,12 @@
 //! Options that several subcommands share, and the engine client they describe.
 
 use std::{
-    fs, io::Read, os::unix::fs::PermissionsExt, path::PathBuf, str::FromStr, sync::Arc,
-    time::Duration,
+    fs, io::Read, os::unix::fs::PermissionsExt, path::PathBuf, str::FromStr, time::Duration,
 };
 
 use clap::{Args, ValueEnum};
 use dmsg_engine::{
-    client::{Client, ClientConfig, ServerRecord},
+    client::{Client, ServerRecord},
     driver::DriverKind,
     identity::{PublicKey, SecretKey},
 };
@@ -15,13 +14,14 @@ use tokio::sync::watch;
 use zeroize::Zeroizing;
 
 use super::exit::{Exit, Failure};
-use crate::transport::{HttpTransport, TcpTransport};
 use crate::{
-    directory::{LateClient, LayeredDirectory},
-    discovery::{ClientOptions, DiscoveryClient, HttpDirectory, client::DirectoryOptions},
-    http::DmsgTransport,
-    url::DmsgUrl,
+    discovery::DiscoveryClient,
+    overlay::{Overlay, OverlayConfig},
+    resolve::ServerChoice,
 };
+
+/// How long a look-up waits for the first session: as long as a dial may take.
+const READY_WAIT: Duration = Duration::from_secs(20);
 
 /// Who we are.
 #[derive(Debug, Args)]
@@ -205,61 +205,57 @@ pub(super) enum Visibility {
 }
 
 impl ClientFlags {
-    /// Starts the engine; sessions come up behind. The second value turns true when peers can find us.
+    /// Starts the client; sessions come up behind. The second value turns true when peers can find us.
     pub(super) fn start(
         &self,
         key: SecretKey,
         seen: Visibility,
     ) -> Result<(Client, watch::Receiver<bool>), Failure> {
-        let late = LateClient::default();
-        let directory = self.directory(&key, &late, seen)?;
-        let published = directory.published();
-        let mut config = ClientConfig::new(key);
-        config.min_sessions = self.sessions;
-        config.driver = self.driver.into();
-        let client = Client::start(config, Arc::new(directory))
-            .map_err(|error| Failure::new(Exit::Other, error.to_string()))?;
-        late.set(&client);
-        Ok((client, published))
+        let mut config = self.overlay(key)?;
+        config.publishes &= seen == Visibility::Published;
+        let overlay =
+            Overlay::start(config).map_err(|error| Failure::new(Exit::Other, error.to_string()))?;
+        let client = overlay.client().expect("a started overlay has one").clone();
+        Ok((client, overlay.published()))
     }
 
-    fn directory(
-        &self,
-        key: &SecretKey,
-        late: &LateClient,
-        seen: Visibility,
-    ) -> Result<LayeredDirectory, Failure> {
+    fn overlay(&self, key: SecretKey) -> Result<OverlayConfig, Failure> {
         let servers: Vec<ServerRecord> = self.server.iter().map(record).collect();
-        let Some(discovery) = &self.discovery else {
-            if servers.is_empty() {
+        let mut config = match &self.discovery {
+            None if servers.is_empty() => {
                 return Err(Failure::usage(
                     "no way into the network: give --discovery URL, or --server KEY@ADDRESS",
                 ));
             }
-            return Ok(LayeredDirectory::fixed(servers));
-        };
-        let mut fixed_keys = Vec::new();
-        let transport: Arc<dyn HttpTransport> = if discovery.starts_with("dmsg://") {
-            if servers.is_empty() {
-                return Err(Failure::usage(
-                    "a discovery at dmsg:// is reached through relay servers: name one with \
-                     --server KEY@ADDRESS, or give an http:// address",
-                ));
+            None => OverlayConfig::direct(key, servers),
+            Some(discovery) if discovery.starts_with("dmsg://") => {
+                if servers.is_empty() {
+                    return Err(Failure::usage(
+                        "a discovery at dmsg:// is reached through relay servers: name one with \
+                         --server KEY@ADDRESS, or give an http:// address",
+                    ));
+                }
+                check_discovery(discovery)?;
+                OverlayConfig::dmsg_http(key, servers, discovery.parse()?)
             }
-            fixed_keys.push(discovery.parse::<DmsgUrl>()?.addr().key);
-            Arc::new(DmsgTransport::new(late.clone()))
-        } else {
-            check_http(discovery)?;
-            Arc::new(TcpTransport::new())
+            Some(discovery) => {
+                check_http(discovery)?;
+                let mut config = OverlayConfig::standard(key, check_discovery(discovery)?);
+                config.servers = servers;
+                config
+            }
         };
-        let client = DiscoveryClient::new(discovery, transport, ClientOptions::default())
-            .map_err(|error| Failure::new(Exit::Url, error.to_string()))?;
-        let options =
-            DirectoryOptions { all_servers: self.sessions == 0, ..DirectoryOptions::default() };
-        let upstream = HttpDirectory::new(Arc::new(client), key.clone(), options);
-        let directory = LayeredDirectory::layered(servers, fixed_keys, upstream);
-        Ok(if seen == Visibility::Hidden { directory.hidden() } else { directory })
+        config.choice = ServerChoice::Configured;
+        config.access.ready_wait = READY_WAIT;
+        config.client.min_sessions = self.sessions;
+        config.client.driver = self.driver.into();
+        Ok(config)
     }
+}
+
+fn check_discovery(discovery: &str) -> Result<http::Uri, Failure> {
+    DiscoveryClient::check_base(discovery)
+        .map_err(|error| Failure::new(Exit::Url, error.to_string()))
 }
 
 /// A discovery outside of DMSG speaks plain HTTP; what else is asked for would fail again and again later.

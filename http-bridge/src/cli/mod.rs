@@ -6,7 +6,6 @@
 
 mod config;
 mod curl;
-#[allow(dead_code, reason = "used by what comes next")]
 mod deployment;
 mod discovery;
 mod exit;
@@ -52,6 +51,8 @@ enum Command {
     Discovery(discovery::DiscoveryArgs),
     /// Run a whole network in this process, on loopback.
     Local(local::LocalArgs),
+    /// Check a deployment; make a visor's configuration.
+    Config(Box<deployment::ConfigArgs>),
     /// Fetch and send over DMSG.
     Curl(Box<curl::CurlArgs>),
     /// Offer a folder or a local HTTP service over DMSG.
@@ -64,6 +65,7 @@ impl Command {
         match self {
             Self::Key(_) => "warn",
             Self::Curl(args) if !args.verbose => "warn",
+            Self::Config(args) => args.default_log(),
             _ => "info",
         }
     }
@@ -113,6 +115,7 @@ fn dispatch(command: Command) -> Result<(), Failure> {
         Command::Server(args) => on_runtime(server::run(args)),
         Command::Discovery(args) => on_runtime(discovery::run(args)),
         Command::Local(args) => on_runtime(local::run(args)),
+        Command::Config(args) => on_runtime(deployment::run(*args)),
         Command::Curl(args) => on_runtime(curl::run(*args)),
         Command::Serve(args) => on_runtime(serve::run(*args)),
     }

@@ -175,6 +175,25 @@ impl Services {
         }
     }
 
+    /// Reads a flat object that may hold these fields and nothing else.
+    pub(super) fn parse_fields(text: &str, fields: &[Field]) -> Result<(Self, Problems), Problems> {
+        let mut problems = Problems::default();
+        let services = Cursor::document(text, &mut problems).and_then(|at| {
+            for (name, value) in at.members(&mut problems)? {
+                if !fields.iter().any(|field| field.name() == name) {
+                    let names: Vec<&str> = fields.iter().map(|field| field.name()).collect();
+                    let advice = format!("these may stand here: {}", names.join(", "));
+                    value.error(format!("{name:?} does not belong here"), &advice, &mut problems);
+                }
+            }
+            read_services(&at, &mut problems)
+        });
+        match services {
+            Some(services) if !problems.has_errors() => Ok((services, problems)),
+            _ => Err(problems),
+        }
+    }
+
     fn has_an_entrance(&self) -> bool {
         let discovery = self.endpoints(ServiceKind::DmsgDiscovery);
         let conf = self.endpoints(ServiceKind::ConfigBootstrapper);

@@ -78,7 +78,7 @@ async fn entry(
 ) -> Answer {
     let key =
         key.ok().and_then(|Path(text)| parse_key(&text)).ok_or_else(|| service.bad_lookup())?;
-    Ok(json(service.look_up(key)?))
+    asking(service, move |service| service.look_up(key)).await.map(json)
 }
 
 async fn register(
@@ -125,11 +125,11 @@ async fn batch(State(service): State<DiscoveryService>, body: Body) -> Answer {
 }
 
 async fn available_servers(State(service): State<DiscoveryService>) -> Answer {
-    service.available_servers().map(json)
+    asking(service, DiscoveryService::available_servers).await.map(json)
 }
 
 async fn all_servers(State(service): State<DiscoveryService>) -> Answer {
-    service.all_servers().map(json)
+    asking(service, DiscoveryService::all_servers).await.map(json)
 }
 
 async fn clients_by_server(State(service): State<DiscoveryService>) -> Answer {
@@ -142,7 +142,7 @@ async fn clients_of(
 ) -> Answer {
     let key = key.ok().and_then(|Path(text)| parse_key(&text)).ok_or(EntryError::BadInput)?;
     match key {
-        Some(key) => service.clients_of(&key).map(json),
+        Some(key) => asking(service, move |service| service.clients_of(&key)).await.map(json),
         None => Ok(json(Bytes::from_static(b"[]"))),
     }
 }
@@ -198,6 +198,18 @@ async fn blocking<T: Send + 'static>(
     }
 }
 
+/// Asks the store: at once if it answers from memory, else where waiting holds up no other request.
+async fn asking<T: Send + 'static>(
+    service: DiscoveryService,
+    question: impl FnOnce(&DiscoveryService) -> Result<T, RequestError> + Send + 'static,
+) -> Result<T, RequestError> {
+    if service.store_is_local() {
+        question(&service)
+    } else {
+        blocking(move || question(&service)).await
+    }
+}
+
 /// An array of strings; `null` is an empty one.
 fn key_texts(body: &[u8]) -> Option<Vec<String>> {
     serde_json::from_slice::<Option<Vec<String>>>(body).ok().map(Option::unwrap_or_default)
@@ -222,7 +234,7 @@ fn message(status: StatusCode, text: &str) -> Response {
 impl IntoResponse for RequestError {
     fn into_response(self) -> Response {
         let mut response = message(self.status(), &self.to_string());
-        if matches!(self, Self::RateLimited | Self::Full) {
+        if matches!(self, Self::RateLimited | Self::Full | Self::StoreUnavailable) {
             response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
         }
         response

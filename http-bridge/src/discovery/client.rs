@@ -167,15 +167,21 @@ impl DiscoveryClient {
         transport: Arc<dyn HttpTransport>,
         options: ClientOptions,
     ) -> Result<Self, ClientError> {
+        Self::check_base(base)?;
+        Ok(Self::with_base(base.trim_end_matches('/').to_owned(), transport, options))
+    }
+
+    /// The address of a discovery, if it can be one.
+    pub fn check_base(base: &str) -> Result<http::Uri, ClientError> {
         let trimmed = base.trim_end_matches('/');
         let uri: http::Uri = trimmed.parse().map_err(|_| ClientError::BadBase(base.into()))?;
         if uri.scheme().is_none() || uri.authority().is_none() {
             return Err(ClientError::BadBase(base.into()));
         }
-        if let Some(what) = bad_part(&uri) {
-            return Err(ClientError::BadBasePart { base: base.into(), what });
+        match bad_part(&uri) {
+            Some(what) => Err(ClientError::BadBasePart { base: base.into(), what }),
+            None => Ok(uri),
         }
-        Ok(Self::with_base(trimmed.to_owned(), transport, options))
     }
 
     /// A client over a transport that is bound to the discovery already: requests have URIs in origin form

@@ -38,7 +38,6 @@ pub use entry::{ClientPart, ENTRY_VERSION, Entry, ServerPart};
 pub use error::EntryError;
 pub use rate_limit::RateLimit;
 pub(crate) use rate_limit::RateLimiter;
-pub(crate) use service::rfc3339;
 pub use service::{DiscoveryConfig, DiscoveryService};
 pub use validate::{TIMESTAMP_AHEAD_MAX, TIMESTAMP_BEHIND_MAX, check_iteration, check_new};
 
@@ -88,6 +87,25 @@ impl UnixNanos {
     pub fn since(self, earlier: Self) -> Duration {
         Duration::from_nanos(u64::try_from(self.0.saturating_sub(earlier.0)).unwrap_or(0))
     }
+
+    /// A time as `2026-01-31T12:34:56Z`. The proleptic Gregorian calendar, counted in years that begin in March, so
+    /// that the leap day is their last.
+    #[must_use]
+    pub fn to_rfc3339(self) -> String {
+        let seconds = self.0.div_euclid(1_000_000_000);
+        let (days, second) = (seconds.div_euclid(86_400), seconds.rem_euclid(86_400));
+        // Day 0 of an era of 400 years is 1 March of year 0; 1970-01-01 is day 719,468.
+        let days = days + 719_468;
+        let (era, day) = (days.div_euclid(146_097), days.rem_euclid(146_097));
+        let year = (day - day / 1460 + day / 36_524 - day / 146_096) / 365;
+        let day = day - (365 * year + year / 4 - year / 100);
+        let month = (5 * day + 2) / 153;
+        let day_of_month = day - (153 * month + 2) / 5 + 1;
+        let (month, next) = if month < 10 { (month + 3, 0) } else { (month - 9, 1) };
+        let year = era * 400 + year + next;
+        let (hour, minute, second) = (second / 3600, second / 60 % 60, second % 60);
+        format!("{year:04}-{month:02}-{day_of_month:02}T{hour:02}:{minute:02}:{second:02}Z")
+    }
 }
 
 impl From<UnixNanos> for SystemTime {
@@ -103,4 +121,23 @@ pub type Clock = Arc<dyn Fn() -> UnixNanos + Send + Sync>;
 #[must_use]
 pub fn system_clock() -> Clock {
     Arc::new(UnixNanos::system)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_are_written_as_rfc_3339() {
+        for (seconds, text) in [
+            (0, "1970-01-01T00:00:00Z"),
+            (951_782_399, "2000-02-28T23:59:59Z"),
+            (951_782_400, "2000-02-29T00:00:00Z"),
+            (1_700_000_000, "2023-11-14T22:13:20Z"),
+            (4_107_542_400, "2100-03-01T00:00:00Z"),
+            (-1, "1969-12-31T23:59:59Z"),
+        ] {
+            assert_eq!(UnixNanos(seconds * 1_000_000_000).to_rfc3339(), text);
+        }
+    }
 }

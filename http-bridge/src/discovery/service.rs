@@ -13,7 +13,10 @@
 //! [`DiscoveryConfig::strict_delete`].
 
 use std::{
-    sync::{Arc, PoisonError, RwLock},
+    sync::{
+        Arc, PoisonError, RwLock,
+        atomic::{AtomicBool, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -34,7 +37,6 @@ mod lists;
 mod request_error;
 
 pub use config::{DiscoveryConfig, Passphrase};
-pub(crate) use lists::rfc3339;
 pub use request_error::RequestError;
 
 /// For how long a server stays listed without a refresh; twice its refresh interval.
@@ -61,6 +63,7 @@ struct Shared {
     lists: lists::Lists,
     started_at: UnixNanos,
     dmsg_servers: RwLock<Vec<PublicKey>>,
+    store_fails: AtomicBool,
 }
 
 impl DiscoveryService {
@@ -73,6 +76,7 @@ impl DiscoveryService {
             lists: lists::Lists::default(),
             started_at: (config.clock)(),
             dmsg_servers: RwLock::default(),
+            store_fails: AtomicBool::new(false),
             config,
             store,
         }))
@@ -104,8 +108,14 @@ impl DiscoveryService {
             self.0.metrics.expired(expired);
             self.0.store.flush()
         });
-        if let Err(error) = done {
-            tracing::error!(%error, "the discovery's store could not be maintained");
+        // A store that stays away for an hour is one line, not 3,600.
+        let was_failing = self.0.store_fails.swap(done.is_err(), Ordering::Relaxed);
+        match done {
+            Err(error) if !was_failing => {
+                tracing::error!(%error, "the discovery's store could not be maintained");
+            }
+            Ok(()) if was_failing => tracing::info!("the discovery's store is back"),
+            _ => {}
         }
     }
 
@@ -244,6 +254,11 @@ impl DiscoveryService {
     pub(super) fn bad_lookup(&self) -> RequestError {
         self.0.metrics.looked_up(EntryError::BadInput.label());
         EntryError::BadInput.into()
+    }
+
+    /// Whether questions to the store never wait.
+    pub(super) fn store_is_local(&self) -> bool {
+        self.0.store.is_local()
     }
 
     /// Whether the caller with this key may ask now.

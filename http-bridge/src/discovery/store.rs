@@ -2,12 +2,13 @@
 //!
 //! ```text
 //!   Store ─┬─ MemoryStore   one index in memory
-//!          └─ RedbStore     the same index, written through to a file that survives a restart
+//!          ├─ RedbStore     the same index, written through to a file that survives a restart
+//!          └─ RedisStore    entries in a Redis or a Redis Cluster, shared by several discoveries
 //!   index: key → record · by deadline · servers · clients · server → its clients
 //! ```
 //!
-//! Answers come from memory, and none scans all entries but the lists of all keys. Expired records are
-//! invisible at once; [`Store::expire`] removes them in the order of their deadlines. Deadlines are
+//! Answers of the first two come from memory, and none scans all entries but the lists of all keys. Expired records
+//! are invisible at once; [`Store::expire`] removes them in the order of their deadlines. Deadlines are
 //! wall-clock times, so they hold over a restart. A store is bounded by [`StoreLimits`].
 
 use std::{path::PathBuf, sync::Arc};
@@ -20,10 +21,13 @@ mod index;
 mod memory;
 mod record;
 mod redb_store;
+mod redis_keys;
+mod redis_store;
 
 pub use memory::MemoryStore;
 pub use record::{Record, ServerLabel};
 pub use redb_store::RedbStore;
+pub use redis_store::RedisStore;
 
 /// Servers of a discovery at most, official ones not counted; the deployed network has about thirty. With
 /// [`SERVER_ENTRY_BYTES_MAX`](super::SERVER_ENTRY_BYTES_MAX) each, the list of all is at most 16 MiB.
@@ -82,6 +86,14 @@ pub enum StoreError {
         /// What the system says.
         reason: String,
     },
+    /// Redis did not answer.
+    #[error(
+        "the Redis store did not answer ({0}): it is down, overloaded, or its address is wrong"
+    )]
+    Unavailable(String),
+    /// Others wrote the same entry again and again while we tried.
+    #[error("the entry was changed by others {0} times while it was written; try again")]
+    Contended(usize),
 }
 
 /// What a write did.
@@ -118,8 +130,14 @@ pub struct Counts {
 /// The decision whether a stored record may be deleted.
 pub type DeleteGuard<'a> = &'a dyn Fn(&Record) -> Result<(), EntryError>;
 
-/// Keeps the entries. Methods that change something may wait for the disk; call them where that is allowed.
+/// Keeps the entries. Methods that change something may wait for the disk, and where [`Store::is_local`] is false
+/// every method may wait for the network but [`Store::membership`] and [`Store::counts`]; call them where that is allowed.
 pub trait Store: Send + Sync + 'static {
+    /// Whether questions are answered from memory, without waiting.
+    fn is_local(&self) -> bool {
+        true
+    }
+
     /// The record of `key`, unless it expired.
     fn find(&self, key: &PublicKey, now: UnixNanos) -> Result<Option<Arc<Record>>, StoreError>;
 

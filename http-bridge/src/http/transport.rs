@@ -16,7 +16,13 @@ impl<D: Dial> DmsgTransport<D> {
     /// A transport over the streams of `dial`, with a pool of its own.
     #[must_use]
     pub fn new(dial: D) -> Self {
-        Self { client: HttpClient::new(dial) }
+        Self::over(HttpClient::new(dial))
+    }
+
+    /// A transport over a client with its own limits.
+    #[must_use]
+    pub fn over(client: HttpClient<D>) -> Self {
+        Self { client }
     }
 
     async fn run(

@@ -35,7 +35,7 @@ use super::{
     auth::{Authority, Guard, GuardConfig},
 };
 use crate::{
-    discovery::{CallerKey, Clock, RateLimit, RateLimiter, UnixNanos, rfc3339, system_clock},
+    discovery::{CallerKey, Clock, RateLimit, RateLimiter, UnixNanos, system_clock},
     service::ServiceKind,
     transport::{TransportError, receive_body},
     url::DEFAULT_PORT,
@@ -244,7 +244,7 @@ impl Host {
         Health {
             service_name: self.config.kind.name().to_owned(),
             build_info: serde_json::json!({"version": env!("CARGO_PKG_VERSION")}),
-            started_at: rfc3339(self.started_at),
+            started_at: self.started_at.to_rfc3339(),
             dmsg_address: key.map(|key| format!("{key}:{DEFAULT_PORT}")).unwrap_or_default(),
             dmsg_servers: servers.iter().map(ToString::to_string).collect(),
             udp_address: String::new(),

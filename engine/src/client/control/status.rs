@@ -58,7 +58,7 @@ pub(super) async fn keep_current(
                 (_, Some(reason)) => ClientStatus::Degraded(reason),
                 (0, None) => ClientStatus::Starting,
                 (sessions, None) if note.tried => ClientStatus::Ready { sessions },
-                _ => ClientStatus::Starting,
+                (sessions, None) => ClientStatus::Connected { sessions },
             }
         };
         status.send_if_modified(|old| {

@@ -23,6 +23,9 @@ pub enum RequestError {
     /// No room for another key.
     #[error("the discovery is full")]
     Full,
+    /// The store does not answer.
+    #[error("the discovery's store does not answer, try again")]
+    StoreUnavailable,
     /// No such path.
     #[error("no such path")]
     NoSuchPath,
@@ -40,7 +43,7 @@ impl RequestError {
             Self::RateLimited => StatusCode::TOO_MANY_REQUESTS,
             Self::BodyTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
             Self::BodyMissing => StatusCode::REQUEST_TIMEOUT,
-            Self::Full => StatusCode::SERVICE_UNAVAILABLE,
+            Self::Full | Self::StoreUnavailable => StatusCode::SERVICE_UNAVAILABLE,
             Self::NoSuchPath => StatusCode::NOT_FOUND,
             Self::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
         }
@@ -50,6 +53,7 @@ impl RequestError {
         match self {
             Self::Entry(error) => error.label(),
             Self::Full => "full",
+            Self::StoreUnavailable => "store_unavailable",
             _ => "refused",
         }
     }
@@ -62,6 +66,10 @@ impl From<StoreError> for RequestError {
             StoreError::Full(what) => {
                 tracing::warn!(what, "the discovery's store is full");
                 Self::Full
+            }
+            StoreError::Unavailable(_) | StoreError::Contended(_) => {
+                tracing::debug!(%error, "a request found no store");
+                Self::StoreUnavailable
             }
             error => {
                 tracing::error!(%error, "the discovery's store failed");

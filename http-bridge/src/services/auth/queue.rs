@@ -30,6 +30,7 @@ use http::{HeaderValue, Method, Request, Response, StatusCode};
 use serde::Deserialize;
 
 use super::{NONCE, PUBLIC, PUBLIC_IP, SIGNATURE, sign};
+use crate::access::Repeatable;
 use crate::services::{
     ServiceError,
     call::{Caller, SMALL_BYTES_MAX, request},
@@ -179,6 +180,8 @@ impl NonceQueue {
         if let Some(address) = *self.public_ip.read().unwrap_or_else(PoisonError::into_inner) {
             headers.insert(PUBLIC_IP, value(address.to_string()));
         }
+        // The number lets it through once, however often it arrives.
+        request.extensions_mut().insert(Repeatable(true));
         request
     }
 }

@@ -22,7 +22,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{HEARTBEAT_INTERVAL, Online, Place, Uptime};
 use crate::{
-    discovery::{RateLimiter, UnixNanos, rfc3339},
+    discovery::{RateLimiter, UnixNanos},
     services::{
         KeyText,
         host::{
@@ -150,7 +150,7 @@ fn daily(visor: &Visor, from: u64, to: u64, now_seconds: u64) -> BTreeMap<String
 /// `2024-10-01`.
 fn date(day: u64) -> String {
     let seconds = i64::try_from(day * DAY).unwrap_or(0);
-    rfc3339(UnixNanos(seconds.saturating_mul(1_000_000_000))).chars().take(10).collect()
+    UnixNanos(seconds.saturating_mul(1_000_000_000)).to_rfc3339().chars().take(10).collect()
 }
 
 /// The days of the months from that of `from` to that of `to`, both Unix seconds.

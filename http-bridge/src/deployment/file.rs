@@ -1,0 +1,104 @@
+//! Files that are whole at any moment: the old content or the new, never a part (`deployment-config.md §5`, `§6`).
+
+use std::{
+    fs::{self, File, OpenOptions},
+    io::{self, Read, Write},
+    os::unix::fs::OpenOptionsExt,
+    path::{Path, PathBuf},
+};
+
+/// Who may read a file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Access {
+    /// Its owner: it holds a secret.
+    Private,
+    /// Everybody, as far as the process's mask allows.
+    Shared,
+}
+
+/// Replaces a file: writes a new one beside it, forces that to the disk, and renames it over the old one. The folder is
+/// made if it is missing. What a symbolic link names is replaced, not the link.
+pub fn replace(path: &Path, content: &[u8], access: Access) -> io::Result<()> {
+    let path = fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
+    let folder = match path.parent() {
+        Some(folder) if !folder.as_os_str().is_empty() => folder.to_owned(),
+        _ => PathBuf::from("."),
+    };
+    fs::create_dir_all(&folder)?;
+    let name = path.file_name().ok_or(io::ErrorKind::IsADirectory)?.to_owned();
+    if path.is_dir() {
+        return Err(io::ErrorKind::IsADirectory.into());
+    }
+    let mut temporary = std::ffi::OsString::from(".");
+    temporary.push(&name);
+    temporary.push(format!(".{}.part", std::process::id()));
+    let temporary = folder.join(temporary);
+    // A leftover of a process that had our number and was killed.
+    let _ = fs::remove_file(&temporary);
+    let mode = if access == Access::Private { 0o600 } else { 0o644 };
+    let written = OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(mode)
+        .open(&temporary)
+        .and_then(|mut file| file.write_all(content).and_then(|()| file.sync_all()))
+        .and_then(|()| fs::rename(&temporary, &path));
+    if written.is_err() {
+        let _ = fs::remove_file(&temporary);
+        return written;
+    }
+    // So that the rename survives a power cut. Some file systems have no folders to sync.
+    if let Ok(folder) = File::open(folder) {
+        let _ = folder.sync_all();
+    }
+    Ok(())
+}
+
+/// Reads a text of at most `max_bytes`; `None` if there is no file.
+pub fn read_text(path: &Path, max_bytes: usize) -> io::Result<Option<String>> {
+    let file = match File::open(path) {
+        Ok(file) => file,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(error),
+    };
+    let mut text = String::new();
+    file.take(max_bytes as u64 + 1).read_to_string(&mut text)?;
+    if text.len() > max_bytes {
+        return Err(io::Error::other(format!("more than {max_bytes} bytes")));
+    }
+    Ok(Some(text))
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use std::os::unix::fs::{PermissionsExt, symlink};
+
+    use super::*;
+
+    #[test]
+    fn a_file_is_replaced_as_a_whole_and_nothing_is_left_beside_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("new/config.json");
+        replace(&path, b"one", Access::Private).unwrap();
+        replace(&path, b"two", Access::Private).unwrap();
+        assert_eq!(read_text(&path, 3).unwrap().as_deref(), Some("two"));
+        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+        assert_eq!(fs::read_dir(path.parent().unwrap()).unwrap().count(), 1);
+        assert!(read_text(&path, 2).is_err());
+        assert_eq!(read_text(&folder.path().join("absent"), 9).unwrap(), None);
+    }
+
+    #[test]
+    fn a_link_stays_a_link_and_a_folder_is_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let (target, link) = (folder.path().join("target"), folder.path().join("link"));
+        fs::write(&target, "old").unwrap();
+        symlink(&target, &link).unwrap();
+        replace(&link, b"new", Access::Shared).unwrap();
+        assert_eq!(fs::read_to_string(&target).unwrap(), "new");
+        assert!(fs::symlink_metadata(&link).unwrap().is_symlink());
+        assert!(replace(folder.path(), b"x", Access::Shared).is_err());
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 2);
+    }
+}

@@ -1,0 +1,143 @@
+//! Who wins: the deployment or the operator; and what survives a restart.
+#![allow(clippy::unwrap_used)]
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicUsize, Ordering::Relaxed},
+};
+
+use dmsg_engine::identity::SecretKey;
+
+use super::*;
+use crate::service::ServiceKind;
+
+fn key(name: &str) -> String {
+    SecretKey::from_seed(name.as_bytes()).public_key().to_string()
+}
+
+fn services(members: &str) -> Services {
+    Services::parse(&format!(r#"{{"dmsg_discovery":"http://d",{members}}}"#)).unwrap().0
+}
+
+fn url(services: &Services, kind: ServiceKind) -> String {
+    services.url(Field::Service(kind)).unwrap().to_string()
+}
+
+const TPD: ServiceKind = ServiceKind::TransportDiscovery;
+const AR: ServiceKind = ServiceKind::AddressResolver;
+
+#[test]
+fn the_deployments_values_follow_and_the_operators_stay() {
+    let (a, b) = (key("a"), key("b"));
+    let last = services(&format!(
+        r#""transport_discovery":"http://t1","address_resolver":"http://a1","survey_whitelist":["{a}"]"#
+    ));
+    let current = services(&format!(
+        r#""transport_discovery":"http://t1","address_resolver":"http://mine","survey_whitelist":["{a}"]"#
+    ));
+    let new = services(&format!(
+        r#""transport_discovery":"http://t2","address_resolver":"http://a2","survey_whitelist":["{a}","{b}"],
+        "stun_servers":["h:1"]"#
+    ));
+    let (merged, changes) = merge(&current, &[last], &new);
+    assert_eq!(url(&merged, TPD), "http://t2");
+    assert_eq!(url(&merged, AR), "http://mine");
+    assert_eq!(merged.keys(Field::SurveyWhitelist).len(), 2);
+    assert_eq!(merged.texts(Field::StunServers), ["h:1"]);
+    let of = |field| changes.iter().find(|(f, _)| *f == field).map(|(_, change)| *change);
+    assert_eq!(of(Field::Service(TPD)), Some(Change::Updated));
+    assert_eq!(of(Field::Service(AR)), Some(Change::Kept));
+    assert_eq!(of(Field::StunServers), Some(Change::Updated));
+    assert_eq!(changes.len(), 4, "what is equal is no change: {changes:?}");
+}
+
+#[test]
+fn what_a_document_leaves_out_erases_nothing() {
+    let a = key("a");
+    let full = services(&format!(
+        r#""transport_discovery":"http://t","dmsg_servers":[{{"static":"{a}","server":{{"address":"h:1"}}}}]"#
+    ));
+    for poor in [services(r#""conf":"http://c""#), services(r#""dmsg_servers":[]"#)] {
+        let (merged, _) = merge(&full, std::slice::from_ref(&full), &poor);
+        assert_eq!(url(&merged, TPD), "http://t");
+        assert_eq!(merged.servers(), full.servers());
+    }
+}
+
+#[test]
+fn key_sets_count_at_once_and_addresses_after_a_restart() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = LastGood::in_folder(folder.path());
+    let (a, b) = (key("a"), key("b"));
+    let keys = |key: &str| format!(r#""survey_whitelist":["{key}"]"#);
+    let first = services(&format!(r#"{},"transport_discovery":"http://t1""#, keys(&a)));
+    let mut refresher = Refresher::new(first.clone(), first, Some(file.clone()));
+    let mut current = refresher.current();
+    let second = services(&format!(r#"{},"transport_discovery":"http://t2""#, keys(&b)));
+    assert_eq!(refresher.apply(&second).len(), 2);
+    {
+        let current = current.borrow_and_update();
+        assert_eq!(current.in_use.keys(Field::SurveyWhitelist)[0].to_string(), b);
+        assert_eq!(url(&current.in_use, TPD), "http://t1");
+        assert_eq!(url(&current.after_restart, TPD), "http://t2");
+    }
+    assert!(refresher.apply(&second).is_empty());
+    assert!(!current.has_changed().unwrap());
+    // After a restart the operator's file still says t1, which is not what the deployment last said.
+    assert_eq!(file.read().unwrap(), second);
+    let mut restarted =
+        Refresher::new(services(r#""transport_discovery":"http://mine""#), second, Some(file));
+    let third = services(r#""transport_discovery":"http://t3""#);
+    assert_eq!(restarted.apply(&third), [(Field::Service(TPD), Change::Kept)]);
+}
+
+#[test]
+fn the_cache_of_servers_is_laid_over_the_configured_ones_and_never_emptied() {
+    let folder = tempfile::tempdir().unwrap();
+    let cache = ServerCache::in_folder(folder.path());
+    let record =
+        |name: &str, address: &str| DmsgServer::new(key(name).parse().unwrap(), address).record();
+    assert!(cache.read().is_empty());
+    cache.write(&[record("a", "new:1"), record("c", "c:1")]).unwrap();
+    cache.write(&[]).unwrap();
+    let merged = cache.over(vec![record("a", "old:1"), record("b", "b:1")]);
+    assert_eq!(merged, [record("a", "new:1"), record("b", "b:1"), record("c", "c:1")]);
+    std::fs::write(folder.path().join("dmsg_servers.json"), "[{]").unwrap();
+    assert_eq!(cache.over(vec![record("b", "b:1")]), [record("b", "b:1")]);
+}
+
+#[test]
+fn spoilt_files_count_as_absent() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = LastGood::in_folder(folder.path());
+    assert_eq!(file.read(), None);
+    std::fs::write(file.path(), vec![b' '; DOCUMENT_BYTES_MAX + 1]).unwrap();
+    assert_eq!(file.read(), None);
+    std::fs::write(file.path(), "{\"conf\":5}").unwrap();
+    assert_eq!(file.read(), None);
+}
+
+#[tokio::test(start_paused = true)]
+async fn refreshes_come_hourly_after_a_first_delay_and_survive_failures() {
+    let first = services(r#""transport_discovery":"http://t1""#);
+    let refresher = Refresher::new(first.clone(), first, None);
+    let mut current = refresher.current();
+    let asked = Arc::new(AtomicUsize::new(0));
+    let count = Arc::clone(&asked);
+    let started = tokio::time::Instant::now();
+    let task = tokio::spawn(refresher.run(move || {
+        let number = count.fetch_add(1, Relaxed);
+        async move {
+            match number {
+                0 => Err("down"),
+                1 => std::future::pending().await,
+                _ => Ok(services(r#""transport_discovery":"http://t2""#)),
+            }
+        }
+    }));
+    current.changed().await.unwrap();
+    assert_eq!(asked.load(Relaxed), 3);
+    let (elapsed, hour) = (started.elapsed(), REFRESH_INTERVAL);
+    assert!(elapsed > FIRST_DELAY + hour.mul_f64(2.7) && elapsed < FIRST_DELAY + hour.mul_f64(3.4));
+    task.abort();
+}

@@ -1,0 +1,142 @@
+//! What is known without asking anybody.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::{
+        Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
+};
+
+use dmsg_engine::{client::ServerRecord, identity::PublicKey};
+
+/// Keys that may be pinned: the seven services of a deployment, and as many again for each of a few others.
+const PINNED_MAX: usize = 64;
+
+/// Servers that are remembered from the discovery's lists, as many as one of them may have.
+const LEARNED_MAX: usize = crate::discovery::store::SERVERS_MAX;
+
+/// Servers of the configuration and of the discovery's lists, and the peers that are found behind them: the services
+/// of the deployment, its discovery above all.
+#[derive(Debug, Default)]
+pub struct StaticMap {
+    configured: Vec<ServerRecord>,
+    pinned: Mutex<BTreeSet<PublicKey>>,
+    learned: Mutex<Lists>,
+    has_begun: AtomicBool,
+}
+
+/// A server that is missing from one list is kept for one more: lists are made while servers restart.
+#[derive(Debug, Default)]
+struct Lists {
+    last: Vec<ServerRecord>,
+    before: Vec<ServerRecord>,
+}
+
+impl StaticMap {
+    /// These servers, and no peers yet.
+    #[must_use]
+    pub fn new(configured: Vec<ServerRecord>) -> Self {
+        Self { configured, ..Self::default() }
+    }
+
+    /// Adds a peer that is found behind the servers. Beyond 64 it is not added, and the discovery is asked for it.
+    pub fn pin(&self, peer: PublicKey) {
+        let mut pinned = lock(&self.pinned);
+        if pinned.len() < PINNED_MAX {
+            pinned.insert(peer);
+        } else if !pinned.contains(&peer) {
+            tracing::warn!(%peer, "{PINNED_MAX} peers are pinned already: this one is looked up");
+        }
+    }
+
+    /// Whether it is such a peer.
+    #[must_use]
+    pub fn is_pinned(&self, peer: &PublicKey) -> bool {
+        lock(&self.pinned).contains(peer)
+    }
+
+    /// All servers known now; what the discovery says of one wins over the configuration, which may be old.
+    #[must_use]
+    pub fn servers(&self) -> Vec<ServerRecord> {
+        let learned = lock(&self.learned);
+        let mut by_key: BTreeMap<_, &ServerRecord> = BTreeMap::new();
+        for server in self.configured.iter().chain(&learned.before).chain(&learned.last) {
+            by_key.insert(server.key, server);
+        }
+        by_key.into_values().cloned().collect()
+    }
+
+    pub(super) fn has_configured(&self) -> bool {
+        !self.configured.is_empty()
+    }
+
+    pub(super) fn has_servers(&self) -> bool {
+        self.has_configured() || !lock(&self.learned).last.is_empty()
+    }
+
+    /// Files a list of the discovery. An empty one says that it is in trouble, not that there are no servers.
+    pub(super) fn learn(&self, mut listed: Vec<ServerRecord>) {
+        if listed.is_empty() {
+            return;
+        }
+        listed.truncate(LEARNED_MAX);
+        let mut learned = lock(&self.learned);
+        learned.before = std::mem::replace(&mut learned.last, listed);
+    }
+
+    /// True the first time.
+    pub(super) fn begin(&self) -> bool {
+        !self.has_begun.swap(true, Relaxed)
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use dmsg_engine::identity::SecretKey;
+
+    use super::*;
+
+    fn server(name: &str, address: &str) -> ServerRecord {
+        let key = SecretKey::from_seed(name.as_bytes()).public_key();
+        ServerRecord { key, address: address.to_owned(), available_sessions: 1 }
+    }
+
+    fn addresses(map: &StaticMap) -> BTreeSet<String> {
+        map.servers().into_iter().map(|server| server.address).collect()
+    }
+
+    #[test]
+    fn lists_are_laid_over_the_configuration_and_outlive_one_gap() {
+        let map = StaticMap::new(vec![server("a", "old:1"), server("b", "b:1")]);
+        let set = |texts: &[&str]| texts.iter().map(ToString::to_string).collect::<BTreeSet<_>>();
+        assert_eq!(addresses(&map), set(&["old:1", "b:1"]));
+        map.learn(vec![server("a", "new:1"), server("c", "c:1")]);
+        assert_eq!(addresses(&map), set(&["new:1", "b:1", "c:1"]));
+        map.learn(Vec::new());
+        map.learn(vec![server("a", "new:1")]);
+        assert_eq!(addresses(&map), set(&["new:1", "b:1", "c:1"]), "c was absent once");
+        map.learn(vec![server("a", "new:1")]);
+        assert_eq!(addresses(&map), set(&["new:1", "b:1"]), "and is gone after twice");
+    }
+
+    #[test]
+    fn no_more_peers_are_pinned_than_allowed() {
+        let map = StaticMap::default();
+        let key = |n: usize| SecretKey::from_seed(&n.to_be_bytes()).public_key();
+        (0..PINNED_MAX + 5).for_each(|n| map.pin(key(n)));
+        assert!(map.is_pinned(&key(PINNED_MAX - 1)) && !map.is_pinned(&key(PINNED_MAX)));
+    }
+
+    #[test]
+    fn no_more_servers_are_learned_than_a_list_may_have() {
+        let map = StaticMap::default();
+        let one = server("a", "a:1");
+        map.learn(vec![one; LEARNED_MAX + 1]);
+        assert_eq!(lock(&map.learned).last.len(), LEARNED_MAX);
+    }
+}
