@@ -29,7 +29,7 @@ use std::fmt;
 use http::{Extensions, Method};
 
 pub use breaker::{Breaker, BreakerConfig, BreakerState};
-pub use error::{PathFailure, ServiceError};
+pub use error::{AccessError, PathFailure};
 pub use metrics::AccessMetrics;
 pub use readiness::Readiness;
 pub use service::{AccessConfig, HedgeConfig, Paths, ServiceAccess};
