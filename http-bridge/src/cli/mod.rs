@@ -11,11 +11,13 @@ mod discovery;
 mod exit;
 mod flags;
 mod hints;
+mod hosting;
 mod invocation;
 mod key;
 mod local;
 mod serve;
 mod server;
+mod service;
 
 use std::{ffi::OsString, io::IsTerminal, process::ExitCode};
 
@@ -49,6 +51,8 @@ enum Command {
     Server(server::ServerArgs),
     /// Run a discovery service.
     Discovery(discovery::DiscoveryArgs),
+    /// Run one of the other services of a deployment.
+    Service(Box<service::ServiceArgs>),
     /// Run a whole network in this process, on loopback.
     Local(local::LocalArgs),
     /// Check a deployment; make a visor's configuration.
@@ -114,6 +118,7 @@ fn dispatch(command: Command) -> Result<(), Failure> {
         Command::Key(args) => key::run(args),
         Command::Server(args) => on_runtime(server::run(args)),
         Command::Discovery(args) => on_runtime(discovery::run(args)),
+        Command::Service(args) => on_runtime(service::run(*args)),
         Command::Local(args) => on_runtime(local::run(args)),
         Command::Config(args) => on_runtime(deployment::run(*args)),
         Command::Curl(args) => on_runtime(curl::run(*args)),

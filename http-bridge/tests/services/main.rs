@@ -2,7 +2,11 @@
 
 mod address_resolver;
 mod bad_input;
+mod deployment_without_http;
 mod dmsg_identity;
+mod killed_processes;
+#[path = "../common/program.rs"]
+mod program;
 mod quirks;
 mod restart;
 mod route_finder;

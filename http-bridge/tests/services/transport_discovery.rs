@@ -167,3 +167,20 @@ async fn health_and_metrics_tell_what_it_is() {
     let text = std::str::from_utf8(answer.body()).unwrap().to_owned();
     assert!(text.contains("dmsg_service_records{table=\"transports\"} 1\n"), "{text}");
 }
+
+#[tokio::test]
+async fn one_visor_cannot_fill_the_registry() {
+    use dmsg_http::services::transport_discovery::{BATCH_MAX, TRANSPORTS_PER_EDGE_MAX};
+    let (_, running, _) = start().await;
+    let a = client(&running, "a");
+    let all: Vec<_> = (0..TRANSPORTS_PER_EDGE_MAX)
+        .map(|n| transport("a", &format!("peer {n}"), "dmsg"))
+        .collect();
+    for batch in all.chunks(BATCH_MAX) {
+        a.register(batch).await.unwrap();
+    }
+    let more = a.register(&[transport("a", "one more", "dmsg")]).await;
+    assert!(matches!(more, Err(ServiceError::Refused { status: StatusCode::FORBIDDEN, .. })));
+    // What is there already may be said again, one at a time included.
+    a.register(&all[..1]).await.unwrap();
+}

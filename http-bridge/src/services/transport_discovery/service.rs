@@ -88,8 +88,11 @@ impl TransportDiscovery {
         let (now, deadline) = (self.host.now(), self.host.deadline());
         self.transports
             .edit(|shelf| {
-                let mine = shelf.of(&caller, now).len();
-                if mine + transports.len() > TRANSPORTS_PER_EDGE_MAX {
+                let is_new = |signed: &&SignedTransport| {
+                    shelf.get(&signed.entry.id.to_string(), now).is_none()
+                };
+                let new = transports.iter().filter(is_new).count();
+                if new > 0 && shelf.of(&caller, now).len() + new > TRANSPORTS_PER_EDGE_MAX {
                     let text =
                         format!("more than {TRANSPORTS_PER_EDGE_MAX} transports of one visor");
                     return Err(ApiError::flat(StatusCode::FORBIDDEN, text));
