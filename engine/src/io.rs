@@ -38,17 +38,25 @@ pub const SEND_HIGH_BYTES: usize = 128 * 1024;
 pub const SEND_LOW_BYTES: usize = 32 * 1024;
 
 /// A connection of one driver. Never reused: the generation tells a recycled slot from its former user.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ConnId {
     index: u32,
     generation: u32,
 }
 
 impl ConnId {
+    /// No connection: no driver gets this far.
+    pub(crate) const NONE: Self = Self { index: u32::MAX, generation: u32::MAX };
+
     /// The slot, for tables that run parallel to the driver's.
     #[must_use]
     pub fn index(self) -> usize {
         self.index as usize
+    }
+
+    /// Slot and user in one number.
+    pub(crate) fn to_u64(self) -> u64 {
+        u64::from(self.index) << 32 | u64::from(self.generation)
     }
 
     /// Which user of the slot this is.

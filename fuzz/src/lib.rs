@@ -6,6 +6,7 @@
 //! Byte targets feed parsers. `mux_ops` and `relay` play operations against a state machine and compare
 //! with an oracle; most byte targets also compare the result of one cut of the input with that of another.
 
+pub mod deployment_document;
 pub mod discovery_entry;
 pub mod dmsg_url;
 pub mod gob;
@@ -25,6 +26,7 @@ pub type Target = fn(&[u8]);
 
 /// Every target by its name, for the replay.
 pub const TARGETS: &[(&str, Target)] = &[
+    ("deployment_document", deployment_document::run),
     ("discovery_entry", discovery_entry::run),
     ("dmsg_url", dmsg_url::run),
     ("gob", gob::run),

@@ -3,6 +3,7 @@
 //! ```text
 //!   cli ─────────── one module per subcommand of `dmsg`
 //!    ├─ files · proxy ─────── what `dmsg serve` offers
+//!    ├─ forward ───────────── what `dmsg proxy` does
 //!    ├─ overlay ───────────── a client of the engine: resolver, readiness, access to services
 //!    │   ├─ resolve ───────── static map, then discovery
 //!    │   └─ access ────────── which path a request takes: policy, breaker, fallback
@@ -20,6 +21,7 @@ pub mod deployment;
 pub mod discovery;
 mod escape;
 pub mod files;
+pub mod forward;
 pub mod http;
 pub mod overlay;
 pub mod proxy;

@@ -222,7 +222,7 @@ fn is_claim(name: &str) -> bool {
 }
 
 /// RFC 9110 §7.6.1.
-fn strip_hop_by_hop(headers: &mut HeaderMap) {
+pub(crate) fn strip_hop_by_hop(headers: &mut HeaderMap) {
     let named: Vec<HeaderName> = headers
         .get_all(header::CONNECTION)
         .iter()

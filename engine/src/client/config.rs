@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::{driver::DriverKind, identity::SecretKey, mux::MuxKind};
+use crate::{driver::DriverKind, identity::SecretKey, mux::MuxKind, pool::StreamLimits};
 
 /// How a client behaves. `ClientConfig::new(key)` gives the defaults.
 #[derive(Debug, Clone)]
@@ -22,8 +22,23 @@ pub struct ClientConfig {
     /// take what remains of `dial_timeout`, since a responder of 2024 may take 20 s (`wire.md
     /// §4.8`).
     pub try_timeout: Duration,
-    /// Streams at once, dialled and accepted, handshakes included.
+    /// Streams at once, dialled and accepted, handshakes included. Default 8,192: half of the
+    /// ephemeral ports.
     pub streams_max: usize,
+    /// Streams at once through one server. Default 2,048: what deployed servers take.
+    pub streams_per_session_max: usize,
+    /// Dialled streams at once to one peer. Default 4,096: half of `streams_max`, so that no peer,
+    /// dead or slow, takes the others' places.
+    pub streams_per_destination_max: usize,
+    /// Dials that may wait for a place when all are taken; a quarter of them for one peer. Default
+    /// 1,024.
+    pub stream_waiters_max: usize,
+    /// How long a dial waits for a place. Default 5 s.
+    pub stream_wait_timeout: Duration,
+    /// When a place is needed and all are taken, the stalest reclaimable stream is reset that has
+    /// had unread data for at least this long; `None`: never. Default 250 ms: longer than a reader
+    /// that is at work pauses, and short enough for 8,192 / 0.25 s = 32,768 leaks a second.
+    pub unread_min_age: Option<Duration>,
     /// Streams waiting in one listener's accept queue.
     pub accept_queue_max: usize,
     /// A stream that receives nothing for this long is reset. Off by default: an idle limit is the
@@ -78,10 +93,27 @@ impl ClientConfig {
             dial_timeout: Duration::from_secs(20),
             try_timeout: Duration::from_secs(5),
             streams_max: 8192,
+            streams_per_session_max: 2048,
+            streams_per_destination_max: 4096,
+            stream_waiters_max: 1024,
+            stream_wait_timeout: Duration::from_secs(5),
+            unread_min_age: Some(Duration::from_millis(250)),
             accept_queue_max: 256,
             stream_idle_timeout: None,
             update_interval: Duration::from_secs(5 * 60),
             memory: Memory::default(),
+        }
+    }
+
+    /// The limits of the client's streams.
+    #[must_use]
+    pub fn stream_limits(&self) -> StreamLimits {
+        StreamLimits {
+            total_max: self.streams_max,
+            per_destination_max: self.streams_per_destination_max,
+            waiting_max: self.stream_waiters_max,
+            waiting_per_destination_max: self.stream_waiters_max.div_ceil(4),
+            unread_min_age: self.unread_min_age,
         }
     }
 }

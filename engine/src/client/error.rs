@@ -14,7 +14,7 @@ use crate::{
     identity::PublicKey,
     mux::MuxError,
     noise::NoiseError,
-    pool::NoFreePort,
+    pool::{NoFreePort, StreamsExhausted},
     session::{HandshakeError, ObjectFrameError},
     wire::{Addr, ObjectError, Port},
 };
@@ -202,12 +202,10 @@ pub enum DialError {
     /// Every ephemeral port is in use.
     #[error(transparent)]
     NoFreePort(#[from] NoFreePort),
-    /// `streams_max` streams are open.
-    #[error("all {max} streams of this client are in use: close some, or raise streams_max")]
-    StreamsExhausted {
-        /// The limit.
-        max: usize,
-    },
+    /// As many streams are open as may be, none of them is abandoned, and no place came free in
+    /// time.
+    #[error("{0}: close some, or raise the limit")]
+    StreamsExhausted(StreamsExhausted),
     /// The engine has more work waiting than it takes.
     #[error("the engine is overloaded: too many commands wait; dial again later")]
     Overloaded,
@@ -266,7 +264,7 @@ impl DialError {
             Self::Directory { .. } => "directory",
             Self::NoDelegatedServers(_) => "no_delegated_servers",
             Self::NoFreePort(_) => "no_free_port",
-            Self::StreamsExhausted { .. } => "streams_exhausted",
+            Self::StreamsExhausted(_) => "streams_exhausted",
             Self::Overloaded => "overloaded",
             Self::Refused { .. } => "refused",
             Self::TimedOut { .. } => "timed_out",
@@ -332,6 +330,12 @@ pub enum StreamEnd {
     /// Nothing was received for the configured idle limit.
     #[error("the stream was reset: nothing received for {} s", .0.as_secs())]
     Idle(Duration),
+    /// The client needed the stream's place, and this one's data lay unread for longest.
+    #[error(
+        "the stream was reclaimed: the client ran out of streams, and this one's data had not been \
+         read for {0:?}; read streams to their end or drop them"
+    )]
+    Reclaimed(Duration),
     /// This side closed it.
     #[error("the stream is closed")]
     Closed,
@@ -344,6 +348,7 @@ impl From<StreamEnd> for io::Error {
             StreamEnd::Session { why: SessionEnd::ClientClosed, .. } => {
                 io::ErrorKind::ConnectionAborted
             }
+            StreamEnd::Reclaimed(_) => io::ErrorKind::ConnectionAborted,
             StreamEnd::Session { .. } => io::ErrorKind::ConnectionReset,
             StreamEnd::Idle(_) => io::ErrorKind::TimedOut,
             StreamEnd::Closed => io::ErrorKind::BrokenPipe,

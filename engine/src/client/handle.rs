@@ -20,12 +20,14 @@ use super::{
 use crate::{
     driver::{self, DriverConfig, PostError},
     identity::PublicKey,
+    pool::{CensusLine, Holder, StreamPermit, StreamPool},
     wire::{Addr, Port},
 };
 
 struct Inner {
     key: PublicKey,
     dial_timeout: Duration,
+    stream_wait_timeout: Duration,
     accept_queue_max: usize,
     link: Arc<EngineLink>,
     shared: Arc<Shared>,
@@ -38,6 +40,22 @@ struct Inner {
 /// drop closes it.
 #[derive(Clone)]
 pub struct Client(Arc<Inner>);
+
+/// How a stream is dialled; see [`Client::dial_with`].
+#[derive(Debug, Clone)]
+pub struct DialOptions {
+    /// What for, in [`Client::census`]: a service, a part of the program.
+    pub label: Arc<str>,
+    /// Whether the stream may be reset, when the client has no place for another, if its data lies
+    /// unread. For streams whose reader is not known to read on: response bodies, for one.
+    pub reclaimable: bool,
+}
+
+impl Default for DialOptions {
+    fn default() -> Self {
+        Self { label: "stream".into(), reclaimable: false }
+    }
+}
 
 /// A handle that does not keep the client running; for a [`Directory`] that works over the client
 /// itself.
@@ -60,7 +78,7 @@ impl Client {
     pub fn start(config: ClientConfig, directory: Arc<dyn Directory>) -> Result<Self, StartError> {
         let key = config.secret_key.public_key();
         let guard = KeyGuard::acquire(key).ok_or(StartError::KeyInUse(key))?;
-        let shared = Shared::new(config.streams_max);
+        let shared = Shared::new(StreamPool::new(config.stream_limits()));
         let driver = DriverConfig {
             kind: config.driver,
             ..DriverConfig::new(format!("dmsg-{}", key.short()))
@@ -81,6 +99,7 @@ impl Client {
         let inner = Inner {
             key,
             dial_timeout: config.dial_timeout,
+            stream_wait_timeout: config.stream_wait_timeout,
             accept_queue_max: config.accept_queue_max,
             link: Arc::clone(&link),
             shared: Arc::clone(&shared),
@@ -134,11 +153,26 @@ impl Client {
         &self,
         to: Addr,
     ) -> impl Future<Output = Result<Stream, DialError>> + Send + 'static {
+        self.dial_with(to, DialOptions::default())
+    }
+
+    /// Like [`Client::dial`], with a label for the census, and with leave to reclaim the stream.
+    ///
+    /// # Errors
+    /// As those of [`Client::dial`].
+    pub fn dial_with(
+        &self,
+        to: Addr,
+        options: DialOptions,
+    ) -> impl Future<Output = Result<Stream, DialError>> + Send + 'static {
         let client = self.0.clone();
         async move {
             let started = Instant::now();
             let deadline = started + client.dial_timeout;
-            let lease = client.lease()?;
+            let holder = Holder { label: options.label, destination: Some(to.key) };
+            let permit = client.place(holder, deadline).await?;
+            let lease =
+                if options.reclaimable { Lease::reclaimable(permit) } else { Lease::new(permit) };
             let candidates = client
                 .candidates(to.key, started, deadline)
                 .await
@@ -180,7 +214,8 @@ impl Client {
         async move {
             let started = Instant::now();
             let deadline = started + client.dial_timeout;
-            let lease = client.lease()?;
+            let holder = Holder { label: "address lookup".into(), destination: server };
+            let lease = Lease::new(client.place(holder, deadline).await?);
             let (reply, outcome) = oneshot::channel();
             let purpose = Purpose::Address { reply };
             // The machine knows the addresses of its servers; without a key it takes any of them.
@@ -207,6 +242,12 @@ impl Client {
         self.0.shared.ports.used_count()
     }
 
+    /// Who holds how many streams, and since when without progress; the largest first.
+    #[must_use]
+    pub fn census(&self) -> Vec<CensusLine> {
+        self.0.shared.permits.census()
+    }
+
     /// What is counted.
     #[must_use]
     pub fn stats(&self) -> ClientStats {
@@ -229,15 +270,29 @@ impl fmt::Debug for Client {
 }
 
 impl Inner {
-    fn lease(&self) -> Result<Arc<Lease>, DialError> {
+    /// A place among the client's streams: at once, or in the queue until one comes free.
+    async fn place(&self, holder: Holder, deadline: Instant) -> Result<StreamPermit, DialError> {
         let permits = &self.shared.permits;
-        match permits.acquire() {
-            Some(permit) => Ok(Lease::new(permit)),
-            None => {
-                let error = DialError::StreamsExhausted { max: permits.max() };
-                self.shared.board.note_failed_dial(&error);
-                Err(error)
-            }
+        let full = match permits.try_acquire(&holder) {
+            Ok(permit) => return Ok(permit),
+            Err(full) => full,
+        };
+        let note = |error: DialError| {
+            self.shared.board.note_failed_dial(&error);
+            error
+        };
+        let turn =
+            permits.enqueue(holder).map_err(|full| note(DialError::StreamsExhausted(full)))?;
+        let deadline = deadline.min(Instant::now() + self.stream_wait_timeout);
+        let (reply, place) = oneshot::channel();
+        self.requests
+            .send(Request::Place { turn, deadline, reply })
+            .map_err(|_| note(DialError::Closed))?;
+        // `None`: the time is over. No answer at all: the client is closed.
+        match place.await {
+            Ok(Some(permit)) => Ok(permit),
+            Ok(None) => Err(note(DialError::StreamsExhausted(full))),
+            Err(_) => Err(note(DialError::Closed)),
         }
     }
 

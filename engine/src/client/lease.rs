@@ -6,64 +6,12 @@
 //! cancelled dial included), the machine when the stream or its session ends while somebody still
 //! holds the handle.
 
-use std::sync::{
-    Arc, Mutex, MutexGuard, PoisonError,
-    atomic::{AtomicUsize, Ordering},
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use crate::{
+    pool::{PortGuard, StreamPermit, StreamUse},
+    wire::Port,
 };
-
-use crate::{pool::PortGuard, wire::Port};
-
-/// A counted limit of streams. Cloning shares it.
-#[derive(Debug, Clone)]
-pub struct StreamPermits(Arc<Permits>);
-
-#[derive(Debug)]
-struct Permits {
-    max: usize,
-    used: AtomicUsize,
-}
-
-impl StreamPermits {
-    /// At most `max` at once.
-    #[must_use]
-    pub fn new(max: usize) -> Self {
-        Self(Arc::new(Permits { max, used: AtomicUsize::new(0) }))
-    }
-
-    /// The limit.
-    #[must_use]
-    pub fn max(&self) -> usize {
-        self.0.max
-    }
-
-    /// Permits taken.
-    #[must_use]
-    pub fn used_count(&self) -> usize {
-        self.0.used.load(Ordering::Relaxed)
-    }
-
-    /// A permit, or `None` when all are taken.
-    #[must_use]
-    pub fn acquire(&self) -> Option<StreamPermit> {
-        self.0
-            .used
-            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |used| {
-                (used < self.0.max).then_some(used + 1)
-            })
-            .ok()
-            .map(|_| StreamPermit(Arc::clone(&self.0)))
-    }
-}
-
-/// One place among the client's streams; dropping it frees the place.
-#[derive(Debug)]
-pub struct StreamPermit(Arc<Permits>);
-
-impl Drop for StreamPermit {
-    fn drop(&mut self) {
-        self.0.used.fetch_sub(1, Ordering::Relaxed);
-    }
-}
 
 #[derive(Debug)]
 struct Held {
@@ -73,13 +21,41 @@ struct Held {
 
 /// See the module.
 #[derive(Debug)]
-pub struct Lease(Mutex<Option<Held>>);
+pub struct Lease {
+    usage: Arc<StreamUse>,
+    follows_reads: bool,
+    held: Mutex<Option<Held>>,
+}
 
 impl Lease {
-    /// A lease without a port yet.
+    /// A lease without a port yet. Its stream is reclaimed only if its holder tells
+    /// [`Lease::usage`] that it may be.
     #[must_use]
     pub fn new(permit: StreamPermit) -> Arc<Self> {
-        Arc::new(Self(Mutex::new(Some(Held { port: None, _permit: permit }))))
+        Self::with(permit, false)
+    }
+
+    /// The same; the stream counts as abandoned while data waits that its holder does not read.
+    #[must_use]
+    pub fn reclaimable(permit: StreamPermit) -> Arc<Self> {
+        Self::with(permit, true)
+    }
+
+    fn with(permit: StreamPermit, follows_reads: bool) -> Arc<Self> {
+        let usage = Arc::clone(permit.usage());
+        let held = Mutex::new(Some(Held { port: None, _permit: permit }));
+        Arc::new(Self { usage, follows_reads, held })
+    }
+
+    /// The record of the stream's use.
+    #[must_use]
+    pub fn usage(&self) -> &Arc<StreamUse> {
+        &self.usage
+    }
+
+    /// The same if reads are to be noted there.
+    pub(super) fn followed(&self) -> Option<&StreamUse> {
+        self.follows_reads.then_some(&*self.usage)
     }
 
     /// The port, if there is one and the lease is not released.
@@ -100,7 +76,7 @@ impl Lease {
     }
 
     fn lock(&self) -> MutexGuard<'_, Option<Held>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.held.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -108,21 +84,13 @@ impl Lease {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
-    use crate::pool::PortPool;
-
-    #[test]
-    fn permits_end_at_the_limit_and_come_back() {
-        let permits = StreamPermits::new(2);
-        let held = [permits.acquire().unwrap(), permits.acquire().unwrap()];
-        assert!(permits.acquire().is_none());
-        drop(held);
-        assert_eq!(permits.used_count(), 0);
-    }
+    use crate::pool::{Holder, PortPool, StreamLimits, StreamPool};
 
     #[test]
     fn a_port_that_comes_after_the_release_is_freed() {
-        let (permits, ports) = (StreamPermits::new(1), PortPool::new());
-        let lease = Lease::new(permits.acquire().unwrap());
+        let (permits, ports) = (StreamPool::new(StreamLimits::flat(1)), PortPool::new());
+        let holder = Holder { label: "test".into(), destination: None };
+        let lease = Lease::new(permits.try_acquire(&holder).unwrap());
         assert!(lease.hold(ports.reserve_ephemeral().unwrap()));
         assert_eq!(lease.port().unwrap().get(), 49153);
         lease.release();

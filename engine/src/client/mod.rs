@@ -30,8 +30,8 @@ pub use directory::{Directory, DirectoryError, DirectoryFuture, ServerRecord, St
 pub use error::{
     DialError, DialPhase, ListenError, SessionEnd, StartError, StreamEnd, Tries, TryCause,
 };
-pub use handle::{Client, WeakClient};
-pub use lease::{Lease, StreamPermit, StreamPermits};
+pub use handle::{Client, DialOptions, WeakClient};
+pub use lease::Lease;
 pub use link::{EngineLink, Post};
 pub use listener::{Listener, Listeners};
 pub use stats::{Board, ClientStats, ClientStatus, SessionInfo};

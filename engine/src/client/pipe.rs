@@ -17,6 +17,7 @@ use std::{
         atomic::{AtomicBool, Ordering},
     },
     task::{Context, Poll, Waker},
+    time::Duration,
 };
 
 use super::{
@@ -24,7 +25,10 @@ use super::{
     lease::Lease,
     link::{EngineLink, StreamKey},
 };
-use crate::{mux::MuxKind, pool::Slice};
+use crate::{
+    mux::MuxKind,
+    pool::{Slice, StreamUse},
+};
 
 /// Unread bytes of one stream at which its session is no longer read, where the mux has no window to
 /// slow the peer down (smux v1). One yamux window.
@@ -97,6 +101,7 @@ pub(crate) struct Pipe {
     inbound_max: usize,
     marked: AtomicBool,
     dropped: AtomicBool,
+    reclaimed: AtomicBool,
     inbound: Mutex<Inbound>,
     outbound: Mutex<Outbound>,
     end: Mutex<Option<StreamEnd>>,
@@ -118,7 +123,9 @@ impl Pipe {
             MuxKind::SmuxV2 => (16 * 1024, usize::MAX, INBOUND_MAX_BYTES),
             MuxKind::SmuxV1 => (64 * 1024, INBOUND_HOLD_BYTES, INBOUND_MAX_BYTES),
         };
-        Arc::new(Self {
+        let usage = Arc::clone(lease.usage());
+        usage.set_tag(key.0.to_u64());
+        let pipe = Arc::new(Self {
             key,
             link,
             lease,
@@ -127,10 +134,31 @@ impl Pipe {
             inbound_max,
             marked: AtomicBool::new(false),
             dropped: AtomicBool::new(false),
+            reclaimed: AtomicBool::new(false),
             inbound: Mutex::default(),
             outbound: Mutex::default(),
             end: Mutex::default(),
-        })
+        });
+        let weak = Arc::downgrade(&pipe);
+        usage.on_reclaim(move |unread_for| {
+            if let Some(pipe) = weak.upgrade() {
+                pipe.reclaim(unread_for);
+            }
+        });
+        pipe
+    }
+
+    /// The record of the stream's use.
+    pub(crate) fn usage(&self) -> &Arc<StreamUse> {
+        self.lease.usage()
+    }
+
+    /// The pool took the stream's place back: the port is free at once, the holder's next call says
+    /// why, and the machine resets the stream.
+    fn reclaim(&self, unread_for: Duration) {
+        self.end(StreamEnd::Reclaimed(unread_for));
+        self.reclaimed.store(true, Ordering::Release);
+        self.mark();
     }
 
     /// Why the stream ended, if it did other than by FIN.
@@ -159,6 +187,9 @@ impl Pipe {
             None if inbound.finished => return Poll::Ready(Ok(None)),
             None => {
                 register(&mut inbound.reader, cx);
+                if let Some(usage) = self.lease.followed() {
+                    usage.set_busy();
+                }
                 return Poll::Pending;
             }
         };
@@ -166,7 +197,15 @@ impl Pipe {
         inbound.taken =
             inbound.taken.saturating_add(u32::try_from(slice.len()).unwrap_or(u32::MAX));
         let grant = inbound.taken >= self.grant_step && !inbound.finished;
+        let leaves_more = !inbound.pieces.is_empty();
         drop(inbound);
+        if let Some(usage) = self.lease.followed() {
+            if leaves_more {
+                usage.set_unread()
+            } else {
+                usage.set_busy()
+            };
+        }
         if grant {
             self.mark();
         }
@@ -236,6 +275,11 @@ impl Pipe {
         self.marked.swap(false, Ordering::AcqRel);
     }
 
+    /// Whether the pool took the stream back, so that it is to be reset.
+    pub(crate) fn is_reclaimed(&self) -> bool {
+        self.reclaimed.load(Ordering::Acquire)
+    }
+
     /// Whether the handle is gone.
     pub(crate) fn is_dropped(&self) -> bool {
         self.dropped.load(Ordering::Acquire)
@@ -261,7 +305,14 @@ impl Pipe {
             _ => inbound.pieces.push_back(Piece::Gathered(slice.to_vec())),
         }
         wake(inbound.reader.take(), inbound);
+        self.note_arrival();
         Ok(hold)
+    }
+
+    fn note_arrival(&self) {
+        if let Some(usage) = self.lease.followed() {
+            usage.note_arrival();
+        }
     }
 
     /// Bytes that wait unread.
@@ -279,6 +330,7 @@ impl Pipe {
         let mut inbound = lock(&self.inbound);
         inbound.finished = true;
         wake(inbound.reader.take(), inbound);
+        self.note_arrival();
     }
 
     /// Bytes the peer may send again.

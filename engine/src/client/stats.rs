@@ -57,6 +57,12 @@ pub struct ClientStats {
     pub sessions: usize,
     /// Streams in use: dialled and accepted, handshakes included.
     pub streams: usize,
+    /// The most that were in use at once.
+    pub streams_peak: usize,
+    /// Dials that wait for a place.
+    pub streams_waiting: usize,
+    /// Abandoned streams whose place was given to somebody else.
+    pub streams_reclaimed: u64,
     /// Ports in use, by listeners and dialled streams.
     pub ports_used: usize,
     /// Dials that gave a stream.

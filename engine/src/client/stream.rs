@@ -27,7 +27,7 @@ use super::pipe::Pipe;
 use crate::{
     identity::PublicKey,
     noise::TransportKeys,
-    pool::Slice,
+    pool::{Slice, StreamUse},
     stream::{FRAME_PLAINTEXT_MAX_BYTES, FrameError, FrameOpener, FrameSealer},
     wire::Addr,
 };
@@ -88,6 +88,13 @@ impl Stream {
     #[must_use]
     pub fn server(&self) -> PublicKey {
         self.server
+    }
+
+    /// The record of its use, where its holder tells whether it may be reclaimed (see
+    /// [`crate::pool::streams`]).
+    #[must_use]
+    pub fn usage(&self) -> Arc<StreamUse> {
+        Arc::clone(self.pipe.usage())
     }
 
     /// Plaintext that is there, into `out`; 0 is the end of the stream.
@@ -227,7 +234,7 @@ mod tests {
     use crate::{
         client::{
             error::StreamEnd,
-            lease::{Lease, StreamPermits},
+            lease::Lease,
             link::{EngineLink, Post},
             machine::Command,
             pipe::OUTBOUND_MAX_BYTES,
@@ -236,6 +243,7 @@ mod tests {
         identity::SecretKey,
         io::{Io, RandomSource},
         mux::{MuxKind, StreamId},
+        pool::{Holder, StreamLimits, StreamPool},
         wire::Port,
     };
 
@@ -254,7 +262,9 @@ mod tests {
         let random: RandomSource = Box::new(|_| {});
         let conn = Io::new(random, std::time::Instant::now(), 0).add_conn();
         let link = Arc::new(EngineLink::new(Nowhere));
-        let lease = Lease::new(StreamPermits::new(1).acquire().unwrap());
+        let holder = Holder { label: "test".into(), destination: None };
+        let places = StreamPool::new(StreamLimits::flat(1));
+        let lease = Lease::reclaimable(places.try_acquire(&holder).unwrap());
         let pipe = Pipe::new((conn, StreamId(1)), MuxKind::Yamux, link, lease);
         let key = SecretKey::from_seed(b"stream").public_key();
         let addr = Addr { key, port: Port::MIN };

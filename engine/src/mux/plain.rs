@@ -21,7 +21,19 @@ pub(crate) struct PlainFrame {
 /// Room for a header of any kind.
 pub(crate) const HEADER_MAX_BYTES: usize = 12;
 
+/// Where in a header of any kind the stream's id stands.
+pub(crate) const ID_AT: usize = 4;
+
 impl MuxKind {
+    /// An id as it stands at [`ID_AT`].
+    #[inline]
+    pub(crate) fn id_bytes(self, id: StreamId) -> [u8; 4] {
+        match self {
+            Self::Yamux => id.0.to_be_bytes(),
+            Self::SmuxV1 | Self::SmuxV2 => id.0.to_le_bytes(),
+        }
+    }
+
     /// Bytes of a header.
     pub(crate) fn header_bytes(self) -> usize {
         match self {

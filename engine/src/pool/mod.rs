@@ -6,7 +6,12 @@
 pub mod block;
 pub mod ports;
 pub mod send_queue;
+pub mod streams;
 
 pub use block::{Block, BlockPool, Slice};
 pub use ports::{NoFreePort, PortGuard, PortPool, PortTaken};
 pub use send_queue::{Segment, SendQueue};
+pub use streams::{
+    CensusLine, Clock, Holder, StreamCounts, StreamLimits, StreamPermit, StreamPool, StreamUse,
+    StreamsExhausted,
+};

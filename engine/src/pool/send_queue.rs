@@ -83,6 +83,26 @@ impl SendQueue {
         }
     }
 
+    /// Queues copies of many small pieces.
+    pub fn push_all<'a>(&mut self, pieces: impl Iterator<Item = &'a [u8]>) {
+        let mut pieces = pieces.peekable();
+        while let Some(piece) = pieces.peek() {
+            let Some(Segment::Batch(batch)) = self.segments.back_mut() else {
+                self.push_bytes(piece);
+                pieces.next();
+                continue;
+            };
+            let before = batch.len();
+            while let Some(piece) = pieces.next_if(|p| batch.len() + p.len() <= BATCH_BYTES) {
+                batch.extend_from_slice(piece);
+            }
+            self.len += batch.len() - before;
+            if let Some(piece) = pieces.next() {
+                self.push_bytes(piece);
+            }
+        }
+    }
+
     /// Bytes that wait.
     #[must_use]
     pub fn len(&self) -> usize {

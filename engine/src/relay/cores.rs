@@ -1,4 +1,4 @@
-//! Who is where: the only state that the cores of a server share.
+//! Who is where: with the lanes between cores ([`Lanes`]) the only state that the cores of a server share.
 //!
 //! Asked once per dial and once per session, never per frame. Sharded, so that cores rarely meet; no lock is
 //! held while anything else happens.
@@ -6,10 +6,10 @@
 use std::{
     borrow::Borrow,
     collections::HashMap,
-    sync::{Mutex, MutexGuard, OnceLock, PoisonError},
+    sync::{Mutex, MutexGuard, PoisonError},
 };
 
-use super::Command;
+use super::{Command, lanes::Lanes};
 use crate::{identity::PublicKey, io::ConnId};
 
 /// Shards of the table: a few times the cores of a large machine.
@@ -34,36 +34,38 @@ impl Borrow<[u8; PublicKey::LEN]> for TableKey {
     }
 }
 
-type Post = Box<dyn Fn(Command) + Send + Sync>;
-
 /// The session table of a server, and the way to each core.
 pub struct Cores {
     shards: Vec<Mutex<HashMap<TableKey, SessionRef>>>,
-    posts: Vec<OnceLock<Post>>,
+    lanes: Lanes,
 }
 
 impl Cores {
     /// A table for `count` cores.
     #[must_use]
     pub fn new(count: u16) -> Self {
-        Self {
-            shards: (0..SHARDS).map(|_| Mutex::default()).collect(),
-            posts: (0..count).map(|_| OnceLock::new()).collect(),
-        }
+        Self { shards: (0..SHARDS).map(|_| Mutex::default()).collect(), lanes: Lanes::new(count) }
     }
 
     /// Tells how commands reach a core; each core does this once as it starts.
     pub fn register(&self, core: u16, post: impl Fn(Command) + Send + Sync + 'static) {
-        if let Some(slot) = self.posts.get(usize::from(core)) {
-            drop(slot.set(Box::new(post)));
-        }
+        self.lanes.register(core, Box::new(post));
     }
 
-    /// Posts to another core. To a core that is not (or no longer) there it does nothing: its sessions are gone too.
-    pub(super) fn post(&self, core: u16, command: Command) {
-        if let Some(post) = self.posts.get(usize::from(core)).and_then(OnceLock::get) {
-            post(command);
-        }
+    /// Bytes that wait on the way from one core to another.
+    #[must_use]
+    pub fn bytes_between(&self, from: u16, to: u16) -> usize {
+        self.lanes.bytes(from, to)
+    }
+
+    /// How many cores there are.
+    #[must_use]
+    pub fn count(&self) -> u16 {
+        self.lanes.count()
+    }
+
+    pub(super) fn lanes(&self) -> &Lanes {
+        &self.lanes
     }
 
     /// Enters a session and returns the one it replaces.

@@ -117,7 +117,7 @@ impl Relay {
         if target.core == self.core {
             self.deliver(io, delivery);
         } else {
-            self.cores.post(target.core, Command::Deliver(Box::new(delivery)));
+            self.outbox.push(target.core, Command::Deliver(Box::new(delivery)));
         }
         Ok(())
     }

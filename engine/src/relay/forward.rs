@@ -145,7 +145,7 @@ impl Relay {
         if to.core == self.core {
             self.stream_message(io, to, from, msg);
         } else {
-            self.cores.post(to.core, Command::Stream { to, from, msg });
+            self.outbox.push(to.core, Command::Stream { to, from, msg });
         }
     }
 

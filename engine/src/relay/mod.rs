@@ -11,7 +11,7 @@
 //!
 //! One [`Relay`] is one worker core: it owns its sessions and shares with the other cores only the
 //! [`Cores`] table (who is where, asked once per dial) and their mailboxes. The two halves of a relayed
-//! stream speak to each other in [`StreamMsg`]s, by a direct call on one core and through the mailbox across two, so
+//! stream speak to each other in [`StreamMsg`]s, by a direct call on one core and through a lane across two, so
 //! that the rules exist once.
 //!
 //! Invariants:
@@ -21,10 +21,10 @@
 //! - an error of a stream ends that stream, an error of a session ends that session, nothing else;
 //! - requests and responses pass unchanged; only the session cipher around them is new.
 //!
-//! Files: `admission.rs` who may begin a handshake · `session.rs` handshake and frames of one connection ·
-//! `budget.rs` what a peer may send beside data · `dial.rs` requests and responses · `forward.rs` data and credit ·
-//! `runs.rs` the same for frames that need no decision, by the block ·
-//! `ends.rs` how streams end · `stream.rs` the two halves · `cores.rs` who is where · `limits.rs` · `stats.rs`.
+//! Files: `admission.rs` who may begin a handshake · `session.rs` handshake and frames of one connection · `budget.rs`
+//! what a peer may send beside data · `dial.rs` requests and responses · `forward.rs` data and credit · `runs.rs` the
+//! same for frames that need no decision, by the block · `ends.rs` how streams end · `stream.rs` the two halves ·
+//! `cores.rs` who is where · `lanes.rs` between cores · `limits.rs` · `stats.rs`.
 
 mod admission;
 mod budget;
@@ -32,6 +32,7 @@ mod cores;
 mod dial;
 mod ends;
 mod forward;
+mod lanes;
 mod limits;
 mod runs;
 mod session;
@@ -45,6 +46,7 @@ use std::{
 };
 
 pub use cores::{Cores, SessionRef};
+pub use lanes::{LANE_HIGH_BYTES, LANE_LOW_BYTES};
 pub use limits::RelayLimits;
 pub use stats::{RefuseReason, SessionEnd, Stats};
 pub use stream::{Command, Delivery, StreamMsg, StreamRef};
@@ -57,6 +59,7 @@ use crate::{
     timers::TimerQueue,
 };
 use admission::AddressRate;
+use lanes::Outbox;
 use runs::Plan;
 use session::Session;
 use stream::{Half, Stage};
@@ -93,6 +96,10 @@ pub struct Relay {
     pending_bytes: usize,
     /// For `runs.rs`, kept for its memory; empty between verbs.
     plan: Plan,
+    /// What this verb says to other cores.
+    outbox: Outbox,
+    /// Sessions that are not read because a lane is full.
+    lane_held: Vec<ConnId>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -114,6 +121,7 @@ impl Relay {
             limits: config.limits,
             newcomers: config.newcomers,
             core,
+            outbox: Outbox::new(cores.count()),
             cores,
             stats,
             sessions: Vec::new(),
@@ -122,6 +130,7 @@ impl Relay {
             timers: TimerQueue::new(),
             pending_bytes: 0,
             plan: Plan::new(),
+            lane_held: Vec::new(),
         }
     }
 
@@ -149,9 +158,23 @@ impl Relay {
         io.stop();
     }
 
-    fn arm(&self, io: &mut Io) {
+    /// Does what is due at the end of every verb. `reader` is the session that was read from.
+    fn end_verb(&mut self, io: &mut Io, reader: Option<ConnId>) {
+        self.send_mail(io, reader);
         if let Some(at) = self.timers.next_at() {
             io.wake_at(at);
+        }
+    }
+
+    fn obey(&mut self, io: &mut Io, command: Command) {
+        match command {
+            Command::Deliver(delivery) => self.deliver(io, *delivery),
+            Command::Stream { to, from, msg } => self.stream_message(io, to, from, msg),
+            Command::Evict(conn) => self.evict(io, conn),
+            Command::MuxHint(conn, kind) => self.mux_hint(io, conn, kind),
+            Command::Mail(from) => self.read_mail(io, from),
+            Command::LaneHasRoom => self.lane_has_room(io),
+            Command::Stop => self.stop(io),
         }
     }
 }
@@ -161,7 +184,7 @@ impl Machine for Relay {
 
     fn accepted(&mut self, io: &mut Io, conn: ConnId, peer: SocketAddr) {
         self.session_accepted(io, conn, peer);
-        self.arm(io);
+        self.end_verb(io, None);
     }
 
     fn connected(&mut self, _io: &mut Io, _conn: ConnId) {
@@ -170,12 +193,12 @@ impl Machine for Relay {
 
     fn received(&mut self, io: &mut Io, conn: ConnId, data: Slice) {
         self.session_received(io, conn, data);
-        self.arm(io);
+        self.end_verb(io, Some(conn));
     }
 
     fn writable(&mut self, io: &mut Io, conn: ConnId) {
         self.session_writable(io, conn);
-        self.arm(io);
+        self.end_verb(io, None);
     }
 
     fn closed(&mut self, io: &mut Io, conn: ConnId, why: Closed) {
@@ -184,18 +207,12 @@ impl Machine for Relay {
             Closed::ByUs | Closed::Error(_) => SessionEnd::ConnectionLost,
         };
         self.end_session(io, conn, why);
-        self.arm(io);
+        self.end_verb(io, None);
     }
 
     fn command(&mut self, io: &mut Io, command: Command) {
-        match command {
-            Command::Deliver(delivery) => self.deliver(io, *delivery),
-            Command::Stream { to, from, msg } => self.stream_message(io, to, from, msg),
-            Command::Evict(conn) => self.evict(io, conn),
-            Command::MuxHint(conn, kind) => self.mux_hint(io, conn, kind),
-            Command::Stop => self.stop(io),
-        }
-        self.arm(io);
+        self.obey(io, command);
+        self.end_verb(io, None);
     }
 
     fn timeout(&mut self, io: &mut Io) {
@@ -205,6 +222,6 @@ impl Machine for Relay {
                 TimerKey::Stream(conn, id) => self.stream_deadline(io, conn, id),
             }
         }
-        self.arm(io);
+        self.end_verb(io, None);
     }
 }

@@ -9,14 +9,16 @@
 //!
 //! Two passes over the block, since it can be written only as long as nothing refers to it: the first checks and
 //! accounts each frame and rewrites its header, the second queues the runs. A frame takes this way when everything
-//! about it is as usual: plain, its stream relayed, the other half on this core, with nothing waiting there, with room
-//! and credit for it. The first that is not ends the plan and goes the general way (`forward.rs`), which knows all the
-//! cases.
+//! about it is as usual: plain, its stream relayed, with nothing waiting at the other half, with room and credit for
+//! it. The first that is not ends the plan and goes the general way (`forward.rs`), which knows all the cases.
+
+#[cfg(test)]
+mod tests;
 
 use std::{sync::atomic::Ordering::Relaxed, time::Instant};
 
 use super::{
-    Relay, Stage, StreamRef,
+    Command, Relay, Stage, StreamMsg, StreamRef,
     session::{Phase, Session, Up},
     stream::{Half, Relaying},
 };
@@ -24,7 +26,7 @@ use crate::{
     io::{ConnId, Io},
     mux::{
         MuxKind, StreamId,
-        plain::{HEADER_MAX_BYTES, PlainFrame},
+        plain::{HEADER_MAX_BYTES, ID_AT, PlainFrame},
     },
     pool::{SendQueue, Slice, send_queue::COPY_MAX_BYTES},
 };
@@ -44,18 +46,38 @@ struct Way {
     id: StreamId,
     /// The stream that its frames become.
     far_id: StreamId,
+    /// The receiving session's core, connection and mux; on another core its mux is not known, and not needed.
+    core: u16,
     to: ConnId,
-    /// Of the receiving session.
     kind: MuxKind,
-    /// What the source may still send, and what the receiver may still be sent.
-    window: u32,
-    credit: u32,
-    /// Used of either, and in how many frames.
-    taken: u32,
-    spent: u32,
+    /// What the source may send and the receiver may be sent, at the begin of the plan and now.
+    allowed: u32,
+    left: u32,
+    /// Frames begun in the plan.
     frames: u32,
+    /// Of `allowed - left`, what belongs to a frame that began before, and what has not come yet of one that is cut.
+    rest_bytes: u32,
+    missing_bytes: u32,
     first_run: u32,
     last_run: u32,
+}
+
+impl Way {
+    /// No way.
+    const NONE: Self = Self {
+        id: StreamId(0),
+        far_id: StreamId(0),
+        core: 0,
+        to: ConnId::NONE,
+        kind: MuxKind::Yamux,
+        allowed: 0,
+        left: 0,
+        frames: 0,
+        rest_bytes: 0,
+        missing_bytes: 0,
+        first_run: NONE,
+        last_run: NONE,
+    };
 }
 
 /// Bytes of the block that go one way. A list for each way leads through them in their order.
@@ -90,25 +112,21 @@ pub(super) struct Plan {
     /// Of those, the ones in use.
     used: Vec<u8>,
     runs: Vec<Run>,
+    /// Every frame takes the general way; for the comparison of both.
+    #[cfg(test)]
+    is_off: bool,
 }
 
 impl Plan {
     pub(super) fn new() -> Self {
-        let way = Way {
-            id: StreamId(0),
-            far_id: StreamId(0),
-            to: ConnId::default(),
-            kind: MuxKind::Yamux,
-            window: 0,
-            credit: 0,
-            taken: 0,
-            spent: 0,
-            frames: 0,
-            first_run: NONE,
-            last_run: NONE,
-        };
-        let ways = vec![way; WAYS].try_into().expect("so many were made");
-        Self { ways, used: Vec::with_capacity(WAYS), runs: Vec::new() }
+        let ways = vec![Way::NONE; WAYS].try_into().expect("so many were made");
+        Self {
+            ways,
+            used: Vec::with_capacity(WAYS),
+            runs: Vec::new(),
+            #[cfg(test)]
+            is_off: false,
+        }
     }
 
     /// Appends a run to its way, or to the way's last run if that ends where this one begins.
@@ -148,6 +166,9 @@ impl Plan {
 trait Received {
     const WRITABLE: bool;
     fn bytes(&self) -> &[u8];
+    /// Puts another id into the header at `at`.
+    fn write_id(&mut self, at: usize, kind: MuxKind, id: StreamId);
+    /// Puts another header in its place.
     fn write_header(&mut self, at: usize, kind: MuxKind, frame: PlainFrame);
 }
 
@@ -159,6 +180,10 @@ impl Received for &mut [u8] {
     }
 
     #[inline]
+    fn write_id(&mut self, at: usize, kind: MuxKind, id: StreamId) {
+        self[at + ID_AT..at + ID_AT + 4].copy_from_slice(&kind.id_bytes(id));
+    }
+
     fn write_header(&mut self, at: usize, kind: MuxKind, frame: PlainFrame) {
         kind.write_plain(frame, &mut self[at..]);
     }
@@ -171,12 +196,18 @@ impl Received for &[u8] {
         self
     }
 
+    fn write_id(&mut self, _at: usize, _kind: MuxKind, _id: StreamId) {}
+
     fn write_header(&mut self, _at: usize, _kind: MuxKind, _frame: PlainFrame) {}
 }
 
 impl Relay {
     /// Forwards as many plain frames as `data` begins with.
     pub(super) fn forward_runs(&mut self, io: &mut Io, conn: ConnId, data: &mut Slice) {
+        #[cfg(test)]
+        if self.plan.is_off {
+            return;
+        }
         loop {
             let place = self.sessions.get_mut(conn.index());
             let Some(mut session) = place.and_then(|s| s.take_if(|s| s.conn == conn)) else {
@@ -196,24 +227,42 @@ impl Relay {
                 self.stats.relayed_bytes.fetch_add(payload_bytes, Relaxed);
             }
             self.sessions[conn.index()] = Some(session);
+            // Also when there is nothing in it: its ways hold for this block and this session only.
+            self.queue_runs(io, conn, data);
             if used == 0 {
                 // A way may have been found for a frame that then was not taken; the next plan is another session's.
                 self.plan.clear();
                 return;
             }
-            self.queue_runs(io, data);
             data.advance(used);
         }
     }
 
     /// Queues the runs of the plan, and forgets it.
-    fn queue_runs(&mut self, io: &mut Io, data: &Slice) {
+    fn queue_runs(&mut self, io: &mut Io, conn: ConnId, data: &Slice) {
         for place in &self.plan.used {
             let way = &self.plan.ways[usize::from(*place)];
+            if way.core != self.core {
+                mail_runs(&self.plan, way, data, |data| {
+                    let to = StreamRef { core: way.core, conn: way.to, id: way.far_id };
+                    let from = StreamRef { core: self.core, conn, id: way.id };
+                    let msg = StreamMsg::Data(data);
+                    self.outbox.push(way.core, Command::Stream { to, from, msg });
+                });
+                continue;
+            }
             let Some(queue) = io.queue(way.to) else { continue };
-            queue.reserve(self.plan.runs_of(way).map(|run| run.copied_bytes(way.kind)).sum());
+            let (mut copied_bytes, mut all_copied) = (0, true);
             for run in self.plan.runs_of(way) {
-                queue_run(queue, way, run, data);
+                copied_bytes += run.copied_bytes(way.kind);
+                all_copied &= !run.bare && run.len() <= COPY_MAX_BYTES;
+            }
+            queue.reserve(copied_bytes);
+            let runs = self.plan.runs_of(way);
+            if all_copied {
+                queue.push_all(runs.map(|run| &data[run.start as usize..run.end as usize]));
+            } else {
+                runs.for_each(|run| queue_run(queue, way, run, data));
             }
         }
         self.plan.clear();
@@ -235,6 +284,28 @@ fn queue_run(queue: &mut SendQueue, way: &Way, run: Run, data: &Slice) {
     }
 }
 
+/// Payload for another core, where frames begin and end as suits that core: small ones in a row become one message.
+fn mail_runs(plan: &Plan, way: &Way, data: &Slice, mut send: impl FnMut(Slice)) {
+    let mut small = Vec::new();
+    for run in plan.runs_of(way) {
+        let (start, end) = (run.start as usize, run.end as usize);
+        if run.len() <= COPY_MAX_BYTES {
+            if small.is_empty() {
+                small.reserve_exact((way.allowed - way.left) as usize);
+            }
+            small.extend_from_slice(&data[start..end]);
+        } else {
+            if !small.is_empty() {
+                send(Slice::from_vec(std::mem::take(&mut small)));
+            }
+            send(data.range(start, end));
+        }
+    }
+    if !small.is_empty() {
+        send(Slice::from_vec(small));
+    }
+}
+
 /// The sessions but the source's, and where things go.
 struct Planner<'a> {
     sessions: &'a mut [Option<Box<Session>>],
@@ -250,11 +321,15 @@ impl Planner<'_> {
     fn plan<R: Received>(&mut self, source: &mut Up, mut data: R) -> usize {
         let Some(mux) = &source.mux else { return 0 };
         let (kind, all) = (mux.kind(), data.bytes().len());
-        let mut at = match mux.plain_rest() {
-            Some(rest) => self.plan_rest(source, rest, all),
-            None if mux.is_between_frames() => 0,
-            None => return 0,
-        };
+        let mut at = 0;
+        if let Some(rest) = mux.plain_rest() {
+            at = self.plan_rest(source, rest, all);
+            if at < rest.len as usize {
+                return at;
+            }
+        } else if !mux.is_between_frames() {
+            return 0;
+        }
         let header_bytes = kind.header_bytes();
         while at < PLAN_BYTES_MAX
             && let Some(frame) = kind.peek_plain(&data.bytes()[at..])
@@ -263,31 +338,24 @@ impl Planner<'_> {
             let here = frame.len.min((all - start) as u32);
             let Some(place) = self.way_of(source, frame.id) else { break };
             let way = &mut self.plan.ways[place];
-            if here == 0
-                || frame.len > way.window
-                || here > way.credit
-                || here > way.kind.plain_max_bytes()
-            {
+            if here == 0 || frame.len > way.left || here > way.kind.plain_max_bytes() {
                 break;
             }
-            way.window -= frame.len;
-            way.credit -= here;
-            way.taken += frame.len;
-            way.spent += here;
+            way.left -= frame.len;
             way.frames += 1;
-            let end = start + here as usize;
-            if R::WRITABLE && way.kind == kind {
-                data.write_header(at, kind, PlainFrame { id: way.far_id, len: here });
-                self.plan.add_run(place, at, end, false);
-            } else {
-                self.plan.add_run(place, start, end, true);
-            }
-            at = end;
+            let (far_id, end) = (way.far_id, start + here as usize);
+            let in_place = R::WRITABLE && way.kind == kind && way.core == self.core;
             if here < frame.len {
+                // The last of the block.
+                way.missing_bytes = frame.len - here;
                 let mux = source.mux.as_mut().expect("it was there above");
                 mux.leave_plain_rest(frame.id, frame.len - here);
-                break;
+                data.write_header(at, kind, PlainFrame { id: far_id, len: here });
+            } else {
+                data.write_id(at, kind, far_id);
             }
+            self.plan.add_run(place, if in_place { at } else { start }, end, !in_place);
+            at = end;
         }
         at
     }
@@ -297,11 +365,11 @@ impl Planner<'_> {
         let here = rest.len.min(all as u32);
         let Some(place) = self.way_of(source, rest.id) else { return 0 };
         let way = &mut self.plan.ways[place];
-        if here > way.credit || here > way.kind.plain_max_bytes() {
+        if here > way.left || here > way.kind.plain_max_bytes() {
             return 0;
         }
-        way.credit -= here;
-        way.spent += here;
+        way.left -= here;
+        way.rest_bytes = here;
         self.plan.add_run(place, 0, here as usize, true);
         if let Some(mux) = &mut source.mux {
             mux.leave_plain_rest(rest.id, rest.len - here);
@@ -311,7 +379,7 @@ impl Planner<'_> {
 
     /// The way of a stream, found now if this is its first frame in the plan. `None` if it has to go the general way, or if
     /// another stream has its place.
-    #[inline]
+    #[inline(always)]
     fn way_of(&mut self, source: &mut Up, id: StreamId) -> Option<usize> {
         let place = (id.0 >> 1) as usize % WAYS;
         let way = &self.plan.ways[place];
@@ -326,12 +394,20 @@ impl Planner<'_> {
         Some(place)
     }
 
+    #[inline(never)]
     fn find_way(&mut self, source: &mut Up, id: StreamId) -> Option<Way> {
         let Up { mux: Some(mux), streams, .. } = source else { return None };
         let half = streams.get_mut(id)?;
         let Stage::Relaying(relaying) = &mut half.stage else { return None };
         let StreamRef { core, conn: to, id: far_id } = relaying.peer;
-        if core != self.core || !self.io.has_room(to) {
+        if core != self.core {
+            // Without windows, how far a source is ahead is kept by the general way.
+            let allowed = mux.receive_window(id, &mut half.mux_hint);
+            half.active = self.now;
+            let way = Way { id, far_id, core, to, allowed, left: allowed, ..Way::NONE };
+            return mux.has_windows().then_some(way);
+        }
+        if !self.io.has_room(to) {
             return None;
         }
         let Up { mux: Some(far_mux), streams: far_streams, .. } = up_of(self.sessions, to)? else {
@@ -339,8 +415,7 @@ impl Planner<'_> {
         };
         let far_half = far_streams.find(far_id, &mut relaying.peer_hint)?;
         let kind = far_mux.kind();
-        // Without windows, how far a source is ahead and what its receiver takes is kept by the general way, unless neither side
-        // has any: then both are the same.
+        // The same where a receiver has none, unless neither has any: then what was sent and what was taken are the same.
         if !takes_at_once(far_half, StreamRef { core, conn: self.conn, id })
             || far_mux.has_windows() != mux.has_windows()
         {
@@ -348,34 +423,27 @@ impl Planner<'_> {
         }
         half.active = self.now;
         far_half.active = self.now;
-        Some(Way {
-            id,
-            far_id,
-            to,
-            kind,
-            window: mux.receive_window(id, &mut half.mux_hint),
-            credit: far_mux.find_credit(far_id, &mut far_half.mux_hint),
-            taken: 0,
-            spent: 0,
-            frames: 0,
-            first_run: NONE,
-            last_run: NONE,
-        })
+        let window = mux.receive_window(id, &mut half.mux_hint);
+        let allowed = window.min(far_mux.find_credit(far_id, &mut far_half.mux_hint));
+        Some(Way { id, far_id, core, to, kind, allowed, left: allowed, ..Way::NONE })
     }
 
     /// Accounts what the plan uses, on both sides of each way; returns the payload in it.
     fn account(&mut self, source: &mut Up) -> u64 {
         let mut payload_bytes = 0;
         for place in &self.plan.used {
-            let Way { id, far_id, to, taken, spent, frames, .. } =
-                self.plan.ways[usize::from(*place)];
+            let way = &self.plan.ways[usize::from(*place)];
+            let Way { id, far_id, core, to, frames, .. } = *way;
+            let used = way.allowed - way.left;
+            let (taken, spent) = (used - way.rest_bytes, used - way.missing_bytes);
             payload_bytes += u64::from(spent);
             let Some(half) = source.streams.get_mut(id) else { continue };
             if let Some(mux) = &mut source.mux {
                 mux.take_plain(id, frames, taken, &mut half.mux_hint);
             }
             let Stage::Relaying(relaying) = &mut half.stage else { continue };
-            if let Some(far) = up_of(self.sessions, to)
+            if core == self.core
+                && let Some(far) = up_of(self.sessions, to)
                 && let Some(far_half) = far.streams.find(far_id, &mut relaying.peer_hint)
                 && let Some(mux) = &mut far.mux
             {

@@ -39,6 +39,8 @@ pub(super) struct Session {
     /// Reasons why we do not read from it: one for its own unread control frames, one per stream on hold.
     holds: u32,
     control_hold: bool,
+    /// One of the reasons is a full lane.
+    pub(super) lane_hold: bool,
 }
 
 pub(super) enum Phase {
@@ -131,6 +133,7 @@ impl Relay {
             last_received: io.now(),
             holds: 0,
             control_hold: false,
+            lane_hold: false,
         };
         if self.sessions.len() <= conn.index() {
             self.sessions.resize_with(conn.index() + 1, || None);
@@ -188,7 +191,7 @@ impl Relay {
         let here = SessionRef { core: self.core, conn };
         match self.cores.enter(remote, here) {
             Some(old) if old.core == self.core => self.evict(io, old.conn),
-            Some(old) => self.cores.post(old.core, super::Command::Evict(old.conn)),
+            Some(old) => self.outbox.push(old.core, super::Command::Evict(old.conn)),
             None => {}
         }
         if let Some(newcomers) = &self.newcomers {

@@ -72,6 +72,10 @@ pub enum Command {
     Evict(ConnId),
     /// The session's mux, as discovery tells; used only if the peer has not spoken yet (`wire.md §3.2`).
     MuxHint(ConnId, MuxKind),
+    /// This core has sent something: read it.
+    Mail(u16),
+    /// A lane that this core waits for has room.
+    LaneHasRoom,
     /// Close everything and end.
     Stop,
 }

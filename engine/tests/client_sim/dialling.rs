@@ -152,11 +152,12 @@ fn a_server_tells_our_address() {
     let (reply, answer) = tokio::sync::oneshot::channel();
     let client = &world.clients[0];
     let started = world.net.now();
+    let holder = crate::world::holder(world.addr(0, 1));
     client.link.post_release(Command::Dial(Box::new(DialRequest {
         id: client.link.next_dial_id(),
         purpose: Purpose::Address { reply },
         candidates: Vec::new(),
-        lease: dmsg_engine::client::Lease::new(client.shared.permits.acquire().unwrap()),
+        lease: dmsg_engine::client::Lease::new(client.shared.permits.try_acquire(&holder).unwrap()),
         started,
         deadline: started + Duration::from_secs(5),
     })));

@@ -8,6 +8,7 @@ mod dialling;
 mod echo;
 mod inbound;
 mod pressure;
+mod reclaim;
 mod reconnect;
 mod scripted;
 mod session_death;

@@ -8,7 +8,7 @@ use std::{
     pin::pin,
     sync::{Arc, Mutex},
     task::{Context, Poll, Waker},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use dmsg_engine::{
@@ -22,6 +22,7 @@ use dmsg_engine::{
     },
     identity::{PublicKey, SecretKey},
     mux::MuxKind,
+    pool::{Holder, StreamPool},
     wire::{Addr, Port},
 };
 use tokio::sync::oneshot;
@@ -43,6 +44,11 @@ impl Post for Queue {
     fn post_release(&self, command: Command) {
         self.0.lock().unwrap().push_back(command);
     }
+}
+
+/// Who dials `to` in a test.
+pub fn holder(to: Addr) -> Holder {
+    Holder { label: "test".into(), destination: Some(to.key) }
 }
 
 pub struct SimClient {
@@ -76,6 +82,7 @@ pub struct World {
     pub clients: Vec<SimClient>,
     pub servers: Vec<SimServer>,
     mux: MuxKind,
+    time: Arc<Mutex<Instant>>,
 }
 
 impl World {
@@ -84,7 +91,9 @@ impl World {
     }
 
     pub fn with_mux(seed: u64, mux: MuxKind) -> Self {
-        Self { net: Net::new(seed), clients: Vec::new(), servers: Vec::new(), mux }
+        let net = Net::new(seed);
+        let time = Arc::new(Mutex::new(net.now()));
+        Self { net, clients: Vec::new(), servers: Vec::new(), mux, time }
     }
 
     /// One server and `clients` clients with a session each.
@@ -134,7 +143,11 @@ impl World {
         configure(&mut config);
         let commands = Queue::default();
         let link = Arc::new(EngineLink::new(commands.clone()));
-        let shared = Shared::new(config.streams_max);
+        // The pool's clock is the simulation's; `deliver` sets it.
+        let (time, epoch) = (Arc::clone(&self.time), self.net.now());
+        let clock = move || epoch.max(*time.lock().unwrap());
+        let places = StreamPool::with_clock(config.stream_limits(), Arc::new(clock));
+        let shared = Shared::new(places);
         let machine = ClientMachine::new(config, Arc::clone(&link), Arc::clone(&shared));
         let node = self.net.add(machine);
         self.clients.push(SimClient { node, key: key.public_key(), link, shared, commands });
@@ -195,11 +208,22 @@ impl World {
     /// Starts a dial through `servers`, with the default limit.
     pub fn dial_via(&mut self, client: usize, to: Addr, servers: &[usize]) -> PendingDial {
         let candidates = servers.iter().map(|&index| self.servers[index].target()).collect();
+        let shared = &self.clients[client].shared;
+        let lease = Lease::new(shared.permits.try_acquire(&holder(to)).expect("a free place"));
+        self.dial_under(client, to, lease, candidates)
+    }
+
+    fn dial_under(
+        &mut self,
+        client: usize,
+        to: Addr,
+        lease: Arc<Lease>,
+        candidates: Vec<ServerTarget>,
+    ) -> PendingDial {
         let started = self.net.now();
-        let SimClient { link, shared, .. } = &self.clients[client];
+        let link = &self.clients[client].link;
         let (reply, outcome) = oneshot::channel();
         let id = link.next_dial_id();
-        let lease = Lease::new(shared.permits.acquire().expect("a free place"));
         link.post_release(Command::Dial(Box::new(DialRequest {
             id,
             purpose: Purpose::Stream { to, reply },
@@ -214,6 +238,16 @@ impl World {
     pub fn dial(&mut self, client: usize, to: Addr) -> Result<Stream, DialError> {
         let all: Vec<_> = (0..self.servers.len()).collect();
         let pending = self.dial_via(client, to, &all);
+        self.finish(pending)
+    }
+
+    /// Dials a stream that may be reclaimed.
+    pub fn dial_reclaimable(&mut self, client: usize, to: Addr) -> Result<Stream, DialError> {
+        let shared = &self.clients[client].shared;
+        let permit =
+            shared.permits.try_acquire(&holder(to)).expect("a place, if need be reclaimed");
+        let candidates = self.servers.iter().map(SimServer::target).collect();
+        let pending = self.dial_under(client, to, Lease::reclaimable(permit), candidates);
         self.finish(pending)
     }
 
@@ -271,6 +305,7 @@ impl World {
     }
 
     fn deliver(&mut self) {
+        *self.time.lock().unwrap() = self.net.now();
         for client in &self.clients {
             let commands = std::mem::take(&mut *client.commands.0.lock().unwrap());
             for command in commands {

@@ -18,6 +18,7 @@ use dmsg_engine::{
     },
     identity::{PublicKey, SecretKey},
     mux::MuxKind,
+    pool::{Holder, StreamPool},
     relay::{self, Cores, Relay, RelayConfig, RelayLimits, Stats},
     wire::{Addr, Port},
 };
@@ -122,7 +123,7 @@ impl Town {
         config.mux = mux;
         let commands = Queue::new();
         let link = Arc::new(EngineLink::new(commands.clone()));
-        let shared = Shared::new(config.streams_max);
+        let shared = Shared::new(StreamPool::new(config.stream_limits()));
         let machine = ClientMachine::new(config, Arc::clone(&link), Arc::clone(&shared));
         let node = self.net.add(machine);
         let key = key.public_key();
@@ -144,8 +145,9 @@ impl Town {
         let candidates = vec![self.target(from)];
         let Resident { link, shared, .. } = &self.residents[from];
         let (reply, outcome) = oneshot::channel();
+        let holder = Holder { label: "test".into(), destination: Some(to_addr.key) };
         let id = link.next_dial_id();
-        let lease = Lease::new(shared.permits.acquire().expect("a free place"));
+        let lease = Lease::new(shared.permits.try_acquire(&holder).expect("a free place"));
         link.post_release(Command::Dial(Box::new(DialRequest {
             id,
             purpose: Purpose::Stream { to: to_addr, reply },

@@ -4,6 +4,7 @@
 //! `--x-y` as a flag, `DMSG_X_Y` in the environment and `x_y` in the file of `--config`; in this order they win
 //! (`config.rs`). The exit code says what went wrong (`exit.rs`).
 
+mod conf;
 mod config;
 mod curl;
 mod deployment;
@@ -15,6 +16,7 @@ mod hosting;
 mod invocation;
 mod key;
 mod local;
+mod proxy;
 mod serve;
 mod server;
 mod service;
@@ -55,10 +57,14 @@ enum Command {
     Service(Box<service::ServiceArgs>),
     /// Run a whole network in this process, on loopback.
     Local(local::LocalArgs),
+    /// Run a config bootstrapper.
+    Conf(Box<conf::ConfArgs>),
     /// Check a deployment; make a visor's configuration.
     Config(Box<deployment::ConfigArgs>),
     /// Fetch and send over DMSG.
     Curl(Box<curl::CurlArgs>),
+    /// Let ordinary programs into the overlay: a local HTTP and SOCKS5 proxy.
+    Proxy(Box<proxy::ProxyArgs>),
     /// Offer a folder or a local HTTP service over DMSG.
     Serve(Box<serve::ServeArgs>),
 }
@@ -120,8 +126,10 @@ fn dispatch(command: Command) -> Result<(), Failure> {
         Command::Discovery(args) => on_runtime(discovery::run(args)),
         Command::Service(args) => on_runtime(service::run(*args)),
         Command::Local(args) => on_runtime(local::run(args)),
+        Command::Conf(args) => on_runtime(conf::run(*args)),
         Command::Config(args) => on_runtime(deployment::run(*args)),
         Command::Curl(args) => on_runtime(curl::run(*args)),
+        Command::Proxy(args) => on_runtime(proxy::run(*args)),
         Command::Serve(args) => on_runtime(serve::run(*args)),
     }
 }

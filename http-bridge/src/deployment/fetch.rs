@@ -144,7 +144,15 @@ pub async fn over_dmsg(known: &Services, options: FetchOptions) -> Result<Fetche
         Ok(Ok(())) => {
             let transport = DmsgTransport::new(client.clone());
             let base = ServiceUrl::Dmsg(url);
-            ask(&transport, base, until.duration_since(Instant::now())).await
+            ask(&transport, base, until.duration_since(Instant::now())).await.map_err(|error| {
+                match error {
+                    // What is left of the time means nothing to whoever set the whole of it.
+                    FetchError::Transport(TransportError::Timeout(_)) => {
+                        TransportError::Timeout(options.timeout).into()
+                    }
+                    error => error,
+                }
+            })
         }
         failed => {
             let why = match (&*client.status().borrow(), failed) {

@@ -59,6 +59,9 @@ pub struct ServeConfig {
     pub connections_max: usize,
     /// Connections of one key at once. Default 64, so that sixteen keys are needed to fill a server.
     pub connections_per_key_max: usize,
+    /// Requests may name any host in absolute form, whatever their `Host` header says: a proxy follows the target
+    /// (RFC 9112 §3.2.2), an origin refuses what disagrees. Default no.
+    pub is_proxy: bool,
 }
 
 impl Default for ServeConfig {
@@ -71,6 +74,7 @@ impl Default for ServeConfig {
             head_max_bytes: 16 * 1024,
             connections_max: 1024,
             connections_per_key_max: 64,
+            is_proxy: false,
         }
     }
 }
@@ -156,7 +160,7 @@ impl<P: Peer> Connection<P> {
     {
         let clock = Clock::new(&self.config);
         let (stats, remote) = (Arc::clone(&self.stats), self.remote.clone());
-        let stall_timeout = self.config.stall_timeout;
+        let (stall_timeout, is_proxy) = (self.config.stall_timeout, self.config.is_proxy);
         let service = service_fn(|request: Request<Incoming>| {
             let (service, clock) = (service.clone(), clock.clone());
             let (stats, remote) = (Arc::clone(&stats), remote.clone());
@@ -164,8 +168,8 @@ impl<P: Peer> Connection<P> {
                 let in_request = clock.begin_request();
                 stats.note_request();
                 let request = request.map(|body| Body::new(ClockedBody::new(body, stall_timeout)));
-                let is_ambiguous = clock.saw_two_lengths();
-                let response = respond(service, request, remote, &stats, is_ambiguous).await;
+                let checked = check_request(&request, clock.saw_two_lengths(), is_proxy);
+                let response = respond(service, request, remote, &stats, checked).await;
                 Ok::<_, Infallible>(response.map(|body| in_request.until_sent(body)))
             }
         });
@@ -173,7 +177,8 @@ impl<P: Peer> Connection<P> {
             .max_buf_size(self.config.head_max_bytes.max(8 * 1024))
             // The clock keeps this limit, since it tells a head that comes slowly from no request at all.
             .header_read_timeout(None)
-            .serve_connection(TokioIo::new(Clocked::new(stream, clock.clone())), service);
+            .serve_connection(TokioIo::new(Clocked::new(stream, clock.clone())), service)
+            .with_upgrades();
         let mut connection = pin!(connection);
         let ended = tokio::select! {
             ended = connection.as_mut() => ended,
@@ -199,12 +204,12 @@ async fn respond<S, P: Peer>(
     mut request: Request<Body>,
     remote: P,
     stats: &ServeStats,
-    has_two_lengths: bool,
+    checked: Result<(), &'static str>,
 ) -> Response<Body>
 where
     S: Service<Request<Body>, Response = Response<Body>, Error = Infallible>,
 {
-    if let Err(why) = check_request(&request, has_two_lengths) {
+    if let Err(why) = checked {
         stats.note_rejected();
         return refuse(StatusCode::BAD_REQUEST, why);
     }
@@ -220,7 +225,11 @@ where
 }
 
 /// What hyper lets pass but two parsers could read in two ways (RFC 9112 §3.2, §6.3).
-fn check_request(request: &Request<Body>, has_two_lengths: bool) -> Result<(), &'static str> {
+fn check_request(
+    request: &Request<Body>,
+    has_two_lengths: bool,
+    is_proxy: bool,
+) -> Result<(), &'static str> {
     let headers = request.headers();
     let mut hosts = headers.get_all(header::HOST).iter();
     let host = hosts.next();
@@ -235,6 +244,7 @@ fn check_request(request: &Request<Body>, has_two_lengths: bool) -> Result<(), &
         return Err("both Transfer-Encoding and Content-Length\n");
     }
     if let (Some(authority), Some(host)) = (request.uri().authority(), host)
+        && !is_proxy
         && !authority.as_str().as_bytes().eq_ignore_ascii_case(host.as_bytes())
     {
         return Err("the Host header differs from the request target\n");

@@ -31,7 +31,10 @@ use super::{
     machine::{Command, ServerTarget, Shared},
     registry::KeyGuard,
 };
-use crate::identity::PublicKey;
+use crate::{
+    identity::PublicKey,
+    pool::{StreamPermit, StreamPool},
+};
 
 /// How long the withdrawal of the entry may take when the client closes.
 const WITHDRAW_TIMEOUT: Duration = Duration::from_millis(1200);
@@ -39,6 +42,9 @@ const WITHDRAW_TIMEOUT: Duration = Duration::from_millis(1200);
 /// How long the engine may take to end after that. Together with the withdrawal below the 2 s that
 /// `close` promises.
 const STOP_TIMEOUT: Duration = Duration::from_millis(600);
+
+/// How often one who waits for a place looks whether an abandoned stream has come of age.
+const PLACES_LOOK_INTERVAL: Duration = Duration::from_millis(50);
 
 /// What the handles ask for.
 pub(super) enum Request {
@@ -48,6 +54,13 @@ pub(super) enum Request {
         started: Instant,
         deadline: Instant,
         reply: oneshot::Sender<Result<Arc<[ServerTarget]>, DialError>>,
+    },
+    /// Waits for a place among the streams until `deadline`, then gives it or `None`. There are no
+    /// more of these than `stream_waiters_max`.
+    Place {
+        turn: oneshot::Receiver<StreamPermit>,
+        deadline: Instant,
+        reply: oneshot::Sender<Option<StreamPermit>>,
     },
     Close,
 }
@@ -120,6 +133,10 @@ impl Control {
                     Some(Request::Resolve { peer, started, deadline, reply }) => {
                         resolver.ask(peer, started, deadline, reply);
                     }
+                    Some(Request::Place { turn, deadline, reply }) => {
+                        let places = self.shared.permits.clone();
+                        tokio::spawn(wait_for_place(places, turn, deadline, reply));
+                    }
                     Some(Request::Close) | None => break,
                 },
                 () = resolver.advance() => {}
@@ -160,6 +177,27 @@ impl Control {
             }
         }
     }
+}
+
+/// Waits for a turn on behalf of a dial, which may run without timers.
+async fn wait_for_place(
+    places: StreamPool,
+    mut turn: oneshot::Receiver<StreamPermit>,
+    deadline: Instant,
+    mut reply: oneshot::Sender<Option<StreamPermit>>,
+) {
+    let mut look = tokio::time::interval(PLACES_LOOK_INTERVAL);
+    let deadline = tokio::time::sleep_until(deadline.into());
+    tokio::pin!(deadline);
+    let place = loop {
+        tokio::select! {
+            place = &mut turn => break place.ok(),
+            () = reply.closed() => return,
+            () = &mut deadline => break None,
+            _ = look.tick() => places.pump(),
+        }
+    };
+    drop(reply.send(place));
 }
 
 fn report(engine: thread::Result<io::Result<()>>) {

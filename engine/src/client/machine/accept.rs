@@ -22,7 +22,7 @@ use crate::{
     client::{lease::Lease, link::StreamKey, listener::NoPlace, pipe::Pipe, stream::Stream},
     io::Io,
     noise::{Handshake, TransportKeys},
-    pool::Slice,
+    pool::{Holder, Slice},
     session::{Object, ObjectReader, write_object},
     wire::{Addr, Dialect, ObjectError, SignedObject, StreamRequest, StreamResponse},
 };
@@ -33,6 +33,9 @@ const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
 /// Bytes of a request at most. Genuine ones stay below 2 KiB, the post-quantum offer of 2026
 /// included.
 const REQUEST_MAX_BYTES: usize = 16 * 1024;
+
+/// What a census calls accepted streams.
+const INBOUND: &str = "inbound";
 
 /// Inbound handshakes in progress on one session. A correct server writes a request at once and
 /// whole, so only one that stalls gets here; together they hold at most 128 × 16 KiB = 2 MiB.
@@ -49,7 +52,8 @@ struct Accepted {
 
 impl ClientMachine {
     pub(super) fn inbound_opened(&mut self, io: &mut Io, key: StreamKey) {
-        let permit = self.shared.permits.acquire();
+        let holder = Holder { label: INBOUND.into(), destination: None };
+        let permit = self.shared.permits.try_acquire(&holder).ok();
         let Some(up) = self.sessions.get_mut(&key.0).and_then(Session::up_mut) else { return };
         let Some(queue) = io.queue(key.0) else { return };
         let Some(permit) = permit.filter(|_| up.inbound_count < INBOUND_MAX) else {

@@ -42,7 +42,6 @@ use self::{dial::Dial, servers::Server, session::Session};
 use super::{
     config::ClientConfig,
     error::{DialError, SessionEnd},
-    lease::StreamPermits,
     link::{EngineLink, StreamKey},
     listener::Listeners,
     stats::{Board, ClientStats},
@@ -50,7 +49,7 @@ use super::{
 use crate::{
     identity::{PublicKey, SecretKey},
     io::{CloseMode, Closed, ConnId, Io, Machine},
-    pool::{PortPool, Slice},
+    pool::{PortPool, Slice, StreamPool},
     timers::TimerQueue,
 };
 
@@ -79,7 +78,7 @@ pub struct Shared {
     /// Ports of listeners and dialled streams.
     pub ports: PortPool,
     /// The limit of streams.
-    pub permits: StreamPermits,
+    pub permits: StreamPool,
     /// Who listens.
     pub listeners: Listeners,
     /// Counters and sessions.
@@ -89,10 +88,10 @@ pub struct Shared {
 impl Shared {
     /// Everything free, nothing counted.
     #[must_use]
-    pub fn new(streams_max: usize) -> Arc<Self> {
+    pub fn new(permits: StreamPool) -> Arc<Self> {
         Arc::new(Self {
             ports: PortPool::new(),
-            permits: StreamPermits::new(streams_max),
+            permits,
             listeners: Listeners::default(),
             board: Board::default(),
         })
@@ -101,8 +100,12 @@ impl Shared {
     /// What is counted.
     #[must_use]
     pub fn stats(&self) -> ClientStats {
+        let streams = self.permits.counts();
         ClientStats {
-            streams: self.permits.used_count(),
+            streams: streams.used,
+            streams_peak: streams.used_peak,
+            streams_waiting: streams.waiting,
+            streams_reclaimed: streams.reclaimed,
             ports_used: self.ports.used_count(),
             ..self.board.snapshot()
         }

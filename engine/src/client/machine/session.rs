@@ -196,7 +196,9 @@ impl ClientMachine {
             return;
         };
         let (server, address) = (session.server, session.address);
-        let limits = MuxConfig { streams_max: self.config.streams_max };
+        let limits = MuxConfig {
+            streams_max: self.config.streams_per_session_max.min(self.config.streams_max),
+        };
         session.phase = Phase::Up(Box::new(Up {
             mux: Mux::new(self.config.mux, Role::Client, limits),
             sealer: established.sealer,

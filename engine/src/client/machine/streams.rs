@@ -15,12 +15,11 @@ use super::{ClientMachine, DialId, Session, Timer};
 use crate::{
     client::{
         error::{StreamEnd, TryCause},
-        lease::StreamPermit,
         link::StreamKey,
         pipe::Pipe,
     },
     io::{CloseMode, ConnId, Io},
-    pool::Slice,
+    pool::{Slice, StreamPermit},
     session::ObjectReader,
 };
 
@@ -166,6 +165,9 @@ impl ClientMachine {
         let now = io.now();
         let Some(open) = self.open_stream(key) else { return };
         open.pipe.unmark();
+        if open.pipe.is_reclaimed() {
+            return self.reset_on_wire(io, key);
+        }
         let grant = open.pipe.take_grant();
         let is_low = open.pipe.is_low();
         let begins_linger = open.pipe.is_dropped() && !open.lingering;

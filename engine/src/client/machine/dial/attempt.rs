@@ -56,6 +56,7 @@ impl ClientMachine {
                 Err(error) => return self.fail_dial(io, id, error.into()),
             },
         };
+        self.make_room(io, conn);
         match self.send_request(io, id, conn, port) {
             Ok(outstanding) => {
                 if let Some(dial) = self.dials.get_mut(&id) {
@@ -63,6 +64,19 @@ impl ClientMachine {
                 }
             }
             Err(cause) => self.file_try(id, cause),
+        }
+    }
+
+    /// Where the session has no room for another stream, the stalest abandoned one on it goes.
+    fn make_room(&mut self, io: &mut Io, conn: ConnId) {
+        let max = self.config.streams_per_session_max;
+        let is_full = self
+            .sessions
+            .get(&conn)
+            .and_then(Session::up)
+            .is_some_and(|up| up.streams.len() >= max);
+        if is_full && self.shared.permits.reclaim_tagged(conn.to_u64()) {
+            self.drain_marked(io);
         }
     }
 

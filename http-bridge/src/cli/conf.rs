@@ -1,0 +1,281 @@
+//! `dmsg conf`: the config bootstrapper, over DMSG and over HTTP (`deployment-config.md §4`).
+//!
+//! ```text
+//!   document + --lists ─▶ Bootstrapper ◀─ servers ─ discovery, at the start and every 5 min
+//!                           │      └─ last good list kept in --dir
+//!                           ├─ DMSG port 80, through every server
+//!                           └─ HTTP, unless --dmsg-only
+//! ```
+
+use std::{
+    io::{self, Write},
+    net::SocketAddr,
+    path::PathBuf,
+    sync::Arc,
+    time::Duration,
+};
+
+use clap::Args;
+use dmsg_engine::{client::ServerRecord, identity::SecretKey};
+use tokio::{net::TcpListener, task::JoinSet};
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    deployment::DeploymentFlags,
+    exit::{Exit, Failure},
+    flags::{DriverFlag, IdentityFlags},
+    stop_signal,
+};
+use crate::{
+    access::AccessPolicy,
+    deployment::{
+        DOCUMENT_BYTES_MAX, DmsgServer, Services,
+        bootstrapper::Bootstrapper,
+        file,
+        refresh::{SERVERS_INTERVAL, ServerCache, jittered},
+    },
+    discovery::{ClientOptions, DiscoveryClient},
+    http::{
+        Accept,
+        server::{ServeConfig, ServeStats, serve},
+    },
+    overlay::{Overlay, OverlayConfig},
+    service::ServiceKind,
+    transport::TcpTransport,
+    url::DEFAULT_PORT,
+};
+
+/// How often the client looks for servers that it has no session with, so that it is reached through all of them.
+const UPDATE_INTERVAL: Duration = Duration::from_secs(60);
+
+/// The wait after a first failure to learn the servers; doubles up to the usual interval.
+const RETRY_FIRST: Duration = Duration::from_secs(1);
+
+/// Clients of the clear-net side may sit behind one address.
+const CONNECTIONS_PER_ADDRESS_MAX: usize = 256;
+
+#[derive(Debug, Args)]
+pub(super) struct ConfArgs {
+    #[command(flatten)]
+    identity: IdentityFlags,
+
+    #[command(flatten)]
+    deployment: DeploymentFlags,
+
+    /// File with lists that replace the document's: stun_servers, route_setup_nodes, survey_whitelist,
+    /// transport_setup.
+    #[arg(long, value_name = "FILE")]
+    lists: Option<PathBuf>,
+
+    /// Where to listen for HTTP.
+    #[arg(long, value_name = "ADDRESS", default_value = "0.0.0.0:9082")]
+    listen: SocketAddr,
+
+    /// No HTTP at all: serve over DMSG, and ask the discovery over DMSG.
+    #[arg(long)]
+    dmsg_only: bool,
+
+    /// Folder that keeps the last good list of servers over restarts; made if missing.
+    #[arg(long, value_name = "FOLDER")]
+    dir: Option<PathBuf>,
+
+    /// What moves the bytes of the DMSG side.
+    #[arg(long, value_enum, default_value_t)]
+    driver: DriverFlag,
+}
+
+pub(super) async fn run(args: ConfArgs) -> Result<(), Failure> {
+    // What can be wrong is found before anything is up.
+    let key = if args.dmsg_only {
+        Some(args.identity.required("a bootstrapper over DMSG")?)
+    } else {
+        args.identity.given()?
+    };
+    let mut services = args.deployment.services()?;
+    override_lists(&mut services, &args)?;
+    let cache = args.dir.as_deref().map(ServerCache::in_folder);
+    let listener = if args.dmsg_only { None } else { Some(listen(args.listen).await?) };
+    let bootstrapper = Bootstrapper::new(services, key.as_ref().map(SecretKey::public_key));
+    if let Some(cache) = &cache {
+        let kept: Vec<ServerRecord> = cache.read().iter().map(DmsgServer::record).collect();
+        bootstrapper.set_servers(&kept);
+    }
+    let overlay = key.map(|key| start(key, &bootstrapper.services(), &args)).transpose()?;
+    let discovery = discovery_client(&bootstrapper.services(), overlay.as_ref())?;
+    let (mut tasks, stop) = (JoinSet::new(), CancellationToken::new());
+    if let Some(listener) = listener {
+        let address = listener.local_addr().map_err(|error| other(&error))?;
+        say(&format!("http://{address}"))?;
+        let config = ServeConfig {
+            connections_per_key_max: CONNECTIONS_PER_ADDRESS_MAX,
+            ..ServeConfig::default()
+        };
+        tasks.spawn(answer(listener, bootstrapper.clone(), config, stop.clone()));
+    }
+    if let Some(client) = overlay.as_ref().and_then(Overlay::client) {
+        let listener = client.listen(DEFAULT_PORT).map_err(|error| other(&error))?;
+        tasks.spawn(answer(listener, bootstrapper.clone(), ServeConfig::default(), stop.clone()));
+    }
+    if let Some(discovery) = discovery {
+        let refresh = refresh(discovery, bootstrapper, cache);
+        let stopped = stop.clone().cancelled_owned();
+        tasks.spawn(async move {
+            tokio::select! {
+                () = stopped => {}
+                () = refresh => {}
+            }
+        });
+    }
+    let result = tokio::select! {
+        () = stop_signal() => Ok(()),
+        result = announce(overlay.as_ref()) => result,
+    };
+    stop.cancel();
+    if let Some(overlay) = &overlay {
+        overlay.close().await;
+    }
+    tasks.join_all().await;
+    result
+}
+
+fn override_lists(services: &mut Services, args: &ConfArgs) -> Result<(), Failure> {
+    let Some(path) = &args.lists else { return Ok(()) };
+    let name = path.display().to_string();
+    let text = file::read_text(path, DOCUMENT_BYTES_MAX)
+        .and_then(|text| text.ok_or_else(|| io::ErrorKind::NotFound.into()))
+        .map_err(|error| Failure::new(Exit::Read, format!("{name}: {error}")))?;
+    services
+        .override_lists(&text)
+        .map(drop)
+        .map_err(|problems| Failure::usage(problems.in_file(&name)))
+}
+
+async fn listen(address: SocketAddr) -> Result<TcpListener, Failure> {
+    TcpListener::bind(address)
+        .await
+        .map_err(|error| Failure::new(Exit::Other, format!("cannot listen on {address}: {error}")))
+}
+
+/// A client with a session to every server, since nobody knows through which one a newcomer asks.
+fn start(key: SecretKey, services: &Services, args: &ConfArgs) -> Result<Overlay, Failure> {
+    let servers = services.server_records();
+    let mut discovery = services.endpoints(ServiceKind::DmsgDiscovery);
+    if args.dmsg_only {
+        discovery.http = None;
+    }
+    if servers.is_empty() && discovery.http.is_none() {
+        return Err(Failure::usage(
+            "no way into the network: the deployment lists no servers, and no discovery over HTTP \
+             that would name some",
+        ));
+    }
+    let mut config = OverlayConfig::deployed(key, servers, discovery);
+    config.client.min_sessions = 0;
+    config.client.update_interval = UPDATE_INTERVAL;
+    config.client.driver = args.driver.into();
+    if args.dmsg_only {
+        config.access.policy = AccessPolicy::DmsgOnly;
+    }
+    Overlay::start(config).map_err(|error| other(&error))
+}
+
+/// Whom to ask for the servers: over DMSG first, if we have that.
+fn discovery_client(
+    services: &Services,
+    overlay: Option<&Overlay>,
+) -> Result<Option<DiscoveryClient>, Failure> {
+    let options = ClientOptions::default();
+    if let Some(access) = overlay.and_then(Overlay::discovery) {
+        return Ok(Some(DiscoveryClient::bound(Arc::new(access.clone()), options)));
+    }
+    let Some(uri) = services.endpoints(ServiceKind::DmsgDiscovery).http else {
+        tracing::warn!("without a secret key a discovery over DMSG cannot be asked for servers");
+        return Ok(None);
+    };
+    DiscoveryClient::new(&uri.to_string(), Arc::new(TcpTransport::new()), options)
+        .map(Some)
+        .map_err(|error| Failure::new(Exit::Url, error.to_string()))
+}
+
+async fn answer(
+    accept: impl Accept,
+    bootstrapper: Bootstrapper,
+    config: ServeConfig,
+    stop: CancellationToken,
+) {
+    let stats = Arc::new(ServeStats::default());
+    serve(accept, bootstrapper.router(), config, stats, stop.cancelled_owned()).await;
+}
+
+/// Keeps the list of servers fresh; never ends.
+async fn refresh(
+    discovery: DiscoveryClient,
+    bootstrapper: Bootstrapper,
+    cache: Option<ServerCache>,
+) {
+    let mut retry = RETRY_FIRST;
+    loop {
+        let wait = match discovery.all_servers().await {
+            Ok(entries) => {
+                let mut servers: Vec<ServerRecord> = entries
+                    .iter()
+                    .filter_map(|fetched| {
+                        let server = fetched.entry().server.as_ref()?;
+                        let address = server.address.clone();
+                        let key = fetched.entry().key?;
+                        Some(ServerRecord { key, address, available_sessions: 1 })
+                    })
+                    .filter(|server| !server.address.is_empty())
+                    .collect();
+                // The discovery's order means nothing, and a change of it is no news.
+                servers.sort_by_key(|server| server.key);
+                keep(&bootstrapper, cache.as_ref(), &servers).await;
+                retry = RETRY_FIRST;
+                SERVERS_INTERVAL
+            }
+            Err(error) => {
+                tracing::info!(%error, "the servers were not refreshed; the last good list stays");
+                let wait = retry;
+                retry = (retry * 2).min(SERVERS_INTERVAL);
+                wait
+            }
+        };
+        tokio::time::sleep(jittered(wait)).await;
+    }
+}
+
+async fn keep(bootstrapper: &Bootstrapper, cache: Option<&ServerCache>, servers: &[ServerRecord]) {
+    if !bootstrapper.set_servers(servers) {
+        return;
+    }
+    tracing::info!(servers = servers.len(), "the list of servers is new");
+    if let Some(cache) = cache.cloned() {
+        let servers = servers.to_vec();
+        let written = tokio::task::spawn_blocking(move || cache.write(&servers)).await;
+        if let Ok(Err(error)) = written {
+            tracing::warn!(%error, "the list of servers is not kept");
+        }
+    }
+}
+
+/// Prints the DMSG address once it can be reached; never ends but with an error.
+async fn announce(overlay: Option<&Overlay>) -> Result<(), Failure> {
+    if let Some(overlay) = overlay
+        && let Some(client) = overlay.client()
+    {
+        client.ready().await?;
+        say(&format!("dmsg://{}:{DEFAULT_PORT}", client.public_key()))?;
+    }
+    std::future::pending().await
+}
+
+fn say(line: &str) -> Result<(), Failure> {
+    match writeln!(io::stdout(), "{line}").map_err(|error| Failure::stdout(&error)) {
+        Err(failure) if failure.exit != Exit::Ok => Err(failure),
+        _ => Ok(()),
+    }
+}
+
+fn other(error: &dyn std::error::Error) -> Failure {
+    Failure::new(Exit::Other, error.to_string())
+}

@@ -1,0 +1,211 @@
+//! The HTTP side: requests in absolute form are sent anew, CONNECT opens a tunnel.
+//!
+//! ```text
+//!   GET http://<key>.dmsg/path      ─▶ request over DMSG, response back
+//!   GET http://other.host/path      ─▶ the same over TCP, if that is allowed
+//!   CONNECT host:port               ─▶ 200, then bytes
+//!   GET /                           ─▶ what this is and how it is used
+//! ```
+//!
+//! `Host` is sent as the program wrote it, so that it agrees with the `Origin` that browsers send along; hop-by-hop headers
+//! stay behind. What the far side refuses or breaks is told by a status and a sentence: 400 for what cannot be meant, 403
+//! for what is not allowed, 502 and 504 for what failed. A response that breaks off after its head breaks the
+//! program's connection, so that nobody takes a part for the whole.
+
+use std::{convert::Infallible, pin::Pin, sync::Arc};
+
+use ::http::{
+    HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri, header, uri::Authority,
+};
+use axum::body::Body;
+use http_body::Body as _;
+use http_body_util::BodyExt;
+use hyper::client::conn::http1;
+use hyper_util::rt::TokioIo;
+use tower::{Service, service_fn};
+
+use super::{ConnectError, Destination, Far, HostError, Shared, clearnet::ClearnetError, tunnel};
+use crate::{
+    http::{Dial, HttpError, Request as DmsgRequest, RequestBody},
+    proxy::strip_hop_by_hop,
+    url::{DmsgUrl, UrlError},
+};
+
+/// Programs that open the proxy's own address learn what it is.
+const ABOUT: &str = "This is a DMSG proxy. Set it as the HTTP or SOCKS5 proxy of a program, and open\n\
+    http://<public key>.dmsg/ there. For one request: curl -x http://<this address> http://<public key>.dmsg/\n";
+
+/// The answer to every request of a connection.
+pub(super) fn service<D: Dial>(
+    shared: Arc<Shared<D>>,
+) -> impl Service<
+    Request<Body>,
+    Response = Response<Body>,
+    Error = Infallible,
+    Future = Pin<Box<dyn Future<Output = Result<Response<Body>, Infallible>> + Send>>,
+> + Clone
++ Send
++ Sync
++ 'static {
+    service_fn(move |request| {
+        let shared = Arc::clone(&shared);
+        let answer: Pin<Box<dyn Future<Output = _> + Send>> =
+            Box::pin(async move { Ok(answer(&shared, request).await) });
+        answer
+    })
+}
+
+async fn answer<D: Dial>(shared: &Arc<Shared<D>>, request: Request<Body>) -> Response<Body> {
+    let answered = if request.method() == Method::CONNECT {
+        connect(shared, request).await
+    } else if request.uri().authority().is_none() {
+        return text(StatusCode::BAD_REQUEST, ABOUT.to_owned());
+    } else {
+        pass_on(shared, request).await
+    };
+    answered.unwrap_or_else(|problem| {
+        tracing::info!(error = %problem, "proxy: not done");
+        text(problem.status(), format!("{problem}\n"))
+    })
+}
+
+/// Why a request is not answered by the one it was meant for.
+#[derive(Debug, thiserror::Error)]
+enum Problem {
+    #[error("CONNECT wants host:port")]
+    NoPort,
+    #[error("a request to {0}:// goes through a tunnel: use CONNECT, as browsers and curl do")]
+    Scheme(String),
+    #[error(transparent)]
+    Url(#[from] UrlError),
+    #[error(transparent)]
+    Connect(#[from] ConnectError),
+    #[error(transparent)]
+    Http(#[from] HttpError),
+    #[error("the host broke off: {0}")]
+    Other(#[from] hyper::Error),
+    #[error("the request cannot be sent: {0}")]
+    Unsendable(#[from] ::http::Error),
+}
+
+impl From<HostError> for Problem {
+    fn from(error: HostError) -> Self {
+        Self::Connect(error.into())
+    }
+}
+
+impl Problem {
+    fn status(&self) -> StatusCode {
+        match self {
+            Self::NoPort | Self::Scheme(_) | Self::Url(_) | Self::Unsendable(_) => {
+                StatusCode::BAD_REQUEST
+            }
+            Self::Connect(ConnectError::Host(_)) => StatusCode::BAD_REQUEST,
+            Self::Connect(ConnectError::Clearnet(
+                ClearnetError::Refused(_) | ClearnetError::Private(_),
+            )) => StatusCode::FORBIDDEN,
+            Self::Connect(ConnectError::TimedOut) => StatusCode::GATEWAY_TIMEOUT,
+            Self::Connect(ConnectError::TooMany)
+            | Self::Http(HttpError::StreamsExhausted { .. }) => StatusCode::SERVICE_UNAVAILABLE,
+            Self::Http(error) if error.is_timeout() => StatusCode::GATEWAY_TIMEOUT,
+            Self::Http(HttpError::Request(_)) => StatusCode::BAD_REQUEST,
+            Self::Connect(_) | Self::Http(_) | Self::Other(_) => StatusCode::BAD_GATEWAY,
+        }
+    }
+}
+
+async fn connect<D: Dial>(
+    shared: &Shared<D>,
+    mut request: Request<Body>,
+) -> Result<Response<Body>, Problem> {
+    let authority = request.uri().authority().ok_or(Problem::NoPort)?;
+    let port = authority.port_u16().ok_or(Problem::NoPort)?;
+    let far = shared.connect(Destination::parse(authority.host(), port)?).await?;
+    let upgrade = hyper::upgrade::on(&mut request);
+    tokio::spawn(async move {
+        let ended = match upgrade.await {
+            Ok(near) => {
+                tunnel::run(TokioIo::new(near), far).await.map_err(|error| error.to_string())
+            }
+            Err(error) => Err(error.to_string()),
+        };
+        if let Err(error) = ended {
+            tracing::debug!(%error, "tunnel ended");
+        }
+    });
+    Ok(Response::new(Body::empty()))
+}
+
+async fn pass_on<D: Dial>(
+    shared: &Shared<D>,
+    request: Request<Body>,
+) -> Result<Response<Body>, Problem> {
+    let (head, body) = request.into_parts();
+    let scheme = head.uri.scheme_str().unwrap_or("http");
+    if scheme != "http" {
+        return Err(Problem::Scheme(scheme.to_owned()));
+    }
+    let authority = head.uri.authority().cloned().ok_or(Problem::NoPort)?;
+    let to = Destination::parse(authority.host(), authority.port_u16().unwrap_or(80))?;
+    let mut headers = head.headers;
+    strip_hop_by_hop(&mut headers);
+    headers.insert(header::HOST, host_of(&authority)?);
+    let mut response = match to {
+        Destination::Dmsg(addr) => {
+            let target = head.uri.path_and_query().map_or("/", |target| target.as_str());
+            let url = DmsgUrl::new(addr, target)?;
+            let body = if body.is_end_stream() {
+                RequestBody::Empty
+            } else {
+                RequestBody::Stream(Box::pin(body.map_err(Into::into)))
+            };
+            let request = DmsgRequest { method: head.method, url, headers, body };
+            shared.client.send(request).await?.map(Body::new)
+        }
+        Destination::Other { .. } => {
+            over_tcp(shared, to, head.method, &head.uri, headers, body).await?
+        }
+    };
+    strip_hop_by_hop(response.headers_mut());
+    Ok(response)
+}
+
+/// One request on a connection of its own: clear-net is the exception here.
+async fn over_tcp<D: Dial>(
+    shared: &Shared<D>,
+    to: Destination,
+    method: Method,
+    uri: &Uri,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Response<Body>, Problem> {
+    let Far::Tcp(stream, permit) = shared.connect(to).await? else {
+        unreachable!("a host outside of DMSG is connected to over TCP")
+    };
+    let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
+    tokio::spawn(async move {
+        if let Err(error) = connection.await {
+            tracing::debug!(%error, "clear-net connection ended");
+        }
+        drop(permit);
+    });
+    let target = uri.path_and_query().map_or("/", |target| target.as_str());
+    let mut request = Request::builder().method(method).uri(target).body(body)?;
+    *request.headers_mut() = headers;
+    Ok(sender.send_request(request).await?.map(Body::new))
+}
+
+fn host_of(authority: &Authority) -> Result<HeaderValue, Problem> {
+    // Without the user's name and password, which no request line should have had.
+    let text = authority.as_str();
+    let host = text.rsplit_once('@').map_or(text, |(_, host)| host);
+    HeaderValue::from_str(host).map_err(|error| Problem::Unsendable(error.into()))
+}
+
+fn text(status: StatusCode, text: String) -> Response<Body> {
+    let mut response = Response::new(Body::from(text));
+    *response.status_mut() = status;
+    let plain = HeaderValue::from_static("text/plain; charset=utf-8");
+    response.headers_mut().insert(header::CONTENT_TYPE, plain);
+    response
+}

@@ -1,0 +1,179 @@
+//! A local proxy for ordinary programs: browsers, `curl -x`, `git` reach DMSG through it (`dmsg proxy`).
+//!
+//! ```text
+//!                        ┌ HTTP: http://<key>.dmsg/…   ─▶ HttpClient ── stream, kept alive ──▶ service
+//!   program ─ one port ──┤ HTTP: CONNECT <key>.dmsg:p  ─┐
+//!     (first byte)       └ SOCKS5: CONNECT             ─┴▶ tunnel ───── stream of its own ──▶ anything
+//!                                     another host      ─▶ refused, or TCP if that is allowed
+//! ```
+//!
+//! HTTP requests are parsed and written anew, so both sides agree on where one ends; tunnels carry bytes as they are,
+//! with half-close. Every local program calls with the same DMSG key, that of the proxy, so the proxy belongs on
+//! loopback. It does not keep programs apart from each other, it keeps them apart from the network around it: hosts
+//! outside of DMSG are refused unless allowed ([`clearnet`]), and then only public addresses are reached.
+
+pub mod clearnet;
+mod destination;
+mod http;
+mod socks;
+mod tunnel;
+
+use std::{net::SocketAddr, sync::Arc, time::Duration};
+
+use tokio::{
+    net::{TcpListener, TcpStream},
+    sync::{OwnedSemaphorePermit, Semaphore, mpsc},
+    time::timeout,
+};
+
+use self::clearnet::Clearnet;
+pub use self::destination::{Destination, HostError};
+use crate::http::{
+    Accept, BoxError, Dial, HttpClient,
+    server::{ServeConfig, ServeStats, serve},
+};
+
+/// How long a program may take from its connection to its first byte, and through the SOCKS5 greeting.
+const GREETING_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// From a CONNECT to its stream: as long as a dial of the engine may take.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// What a proxy allows.
+#[derive(Debug, Clone)]
+pub struct ForwardConfig {
+    /// Connections of programs at once. Default 1024: with both sides of a tunnel, a twelfth of what 16,384 ports allow, and
+    /// 128 KiB each at worst.
+    pub connections_max: usize,
+    /// What becomes of hosts outside of DMSG.
+    pub clearnet: Clearnet,
+}
+
+impl Default for ForwardConfig {
+    fn default() -> Self {
+        Self { connections_max: 1024, clearnet: Clearnet::Refused }
+    }
+}
+
+/// What both protocols share.
+struct Shared<D> {
+    client: HttpClient<D>,
+    config: ForwardConfig,
+    /// Tunnels beside the connections that the HTTP server counts.
+    tunnels: Arc<Semaphore>,
+}
+
+/// Serves programs until `shutdown` ends. Streams come from `client`, whose pool keeps those of requests alive.
+pub async fn forward<D: Dial>(
+    listener: TcpListener,
+    client: HttpClient<D>,
+    config: ForwardConfig,
+    shutdown: impl Future<Output = ()> + Send,
+) {
+    let limits = ServeConfig {
+        connections_max: config.connections_max,
+        // All of them come from this machine.
+        connections_per_key_max: config.connections_max,
+        head_max_bytes: 64 * 1024,
+        is_proxy: true,
+        ..ServeConfig::default()
+    };
+    let tunnels = Arc::new(Semaphore::new(config.connections_max));
+    let shared = Arc::new(Shared { client, config, tunnels });
+    let (sorted, http) = mpsc::channel(1);
+    let sorting = tokio::spawn(sort(listener, Arc::clone(&shared), sorted));
+    let service = http::service(shared);
+    serve(Http(http), service, limits, Arc::<ServeStats>::default(), shutdown).await;
+    sorting.abort();
+}
+
+/// Accepts connections, looks at their first byte, and hands those that speak HTTP on.
+async fn sort<D: Dial>(
+    mut listener: TcpListener,
+    shared: Arc<Shared<D>>,
+    http: mpsc::Sender<(TcpStream, SocketAddr)>,
+) {
+    let greetings = Arc::new(Semaphore::new(shared.config.connections_max));
+    while let Ok((stream, peer)) = Accept::accept(&mut listener).await {
+        let Ok(permit) = Arc::clone(&greetings).try_acquire_owned() else {
+            tracing::debug!(%peer, "connection refused: too many");
+            continue;
+        };
+        tokio::spawn(greet(stream, peer, Arc::clone(&shared), http.clone(), permit));
+    }
+}
+
+async fn greet<D: Dial>(
+    stream: TcpStream,
+    peer: SocketAddr,
+    shared: Arc<Shared<D>>,
+    http: mpsc::Sender<(TcpStream, SocketAddr)>,
+    permit: OwnedSemaphorePermit,
+) {
+    let mut first = [0];
+    match timeout(GREETING_TIMEOUT, stream.peek(&mut first)).await {
+        Ok(Ok(1)) if first[0] == socks::VERSION => {
+            if let Err(error) = socks::serve(stream, &shared).await {
+                tracing::debug!(%peer, %error, "SOCKS connection ended");
+            }
+        }
+        Ok(Ok(1)) => {
+            // From here on the server counts it.
+            drop(permit);
+            drop(http.send((stream, peer)).await);
+        }
+        _ => tracing::debug!(%peer, "a connection that said nothing"),
+    }
+}
+
+/// The connections that speak HTTP.
+struct Http(mpsc::Receiver<(TcpStream, SocketAddr)>);
+
+impl Accept for Http {
+    type Stream = TcpStream;
+    type Peer = SocketAddr;
+
+    async fn accept(&mut self) -> Result<(TcpStream, SocketAddr), BoxError> {
+        self.0.recv().await.ok_or_else(|| "the listener is closed".into())
+    }
+}
+
+/// Why a CONNECT came to nothing.
+#[derive(Debug, thiserror::Error)]
+enum ConnectError {
+    #[error(transparent)]
+    Host(#[from] HostError),
+    #[error(transparent)]
+    Clearnet(#[from] clearnet::ClearnetError),
+    #[error("{0}")]
+    Dial(BoxError),
+    #[error("no stream within {CONNECT_TIMEOUT:?}: the peer or its servers do not answer")]
+    TimedOut,
+    #[error("too many tunnels are open: close some, or allow more connections")]
+    TooMany,
+}
+
+/// A tunnel's far end, and its place among the tunnels.
+enum Far<S> {
+    Dmsg(S, OwnedSemaphorePermit),
+    Tcp(TcpStream, OwnedSemaphorePermit),
+}
+
+impl<D: Dial> Shared<D> {
+    async fn connect(&self, to: Destination) -> Result<Far<D::Stream>, ConnectError> {
+        let permit =
+            Arc::clone(&self.tunnels).try_acquire_owned().map_err(|_| ConnectError::TooMany)?;
+        match to {
+            Destination::Dmsg(addr) => {
+                match timeout(CONNECT_TIMEOUT, self.client.dialer().dial(addr)).await {
+                    Ok(Ok(stream)) => Ok(Far::Dmsg(stream, permit)),
+                    Ok(Err(error)) => Err(ConnectError::Dial(error)),
+                    Err(_) => Err(ConnectError::TimedOut),
+                }
+            }
+            Destination::Other { host, port } => {
+                Ok(Far::Tcp(self.config.clearnet.connect(&host, port).await?, permit))
+            }
+        }
+    }
+}

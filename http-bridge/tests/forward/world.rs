@@ -1,0 +1,152 @@
+//! A proxy, and an origin behind every key and port.
+
+use std::{
+    net::SocketAddr,
+    process::{Command, Output, Stdio},
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+};
+
+use axum::Router;
+use dmsg_engine::{identity::SecretKey, wire::Addr};
+use dmsg_http::{
+    forward::{ForwardConfig, forward},
+    http::{BoxError, Dial, HttpClient},
+};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{TcpListener, TcpStream},
+    task::JoinHandle,
+};
+
+/// Dials the origin whatever the key; refuses port 9.
+pub struct ToOrigin {
+    origin: SocketAddr,
+    pub dials: Arc<AtomicUsize>,
+}
+
+impl Dial for ToOrigin {
+    type Stream = TcpStream;
+
+    async fn dial(&self, to: Addr) -> Result<TcpStream, BoxError> {
+        self.dials.fetch_add(1, Ordering::SeqCst);
+        if to.port.get() == 9 {
+            return Err("nobody listens there".into());
+        }
+        Ok(TcpStream::connect(self.origin).await?)
+    }
+}
+
+pub struct World {
+    pub proxy: SocketAddr,
+    pub dials: Arc<AtomicUsize>,
+    tasks: Vec<JoinHandle<()>>,
+}
+
+impl Drop for World {
+    fn drop(&mut self) {
+        self.tasks.iter().for_each(JoinHandle::abort);
+    }
+}
+
+/// `<key>.dmsg`, as it stands in URLs.
+pub fn host() -> String {
+    format!("{}.dmsg", SecretKey::from_seed(b"origin").public_key())
+}
+
+impl World {
+    pub async fn web(app: Router) -> Self {
+        Self::web_with(app, ForwardConfig::default()).await
+    }
+
+    pub async fn web_with(app: Router, config: ForwardConfig) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let origin = listener.local_addr().unwrap();
+        let serving = tokio::spawn(async move { axum::serve(listener, app).await.unwrap() });
+        Self::to(origin, serving, config).await
+    }
+
+    /// An origin that handles each connection by hand.
+    pub async fn raw<F: Future<Output = ()> + Send + 'static>(
+        config: ForwardConfig,
+        handle: impl Fn(TcpStream) -> F + Send + 'static,
+    ) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let origin = listener.local_addr().unwrap();
+        let serving = tokio::spawn(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                tokio::spawn(handle(stream));
+            }
+        });
+        Self::to(origin, serving, config).await
+    }
+
+    async fn to(origin: SocketAddr, serving: JoinHandle<()>, config: ForwardConfig) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let proxy = listener.local_addr().unwrap();
+        let dials = Arc::new(AtomicUsize::new(0));
+        let client = HttpClient::new(ToOrigin { origin, dials: Arc::clone(&dials) });
+        let forwarding =
+            tokio::spawn(forward(listener, client, config, std::future::pending::<()>()));
+        Self { proxy, dials, tasks: vec![serving, forwarding] }
+    }
+
+    /// Sends bytes to the proxy and reads until it closes.
+    pub async fn exchange(&self, bytes: impl AsRef<[u8]>) -> String {
+        let mut stream = TcpStream::connect(self.proxy).await.unwrap();
+        stream.write_all(bytes.as_ref()).await.unwrap();
+        let mut answer = Vec::new();
+        let _ = stream.read_to_end(&mut answer).await;
+        String::from_utf8_lossy(&answer).into_owned()
+    }
+
+    /// A tunnel by CONNECT, or the status line of the refusal.
+    pub async fn tunnel(&self, to: &str) -> Result<TcpStream, String> {
+        let mut stream = TcpStream::connect(self.proxy).await.unwrap();
+        let request = format!("CONNECT {to} HTTP/1.1\r\nHost: {to}\r\n\r\n");
+        stream.write_all(request.as_bytes()).await.unwrap();
+        let mut head = Vec::new();
+        while !head.ends_with(b"\r\n\r\n") {
+            let mut byte = [0];
+            stream.read_exact(&mut byte).await.unwrap();
+            head.push(byte[0]);
+        }
+        let head = String::from_utf8(head).unwrap();
+        let status = head.lines().next().unwrap().to_owned();
+        if status.contains(" 200 ") { Ok(stream) } else { Err(status) }
+    }
+}
+
+/// Runs a program, or says that it is skipped.
+pub async fn run(program: &'static str, arguments: Vec<String>) -> Option<Output> {
+    let output = tokio::task::spawn_blocking(move || {
+        Command::new(program)
+            .args(arguments)
+            .stdin(Stdio::null())
+            // A proxy of the machine's own would be asked first.
+            .env_remove("http_proxy")
+            .env_remove("HTTP_PROXY")
+            .env_remove("ALL_PROXY")
+            .env_remove("all_proxy")
+            .env_remove("no_proxy")
+            .env_remove("NO_PROXY")
+            .env("GIT_CONFIG_NOSYSTEM", "1")
+            .env("GIT_TERMINAL_PROMPT", "0")
+            .output()
+    })
+    .await
+    .unwrap();
+    match output {
+        Ok(output) => Some(output),
+        Err(error) => {
+            println!("skipped: {program}: {error}");
+            None
+        }
+    }
+}
+
+pub fn words(text: &[&str]) -> Vec<String> {
+    text.iter().map(ToString::to_string).collect()
+}
