@@ -11,7 +11,8 @@ use dmsg_http::{
         host::Service,
         records::Database,
         transport_discovery::{
-            SignedTransport, Transport, TransportDiscovery, TransportDiscoveryClient,
+            RegistryLimits, SignedTransport, Transport, TransportDiscovery,
+            TransportDiscoveryClient,
         },
     },
 };
@@ -169,18 +170,21 @@ async fn health_and_metrics_tell_what_it_is() {
 }
 
 #[tokio::test]
-async fn one_visor_cannot_fill_the_registry() {
-    use dmsg_http::services::transport_discovery::{BATCH_MAX, TRANSPORTS_PER_EDGE_MAX};
-    let (_, running, _) = start().await;
+async fn one_visor_cannot_fill_the_registry_and_a_full_one_says_when_to_come_back() {
+    let config = config(ServiceKind::TransportDiscovery, &TestClock::new());
+    let limits = RegistryLimits { transports_max: 5, per_edge_max: 3 };
+    let service = TransportDiscovery::bounded(config, &Database::memory(), limits).unwrap();
+    let running = Running::start(Arc::new(service)).await;
+    let all: Vec<_> = ["p", "q", "r"].map(|peer| transport("a", peer, "dmsg")).into();
     let a = client(&running, "a");
-    let all: Vec<_> = (0..TRANSPORTS_PER_EDGE_MAX)
-        .map(|n| transport("a", &format!("peer {n}"), "dmsg"))
-        .collect();
-    for batch in all.chunks(BATCH_MAX) {
-        a.register(batch).await.unwrap();
-    }
-    let more = a.register(&[transport("a", "one more", "dmsg")]).await;
+    a.register(&all).await.unwrap();
+    let more = a.register(&[transport("a", "s", "dmsg")]).await;
     assert!(matches!(more, Err(ServiceError::Refused { status: StatusCode::FORBIDDEN, .. })));
-    // What is there already may be said again, one at a time included.
+    // What is there already may be said again.
     a.register(&all[..1]).await.unwrap();
+    let b = client(&running, "b");
+    b.register(&[transport("b", "p", "dmsg"), transport("b", "q", "dmsg")]).await.unwrap();
+    let full = b.register(&[transport("b", "r", "dmsg")]).await.unwrap_err();
+    let ServiceError::Unavailable { status, retry_after, .. } = &full else { panic!("{full:?}") };
+    assert_eq!((status.as_u16(), retry_after.unwrap().as_secs()), (503, 1));
 }

@@ -262,11 +262,12 @@ async fn a_long_wait_that_was_asked_for_outlives_the_call_and_is_bounded() {
         assert!(asked.is_some(), "it says how long");
         tokio::time::sleep(Duration::from_secs(10)).await;
     }
-    // Asked at the beginning and, 120 s later, once more; not by every caller that comes by.
+    // Asked at the beginning and then every 120 s, not by every caller that comes by.
     let answered = answered.lock().unwrap().clone();
     assert_eq!(answered.len(), script.asked.lock().unwrap().len());
-    assert_eq!((answered.len(), answered[0]), (2, 0), "{answered:?}");
-    assert!((110..=130).contains(&answered[1]), "{answered:?}");
+    assert_eq!(answered[0], 0);
+    assert!(answered.len() >= 2, "{answered:?}");
+    assert!(answered.windows(2).all(|pair| pair[1] - pair[0] == 120), "{answered:?}");
 }
 
 #[test]

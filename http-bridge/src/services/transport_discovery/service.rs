@@ -43,9 +43,25 @@ impl Record for SignedTransport {
     }
 }
 
+/// How much a registry holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RegistryLimits {
+    /// [`TRANSPORTS_MAX`].
+    pub transports_max: usize,
+    /// [`TRANSPORTS_PER_EDGE_MAX`].
+    pub per_edge_max: usize,
+}
+
+impl Default for RegistryLimits {
+    fn default() -> Self {
+        Self { transports_max: TRANSPORTS_MAX, per_edge_max: TRANSPORTS_PER_EDGE_MAX }
+    }
+}
+
 /// The service.
 pub struct TransportDiscovery {
     host: Host,
+    limits: RegistryLimits,
     transports: Records<SignedTransport>,
 }
 
@@ -55,9 +71,18 @@ type Edits = Vec<Edit<SignedTransport>>;
 impl TransportDiscovery {
     /// A service that keeps its transports in `database`.
     pub fn new(config: HostConfig, database: &Database) -> Result<Self, RecordsError> {
+        Self::bounded(config, database, RegistryLimits::default())
+    }
+
+    /// The same with other limits.
+    pub fn bounded(
+        config: HostConfig,
+        database: &Database,
+        limits: RegistryLimits,
+    ) -> Result<Self, RecordsError> {
         let host = Host::new(config);
-        let transports = Records::open(database, "transports", TRANSPORTS_MAX, host.now())?;
-        Ok(Self { host, transports })
+        let transports = Records::open(database, "transports", limits.transports_max, host.now())?;
+        Ok(Self { host, limits, transports })
     }
 
     /// Every transport that is registered now.
@@ -92,9 +117,9 @@ impl TransportDiscovery {
                     shelf.get(&signed.entry.id.to_string(), now).is_none()
                 };
                 let new = transports.iter().filter(is_new).count();
-                if new > 0 && shelf.of(&caller, now).len() + new > TRANSPORTS_PER_EDGE_MAX {
-                    let text =
-                        format!("more than {TRANSPORTS_PER_EDGE_MAX} transports of one visor");
+                let max = self.limits.per_edge_max;
+                if new > 0 && shelf.of(&caller, now).len() + new > max {
+                    let text = format!("more than {max} transports of one visor");
                     return Err(ApiError::flat(StatusCode::FORBIDDEN, text));
                 }
                 let stored: Vec<_> =
