@@ -103,6 +103,8 @@ struct Driver<M: Machine> {
     buffers: Option<BufferRing>,
     pool: BlockPool,
     /// Memory for sends, the last used first.
+    // Boxed, since the kernel has the address of one that is on its way.
+    #[allow(clippy::vec_box)]
     free_sendings: Vec<Box<Sending>>,
     /// Connections to look at before the turn ends.
     listed: VecDeque<ConnId>,
