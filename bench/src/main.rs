@@ -1,6 +1,7 @@
 //! `dmsg-bench`: starts every party itself on loopback, measures, and reports. See the library's docs for its parts.
 
 mod discovery;
+mod instructions;
 mod relay;
 
 use clap::{Parser, Subcommand};
@@ -28,6 +29,11 @@ enum Command {
     /// A party of a run, in a process of its own
     #[command(hide = true)]
     Party(relay::PartyArgs),
+    /// Run one operation a fixed number of times, for scripts/instruction-gate; without a name, list them
+    Instructions {
+        /// Which
+        name: Option<String>,
+    },
     /// Show the state of the machine: the bounce of a cache line between the two CPUs of a run
     Gate,
 }
@@ -40,6 +46,7 @@ fn main() -> std::process::ExitCode {
         Some(Command::Discovery(args)) => discovery::run(&args),
         Some(Command::DiscoveryParty(args)) => discovery::serve_party(&args),
         Some(Command::Party(args)) => relay::serve(&args),
+        Some(Command::Instructions { name }) => instructions::run(name.as_deref()),
         Some(Command::Gate) => show_gate(),
     };
     match done {

@@ -7,28 +7,37 @@
 //!
 //! Nothing waits for the network: the page and the first lines are there at once.
 
+mod fresh;
 mod lines;
 mod page;
 mod table;
 
 use std::{
     io::{self, IsTerminal, Write},
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
 };
 
 use clap::{Args, ValueEnum};
+use tokio_util::task::AbortOnDropHandle;
 
-use self::{lines::Lines, table::Table};
+use self::{fresh::Fresh, lines::Lines, table::Table};
 use super::{
     exit::{Exit, Failure},
     flags::{DriverFlag, seconds},
     stop_signal,
 };
 use crate::{
-    access::AccessPolicy,
-    deployment::{DOCUMENT_BYTES_MAX, file::read_text, visor::VisorConfig},
+    access::{AccessConfig, AccessPolicy},
+    deployment::{
+        DOCUMENT_BYTES_MAX,
+        file::read_text,
+        refresh::{LastGood, REFRESH_INTERVAL},
+        visor::VisorConfig,
+    },
+    service::{Endpoints, ServiceKind},
+    services::{CallOptions, config_bootstrapper::ConfigBootstrapperClient},
     visor::{Visor, VisorOptions},
 };
 
@@ -55,6 +64,11 @@ pub(super) struct UpArgs {
     /// Seconds between two calls of each service.
     #[arg(long, value_name = "SECONDS", default_value_t = 10.0)]
     interval: f64,
+
+    /// Seconds between two looks for a newer deployment at the config bootstrapper, which is written into the
+    /// configuration and counts after a restart; 0 for never.
+    #[arg(long, value_name = "SECONDS", default_value_t = REFRESH_INTERVAL.as_secs_f64())]
+    refresh: f64,
 
     /// Folder that keeps the list of servers found last; the configuration's local_path if not given.
     #[arg(long, value_name = "FOLDER")]
@@ -91,11 +105,20 @@ impl From<PolicyFlag> for AccessPolicy {
 }
 
 pub(super) async fn run(args: UpArgs, config: Option<PathBuf>) -> Result<(), Failure> {
-    let options = options(&args, config)?;
+    let path = path(&args, config)?;
+    let options = options(&args, &path)?;
+    let fresh = fresh(&args, path, &options)?;
     let listener = super::local::listen(args.port, PAGE_PORT).await?;
     let page =
         listener.local_addr().map_err(|error| Failure::new(Exit::Other, error.to_string()))?;
+    let conf = options.services.endpoints(ServiceKind::ConfigBootstrapper);
+    let access = AccessConfig::with_policy(options.policy);
     let visor = Arc::new(Visor::start(options));
+    let refreshed = fresh.filter(|_| conf != Endpoints::default()).map(|fresh| {
+        let access = visor.overlay().access(ServiceKind::ConfigBootstrapper, &conf, access);
+        let client = ConfigBootstrapperClient::new(Arc::new(access), CallOptions::default());
+        AbortOnDropHandle::new(tokio::spawn(fresh.keep(client)))
+    });
     let served = tokio::spawn(page::serve(listener, Arc::clone(&visor)));
     let address = format!("http://{page}/");
     let shown = show(&visor, &address);
@@ -103,6 +126,7 @@ pub(super) async fn run(args: UpArgs, config: Option<PathBuf>) -> Result<(), Fai
         outcome = shown => outcome.map_err(|error| Failure::stdout(&error)),
         () = stop_signal() => Ok(()),
     };
+    drop(refreshed);
     served.abort();
     let _ = served.await;
     if let Some(visor) = Arc::into_inner(visor) {
@@ -111,18 +135,31 @@ pub(super) async fn run(args: UpArgs, config: Option<PathBuf>) -> Result<(), Fai
     outcome
 }
 
-fn options(args: &UpArgs, config: Option<PathBuf>) -> Result<VisorOptions, Failure> {
-    let path = args.file.clone().or(config).ok_or_else(|| {
+fn path(args: &UpArgs, config: Option<PathBuf>) -> Result<PathBuf, Failure> {
+    args.file.clone().or(config).ok_or_else(|| {
         Failure::usage(
             "no configuration: make one with `dmsg config gen -o FILE` and give --config FILE",
         )
-    })?;
+    })
+}
+
+/// What keeps the configuration fresh, unless nobody wants that.
+fn fresh(args: &UpArgs, path: PathBuf, options: &VisorOptions) -> Result<Option<Fresh>, Failure> {
+    let interval = seconds("--refresh", args.refresh)?;
+    let Some(folder) = options.local_path.as_deref().filter(|_| !interval.is_zero()) else {
+        return Ok(None);
+    };
+    let interval = interval.max(Duration::from_secs(1));
+    Ok(Some(Fresh { config: path, last: LastGood::in_folder(folder), interval }))
+}
+
+fn options(args: &UpArgs, path: &Path) -> Result<VisorOptions, Failure> {
     let interval = seconds("--interval", args.interval)?;
     if interval < Duration::from_millis(100) {
         return Err(Failure::usage("--interval: at least 0.1 s is wanted"));
     }
     let read = |what: String| Failure::new(Exit::Read, format!("{}: {what}", path.display()));
-    let text = read_text(&path, DOCUMENT_BYTES_MAX)
+    let text = read_text(path, DOCUMENT_BYTES_MAX)
         .map_err(|error| read(error.to_string()))?
         .ok_or_else(|| read("there is no such file".to_owned()))?;
     let text = zeroize::Zeroizing::new(text);
