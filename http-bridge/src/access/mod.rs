@@ -23,11 +23,13 @@ mod readiness;
 mod recovery;
 mod service;
 mod status;
+mod tower;
 
 use std::fmt;
 
 use http::{Extensions, Method};
 
+pub use self::tower::DEFAULT_LIMITS;
 pub use breaker::{Breaker, BreakerConfig, BreakerState};
 pub use error::{AccessError, PathFailure};
 pub use metrics::AccessMetrics;

@@ -380,7 +380,7 @@ fn dmsg_url(client: &Client) -> String {
 }
 
 /// The asked-for port, or else the usual one, or else any.
-async fn listen(asked: Option<u16>, usual: u16) -> Result<TcpListener, Failure> {
+pub(super) async fn listen(asked: Option<u16>, usual: u16) -> Result<TcpListener, Failure> {
     let bind = |port| TcpListener::bind((Ipv4Addr::LOCALHOST, port));
     let bound = match asked {
         Some(port) => bind(port).await,

@@ -221,6 +221,23 @@ impl VisorConfig {
         &self.secret_key
     }
 
+    /// Which kind of output it is: both, unless one of the two is nowhere.
+    #[must_use]
+    pub fn output(&self) -> Output {
+        let services = self.services();
+        let (mut http, mut dmsg) = (false, false);
+        for kind in crate::service::ServiceKind::ALL {
+            let endpoints = services.endpoints(kind);
+            http |= endpoints.http.is_some();
+            dmsg |= endpoints.dmsg.is_some();
+        }
+        match (http, dmsg) {
+            (false, true) => Output::DmsgOnly,
+            (true, false) => Output::HttpOnly,
+            _ => Output::Dual,
+        }
+    }
+
     /// Where the visor keeps its files, as written.
     #[must_use]
     pub fn local_path(&self) -> &str {

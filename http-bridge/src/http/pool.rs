@@ -71,6 +71,8 @@ impl Drop for Lease {
 pub(super) struct LeaseState {
     pub(super) progress: Progress,
     reclaimed: AtomicBool,
+    /// An upgraded stream: nobody can say whether it is stale.
+    held: AtomicBool,
     abort: Mutex<Option<AbortHandle>>,
 }
 
@@ -78,6 +80,15 @@ impl LeaseState {
     /// Whether the pool took the stream back.
     pub(super) fn is_reclaimed(&self) -> bool {
         self.reclaimed.load(Relaxed)
+    }
+
+    /// Exempts the stream from being reclaimed.
+    pub(super) fn hold(&self) {
+        self.held.store(true, Relaxed);
+    }
+
+    fn is_stale(&self, after: Duration) -> bool {
+        !self.held.load(Relaxed) && self.progress.last().elapsed() >= after
     }
 
     fn reclaim(&self) {
@@ -123,7 +134,7 @@ impl Pool {
             let (id, stalest) = state
                 .leases
                 .iter()
-                .filter(|(_, lease)| lease.progress.last().elapsed() >= STALE_AFTER)
+                .filter(|(_, lease)| lease.is_stale(STALE_AFTER))
                 .min_by_key(|(_, lease)| lease.progress.last())
                 .map(|(id, lease)| (*id, Arc::clone(lease)))
                 .ok_or(HttpError::StreamsExhausted { max })?;
@@ -135,6 +146,7 @@ impl Pool {
         let lease = Arc::new(LeaseState {
             progress: Progress::default(),
             reclaimed: AtomicBool::new(false),
+            held: AtomicBool::new(false),
             abort: Mutex::new(None),
         });
         state.leases.insert(id, Arc::clone(&lease));
@@ -234,7 +246,7 @@ impl Pool {
             }
         }
         for lease in state.leases.values().filter(|lease| !lease.is_reclaimed()) {
-            if lease.progress.last().elapsed() >= self.config.abandoned_timeout {
+            if lease.is_stale(self.config.abandoned_timeout) {
                 lease.reclaim();
             }
         }

@@ -9,5 +9,6 @@ mod check;
 mod conf;
 mod gen_files;
 mod gen_sources;
+mod refresh;
 mod restarts;
 mod support;

@@ -31,6 +31,7 @@
 mod ours;
 mod peer;
 
+mod bootstrapper;
 mod echoes;
 mod failures;
 mod muxes;

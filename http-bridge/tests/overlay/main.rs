@@ -2,6 +2,7 @@
 #![allow(unreachable_pub, clippy::unwrap_used)]
 
 mod a_discovery_over_dmsg_alone;
+mod a_visor_comes_up;
 mod one_key_one_client;
 #[path = "../common/program.rs"]
 mod program;

@@ -68,6 +68,7 @@ impl Service {
         };
         let router = Router::new()
             .route("/x", get(|| async { "x" }))
+            .route("/health", get(|| async { r#"{"service_name":"a test's"}"# }))
             .route("/hang", get(hang.clone()).post(hang));
         let tcp = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
         let http = format!("http://{}", tcp.local_addr().unwrap()).parse().unwrap();

@@ -1,0 +1,102 @@
+//! Keeps the visor's file fresh while the visor runs (`deployment-config.md §5`).
+//!
+//! ```text
+//!   bootstrapper ─ 2 min after the start and then hourly ─▶ the file: what the deployment had set is brought up to date,
+//!                                                          what the operator changed stays
+//! ```
+//!
+//! What is new counts after a restart. The file is replaced as a whole, and not at all when nothing is new or something
+//! is wrong: then the log says so, and the next time comes.
+
+use std::{
+    io,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use tokio::time::{sleep, timeout};
+use zeroize::Zeroizing;
+
+use crate::{
+    deployment::{
+        DOCUMENT_BYTES_MAX, Field, Services,
+        file::{self, Access},
+        refresh::{Change, FIRST_DELAY, LastGood, REFRESH_TIMEOUT, jittered},
+        visor::VisorConfig,
+    },
+    services::config_bootstrapper::ConfigBootstrapperClient,
+};
+
+/// What is kept fresh, and how often.
+pub(super) struct Fresh {
+    /// The visor's configuration.
+    pub(super) config: PathBuf,
+    /// What the deployment last set.
+    pub(super) last: LastGood,
+    /// Between two times.
+    pub(super) interval: Duration,
+}
+
+impl Fresh {
+    /// Asks and updates, over and over; never ends.
+    pub(super) async fn keep(self, bootstrapper: ConfigBootstrapperClient) {
+        sleep(FIRST_DELAY.min(self.interval)).await;
+        loop {
+            sleep(jittered(self.interval)).await;
+            let updated = match timeout(REFRESH_TIMEOUT, fetch(&bootstrapper)).await {
+                Err(_) => Err(format!("no answer within {REFRESH_TIMEOUT:?}")),
+                Ok(Err(why)) => Err(why),
+                Ok(Ok(services)) => {
+                    let (config, last) = (self.config.clone(), self.last.clone());
+                    tokio::task::spawn_blocking(move || update(&config, &last, &services))
+                        .await
+                        .unwrap_or_else(|error| Err(error.to_string()))
+                }
+            };
+            match updated {
+                Ok(fields) if fields.is_empty() => tracing::debug!("the deployment is unchanged"),
+                Ok(fields) => {
+                    let names: Vec<&str> = fields.iter().map(|field| field.name()).collect();
+                    tracing::warn!(
+                        file = %self.config.display(),
+                        "the deployment has changed; restart the visor to use: {}", names.join(", ")
+                    );
+                }
+                Err(why) => tracing::warn!("the deployment was not refreshed: {why}"),
+            }
+        }
+    }
+}
+
+async fn fetch(bootstrapper: &ConfigBootstrapperClient) -> Result<Services, String> {
+    let document = bootstrapper.document().await.map_err(|error| error.to_string())?;
+    let text = std::str::from_utf8(&document).map_err(|_| "the answer is no text".to_owned())?;
+    match Services::parse(text) {
+        Ok((services, _)) => Ok(services),
+        Err(problems) => {
+            let first = problems.iter().next().map(ToString::to_string).unwrap_or_default();
+            Err(format!("the answer is no deployment: {first}"))
+        }
+    }
+}
+
+/// Brings the file up to date. Gives the fields that are new.
+fn update(path: &Path, last: &LastGood, new: &Services) -> Result<Vec<Field>, String> {
+    let named = |error: io::Error| format!("{}: {error}", path.display());
+    let text = file::read_text(path, DOCUMENT_BYTES_MAX)
+        .and_then(|text| text.ok_or_else(|| io::ErrorKind::NotFound.into()))
+        .map(Zeroizing::new)
+        .map_err(named)?;
+    let mut config = VisorConfig::parse(&text)
+        .map_err(|problems| problems.in_file(&path.display().to_string()))?;
+    let output = config.output();
+    // Without a record everything that is there counts as the operator's: better old than lost.
+    let changes = config.update(&last.read().unwrap_or_default(), new, output);
+    let updated = changes.iter().filter(|(_, change)| *change == Change::Updated);
+    let updated: Vec<Field> = updated.map(|(field, _)| *field).collect();
+    if !updated.is_empty() {
+        file::replace(path, config.to_pretty().as_bytes(), Access::Private).map_err(named)?;
+        last.write(new).map_err(|error| format!("{}: {error}", last.path().display()))?;
+    }
+    Ok(updated)
+}
