@@ -1,5 +1,6 @@
 //! `dmsg-bench`: starts every party itself on loopback, measures, and reports. See the library's docs for its parts.
 
+mod leak;
 mod relay;
 
 use clap::{Parser, Subcommand};
@@ -19,6 +20,8 @@ struct Cli {
 enum Command {
     /// Measure the data plane: relay, rivals, ceilings (the same as without a subcommand)
     Relay(relay::Args),
+    /// Keep response bodies unread by the hundred thousand, beside tasks that go on making requests
+    Leak(leak::Args),
     /// A party of a run, in a process of its own
     #[command(hide = true)]
     Party(relay::PartyArgs),
@@ -31,6 +34,7 @@ fn main() -> std::process::ExitCode {
     let done = match cli.command {
         None => relay::run(&cli.relay),
         Some(Command::Relay(args)) => relay::run(&args),
+        Some(Command::Leak(args)) => leak::run(&args),
         Some(Command::Party(args)) => relay::serve(&args),
         Some(Command::Gate) => show_gate(),
     };

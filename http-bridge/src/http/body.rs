@@ -49,6 +49,7 @@ impl ResponseBody {
         is_reusable: bool,
         body_timeout: Duration,
     ) -> Self {
+        conn.state().set_unread();
         let live = Some(Live { incoming, conn, is_reusable });
         let idle = Box::pin(sleep(body_timeout));
         let mut body = Self { live, body_timeout, idle, is_waiting: false };
@@ -97,8 +98,15 @@ impl Body for ResponseBody {
         let this = &mut *self;
         let Some(live) = &mut this.live else { return Poll::Ready(None) };
         let to = live.conn.to;
+        if !live.conn.state().set_busy() {
+            this.live = None;
+            return Poll::Ready(Some(Err(HttpError::Reclaimed { to })));
+        }
         let polled = Pin::new(&mut live.incoming).poll_frame(cx);
-        live.conn.state().progress.touch();
+        match &polled {
+            Poll::Pending => live.conn.state().set_waiting(this.body_timeout),
+            Poll::Ready(_) => live.conn.state().set_unread(),
+        }
         if polled.is_ready() {
             this.is_waiting = false;
         }
@@ -156,6 +164,7 @@ impl Drop for ResponseBody {
 
 /// Reads the rest of a body nobody wants, within bounds, and keeps the stream if that works.
 async fn drain(mut live: Live) {
+    live.conn.state().set_busy();
     let rest = async {
         let mut drained = 0;
         loop {
