@@ -1,14 +1,27 @@
-//! One operation each: handshakes, signatures, gob, frames, stream crypto. Run with `cargo bench -p dmsg-bench`.
+//! One operation each: handshakes, signatures, gob, frames, crypto, pools, mailbox. Run with `cargo bench -p dmsg-bench`.
 #![allow(missing_docs, clippy::unwrap_used)]
 
-use std::hint::black_box;
+use std::{
+    hint::{black_box, spin_loop},
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+};
 
+use aws_lc_rs::aead::{Aad, CHACHA20_POLY1305, LessSafeKey, Nonce, UnboundKey};
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use dmsg_engine::{
+    driver::{self, DriverConfig, DriverKind},
     identity::SecretKey,
+    io::{Closed, ConnId, Io, Machine},
     mux::{Event, Mux, MuxConfig, MuxKind, Role},
     noise::Handshake,
-    pool::{SendQueue, Slice},
+    pool::{
+        PortPool, SendQueue, Slice,
+        streams::{Holder, StreamLimits, StreamPool},
+    },
     session::{SessionHandshake, Step},
     stream::{FrameOpener, FrameSealer},
     wire::{Dialect, SignedObject, StreamRequest, WireAddr},
@@ -123,5 +136,101 @@ fn mux_frames(c: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(benches, handshakes, requests, stream_crypto, mux_frames);
+/// The AEAD alone: what stream crypto could be at best.
+fn aead(c: &mut Criterion) {
+    let key = LessSafeKey::new(UnboundKey::new(&CHACHA20_POLY1305, &[7; 32]).unwrap());
+    let nonce = || Nonce::assume_unique_for_key([1; 12]);
+    let mut group = c.benchmark_group("ChaCha20-Poly1305 alone");
+    for bytes in [1024, 4096, 16 * 1024] {
+        let mut plain = vec![5; bytes];
+        group.throughput(Throughput::Bytes(bytes as u64));
+        group.bench_function(format!("seal {bytes} bytes"), |bench| {
+            bench.iter(|| {
+                let tag = key.seal_in_place_separate_tag(nonce(), Aad::empty(), &mut plain);
+                black_box(tag.unwrap().as_ref()[0])
+            });
+        });
+        let mut sealed = plain.clone();
+        key.seal_in_place_append_tag(nonce(), Aad::empty(), &mut sealed).unwrap();
+        let mut work = sealed.clone();
+        group.bench_function(format!("open {bytes} bytes, after a copy"), |bench| {
+            bench.iter(|| {
+                work.copy_from_slice(&sealed);
+                black_box(key.open_in_place(nonce(), Aad::empty(), &mut work).unwrap().len());
+            });
+        });
+    }
+    group.finish();
+}
+
+fn pools(c: &mut Criterion) {
+    let ports = PortPool::new();
+    c.bench_function("port pool: an ephemeral port and back", |bench| {
+        bench.iter(|| black_box(ports.reserve_ephemeral().unwrap()));
+    });
+    let _held: Vec<_> = (0..16_000).map(|_| ports.reserve_ephemeral().unwrap()).collect();
+    c.bench_function("port pool: the same with 16,000 of 16,384 taken", |bench| {
+        bench.iter(|| black_box(ports.reserve_ephemeral().unwrap()));
+    });
+    let streams = StreamPool::new(StreamLimits::flat(8192));
+    let peer = SecretKey::from_seed(b"peer").public_key();
+    let holder = Holder { destination: Some(peer), label: "bench".into() };
+    c.bench_function("stream pool: a place and back", |bench| {
+        bench.iter(|| drop(black_box(streams.try_acquire(&holder).unwrap())));
+    });
+}
+
+/// Counts its commands, and stops at the first `None`.
+struct Counter(Arc<AtomicU64>);
+
+impl Machine for Counter {
+    type Command = Option<u64>;
+
+    fn accepted(&mut self, _: &mut Io, _: ConnId, _: SocketAddr) {}
+    fn connected(&mut self, _: &mut Io, _: ConnId) {}
+    fn received(&mut self, _: &mut Io, _: ConnId, _: Slice) {}
+    fn writable(&mut self, _: &mut Io, _: ConnId) {}
+    fn closed(&mut self, _: &mut Io, _: ConnId, _: Closed) {}
+    fn timeout(&mut self, _: &mut Io) {}
+
+    fn command(&mut self, io: &mut Io, command: Option<u64>) {
+        match command {
+            Some(count) => drop(self.0.fetch_add(count, Ordering::Release)),
+            None => io.stop(),
+        }
+    }
+}
+
+/// Commands to a driver on another thread: one at a time (it sleeps between), and many at once.
+fn mailbox(c: &mut Criterion) {
+    let mut group = c.benchmark_group("cross-core mailbox");
+    for kind in [DriverKind::Uring, DriverKind::Epoll] {
+        let counter = Arc::new(AtomicU64::new(0));
+        let machine = Counter(Arc::clone(&counter));
+        let config = DriverConfig { kind, ..DriverConfig::new("counter") };
+        let Ok(driver) = driver::spawn(config, move |_| machine) else {
+            eprintln!("skipped: {kind:?} is not to be had here");
+            continue;
+        };
+        for batch in [1_u64, 1000] {
+            group.throughput(Throughput::Elements(batch));
+            group.bench_function(format!("{kind:?}, {batch} commands until done"), |bench| {
+                bench.iter(|| {
+                    let goal = counter.load(Ordering::Acquire) + batch;
+                    for _ in 0..batch {
+                        driver.mailbox.post(Some(1)).unwrap();
+                    }
+                    while counter.load(Ordering::Acquire) < goal {
+                        spin_loop();
+                    }
+                });
+            });
+        }
+        driver.mailbox.post(None).unwrap();
+        driver.thread.join().unwrap().unwrap();
+    }
+    group.finish();
+}
+
+criterion_group!(benches, handshakes, requests, stream_crypto, mux_frames, aead, pools, mailbox);
 criterion_main!(benches);

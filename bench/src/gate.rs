@@ -119,9 +119,11 @@ fn probe(cpus: Cpus) -> Option<f64> {
         thread::spawn(move || cpu::pin(&[cpus.server]).is_ok_and(|()| play(&line, 1).is_some()))
     };
     let own = thread::spawn(move || cpu::pin(&[cpus.load]).ok().and_then(|()| play(&line, 0)));
-    let time = own.join().ok().flatten()?;
+    let time = own.join().ok().flatten();
     let played = other.join().unwrap_or(false);
-    played.then(|| time.as_nanos() as f64 / BOUNCES as f64)
+    // Who could not finish in time was kept from running, which is as bad for a measurement as a slow machine.
+    let time = time.filter(|_| played).unwrap_or(PROBE_TIME_MAX);
+    Some(time.as_nanos() as f64 / BOUNCES as f64)
 }
 
 /// Waits for each number of its parity and answers with the next. The clock starts with the other side's first answer.

@@ -1,5 +1,6 @@
 //! `dmsg-bench`: starts every party itself on loopback, measures, and reports. See the library's docs for its parts.
 
+mod instructions;
 mod leak;
 mod relay;
 
@@ -25,6 +26,11 @@ enum Command {
     /// A party of a run, in a process of its own
     #[command(hide = true)]
     Party(relay::PartyArgs),
+    /// Run one operation a fixed number of times, for scripts/instruction-gate; without a name, list them
+    Instructions {
+        /// Which
+        name: Option<String>,
+    },
     /// Show the state of the machine: the bounce of a cache line between the two CPUs of a run
     Gate,
 }
@@ -36,6 +42,7 @@ fn main() -> std::process::ExitCode {
         Some(Command::Relay(args)) => relay::run(&args),
         Some(Command::Leak(args)) => leak::run(&args),
         Some(Command::Party(args)) => relay::serve(&args),
+        Some(Command::Instructions { name }) => instructions::run(name.as_deref()),
         Some(Command::Gate) => show_gate(),
     };
     match done {

@@ -13,7 +13,7 @@
 use std::{
     env,
     io::{self, BufRead, BufReader, Read, Write},
-    process::{Child, Command, Stdio},
+    process::{Child, ChildStdout, Command, Stdio},
     time::Duration,
 };
 
@@ -23,6 +23,7 @@ use crate::{Result, cpu};
 #[derive(Debug)]
 pub struct Party {
     child: Child,
+    stdout: Option<BufReader<ChildStdout>>,
     words: Vec<String>,
 }
 
@@ -37,21 +38,38 @@ impl Party {
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()?;
+        let mut stdout = child.stdout.take().map(BufReader::new);
         let mut line = String::new();
-        if let Some(stdout) = child.stdout.take() {
-            BufReader::new(stdout).read_line(&mut line)?;
+        if let Some(stdout) = &mut stdout {
+            stdout.read_line(&mut line)?;
         }
         let Some(words) = line.trim_end().strip_prefix("READY") else {
             let status = child.wait()?;
             return Err(format!("`dmsg-bench {}` did not start ({status})", args.join(" ")).into());
         };
-        Ok(Self { child, words: words.split_whitespace().map(str::to_owned).collect() })
+        Ok(Self { child, stdout, words: words.split_whitespace().map(str::to_owned).collect() })
     }
 
     /// What it said when it was ready.
     #[must_use]
     pub fn word(&self, index: usize) -> &str {
         self.words.get(index).map_or("", String::as_str)
+    }
+
+    /// Tells it a line, and waits for the line that it answers.
+    ///
+    /// # Errors
+    /// It is gone.
+    pub fn ask(&mut self, line: &str) -> io::Result<String> {
+        let gone = || io::Error::other("a party of the run has ended");
+        let stdin = self.child.stdin.as_mut().ok_or_else(gone)?;
+        writeln!(stdin, "{line}")?;
+        stdin.flush()?;
+        let mut answer = String::new();
+        if self.stdout.as_mut().ok_or_else(gone)?.read_line(&mut answer)? == 0 {
+            return Err(gone());
+        }
+        Ok(answer.trim_end().to_owned())
     }
 
     /// Its process.
@@ -91,8 +109,16 @@ impl Drop for Party {
 /// # Errors
 /// The parent is gone.
 pub fn ready(words: &str) -> io::Result<()> {
+    say(&format!("READY {words}"))
+}
+
+/// In a child: a line for [`Party::ask`].
+///
+/// # Errors
+/// The parent is gone.
+pub fn say(line: &str) -> io::Result<()> {
     let mut stdout = io::stdout().lock();
-    writeln!(stdout, "READY {words}")?;
+    writeln!(stdout, "{line}")?;
     stdout.flush()
 }
 

@@ -3,6 +3,7 @@
 //! ```text
 //!   cli ─────────── one module per subcommand of `dmsg`
 //!    ├─ files · proxy ─────── what `dmsg serve` offers
+//!    ├─ visor ─────────────── the start-up of a visor: an overlay, and its calls to the seven services
 //!    ├─ forward ───────────── what `dmsg proxy` does
 //!    ├─ overlay ───────────── a client of the engine: resolver, readiness, access to services
 //!    │   ├─ resolve ───────── static map, then discovery
@@ -31,3 +32,4 @@ pub mod service;
 pub mod services;
 pub mod transport;
 pub mod url;
+pub mod visor;

@@ -202,6 +202,12 @@ impl Overlay {
         self.0.published.clone()
     }
 
+    /// The servers known now: the configured ones and those of the discovery.
+    #[must_use]
+    pub fn servers(&self) -> Vec<ServerRecord> {
+        self.0.map.servers()
+    }
+
     /// The access to the discovery that the client itself uses.
     #[must_use]
     pub fn discovery(&self) -> Option<&ServiceAccess> {

@@ -14,7 +14,7 @@ use hyper_util::{
     rt::{TokioExecutor, TokioTimer},
 };
 
-use crate::access::ServiceError;
+use crate::access::AccessError;
 
 /// Idle connections kept per host. A service's client sends one request at a time, rarely two or three.
 const IDLE_CONNECTIONS_MAX: usize = 4;
@@ -58,7 +58,7 @@ pub enum TransportError {
     BodyTooLarge(usize),
     /// None of a service's paths led to an answer.
     #[error(transparent)]
-    Service(#[from] Box<ServiceError>),
+    Service(#[from] Box<AccessError>),
 }
 
 impl TransportError {

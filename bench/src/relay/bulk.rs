@@ -36,31 +36,27 @@ pub(super) struct Shape {
     pub(super) pairs: usize,
     /// Streams of each source, each to another sink while there are enough.
     pub(super) streams: usize,
+    /// Payload under way in all.
+    pub(super) in_flight_max: u64,
 }
+
+/// 32 KiB for each of 64 pairs: what stays in the second and third level of caches.
+pub(super) const IN_FLIGHT: u64 = 2 << 20;
+
+/// As much as sockets and windows take.
+const GREEDY: u64 = u64::MAX;
 
 /// 64 pairs, each source's frames in turns for eight sinks.
 pub(super) fn pairs(bench: &Bench, report: &mut Report) -> Result<()> {
-    let shape = Shape { pairs: 64, streams: 8 };
-    let mut all = vec![Contender::URING, Contender::EPOLL, Contender::Peer];
-    all.extend(Rival::FORWARDING.map(Contender::Rival));
-    let contenders = Contender::taking_part(bench, &all);
-    let mut cost = Section::new(
-        "relay-64-pairs",
-        "Relay, 64 pairs, frames spread over other sessions: payload per server-CPU-second",
-        "GB per CPU-s",
-        true,
-    );
-    cost.method = "64 sources, 64 sinks; our relay and the peer server carry the frames of each source in turns to 8 \
-        sinks over 512 streams, with credit; rivals have one sink per source. CPU time of the server's process around \
-        whole deliveries, all bytes compared on arrival."
-        .to_owned();
-    let mut rate = Section::new(
-        "relay-64-pairs-rate",
-        "The same: payload per second (the load's one CPU is the limit)",
-        "GB/s",
-        true,
-    );
+    let shape = Shape { pairs: 64, streams: 8, in_flight_max: IN_FLIGHT };
+    let method = "64 sources, 64 sinks; our relay and the peer server carry the frames of each source in turns to 8 sinks \
+        over 512 streams, with credit; rivals have one sink per source. At most 2 MiB are under way. CPU time of the \
+        server's process around whole deliveries, all bytes compared on arrival.";
+    let title = "Relay, 64 pairs, frames spread over other sessions";
+    let [mut cost, mut rate] = sections("relay-64-pairs", title, method);
     for (frame_bytes, column) in FRAMES {
+        let all = every_contender();
+        let contenders = Contender::taking_part(bench, &all);
         compare(bench, &contenders, shape, frame_bytes, &mut |contender, sample| {
             cost.figure(contender.name(), column).push(sample.clone().map(|s| s.per_cpu));
             rate.figure(contender.name(), column).push(sample.map(|s| s.per_second));
@@ -68,6 +64,65 @@ pub(super) fn pairs(bench: &Bench, report: &mut Report) -> Result<()> {
     }
     report.sections.extend([cost, rate]);
     Ok(())
+}
+
+/// The same without a bound on what is under way: the relay in front of receivers that are always too slow.
+pub(super) fn greedy(bench: &Bench, report: &mut Report) -> Result<()> {
+    let shape = Shape { pairs: 64, streams: 8, in_flight_max: GREEDY };
+    let method = "As above, but sources send as much as sockets and windows take. The load's CPU is slower than the relay, so \
+        all of the credit (128 MiB over 512 streams) ends up in queues; a proxy has no more than its sockets' buffers.";
+    let title = "Relay, 64 pairs, receivers overloaded";
+    let [mut cost, mut rate] = sections("relay-overload", title, method);
+    for (frame_bytes, column) in [FRAMES[0], FRAMES[3]] {
+        let all = every_contender();
+        let contenders = Contender::taking_part(bench, &all[..5]);
+        compare(bench, &contenders, shape, frame_bytes, &mut |contender, sample| {
+            cost.figure(contender.name(), column).push(sample.clone().map(|s| s.per_cpu));
+            rate.figure(contender.name(), column).push(sample.map(|s| s.per_second));
+        })?;
+    }
+    report.sections.extend([cost, rate]);
+    Ok(())
+}
+
+/// One pair of sessions with 1, 16 and 256 streams.
+pub(super) fn streams(bench: &Bench, report: &mut Report) -> Result<()> {
+    let method = "One source, one sink; frames of all streams in turns. Rivals see the same bytes. At most 2 MiB, and 256 KiB \
+        per stream, are under way.";
+    let title = "Relay, one pair of sessions by streams and frame size";
+    let [mut cost, mut rate] = sections("relay-streams", title, method);
+    let mut all = every_contender();
+    all.retain(|one| !matches!(one, Contender::Rival(rival) if rival.needs_io_uring()));
+    let contenders = Contender::taking_part(bench, &all);
+    for streams in [1, 16, 256] {
+        for (frame_bytes, frames) in FRAMES {
+            let shape = Shape { pairs: 1, streams, in_flight_max: IN_FLIGHT };
+            let column = format!("{streams} × {frames}");
+            compare(bench, &contenders, shape, frame_bytes, &mut |contender, sample| {
+                cost.figure(contender.name(), &column).push(sample.clone().map(|s| s.per_cpu));
+                rate.figure(contender.name(), &column).push(sample.map(|s| s.per_second));
+            })?;
+        }
+    }
+    report.sections.extend([cost, rate]);
+    Ok(())
+}
+
+fn every_contender() -> Vec<Contender> {
+    let mut all = vec![Contender::URING, Contender::EPOLL, Contender::Peer];
+    all.extend(Rival::FORWARDING.map(Contender::Rival));
+    all
+}
+
+/// Per CPU-second of the server, and per second.
+fn sections(id: &str, title: &str, method: &str) -> [Section; 2] {
+    let cost_title = format!("{title}: payload per server-CPU-second");
+    let mut cost = Section::new(id, &cost_title, "GB per CPU-s", true);
+    cost.method = method.to_owned();
+    let rate_title = format!("{title}: payload per second (the load's one CPU is the limit)");
+    let mut rate = Section::new(&format!("{id}-rate"), &rate_title, "GB/s", true);
+    rate.method = "From the same runs.".to_owned();
+    [cost, rate]
 }
 
 /// One measurement.
@@ -111,8 +166,8 @@ pub(super) fn compare(
 
 /// A contender under load.
 pub(super) struct Lane {
-    running: Running,
-    flow: Flow,
+    pub(super) running: Running,
+    pub(super) flow: Flow,
 }
 
 impl Lane {
@@ -122,8 +177,12 @@ impl Lane {
         shape: Shape,
         frame_bytes: usize,
     ) -> Result<Self> {
-        let running = Running::start(bench, contender)?;
-        let flow = match contender {
+        Self::over(Running::start(bench, contender)?, shape, frame_bytes)
+    }
+
+    /// Over one that runs already.
+    pub(super) fn over(running: Running, shape: Shape, frame_bytes: usize) -> Result<Self> {
+        let flow = match running.contender {
             Contender::Rival(_) => plain_flow(&running, shape, frame_bytes)?,
             _ => relayed_flow(&running, shape, frame_bytes)?,
         };
@@ -157,7 +216,7 @@ pub(super) fn relayed_flow(running: &Running, shape: Shape, frame_bytes: usize) 
     }
     let sources = sources.into_iter().map(|s| Source::with_credit(s.socket, s.credit)).collect();
     let sinks = sinks.into_iter().map(|s| Sink::with_grants(s.socket, shape.streams)).collect();
-    Flow::new(sources, sinks, shape.streams, frame_bytes)
+    Flow::new(sources, sinks, shape.streams, frame_bytes, shape.in_flight_max)
 }
 
 /// Connections to a rival, joined in pairs.
@@ -167,7 +226,7 @@ fn plain_flow(running: &Running, shape: Shape, frame_bytes: usize) -> Result<Flo
         sources.push(Source::without_credit(plain_connection(running, pair, false)?));
         sinks.push(Sink::without_grants(plain_connection(running, pair, true)?, shape.streams));
     }
-    Flow::new(sources, sinks, shape.streams, frame_bytes)
+    Flow::new(sources, sinks, shape.streams, frame_bytes, shape.in_flight_max)
 }
 
 /// A connection to a rival that has said which pair it belongs to.

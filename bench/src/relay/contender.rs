@@ -1,19 +1,20 @@
 //! Who is measured: our relay on either driver, a rival, or a server that runs elsewhere.
 
-use std::{fs, net::SocketAddr, str::FromStr, time::Duration};
+use std::{fs, net::SocketAddr, str::FromStr, sync::Arc, time::Duration};
 
 use dmsg_bench::{
     Error, Result, cpu,
     party::{self, Party},
 };
 use dmsg_engine::{
+    client::{Client, ClientConfig, ServerRecord, StaticDirectory},
     driver::{self, DriverKind},
     identity::{PublicKey, SecretKey},
     server::{Server, ServerConfig},
 };
 
 use super::{
-    Bench,
+    Bench, end_to_end,
     rivals::{self, Rival},
 };
 
@@ -92,25 +93,28 @@ enum Process {
 }
 
 impl Running {
-    /// Starts it on the server's CPU.
+    /// Starts it on the server's CPU, with one thread.
     pub(crate) fn start(bench: &Bench, contender: Contender) -> Result<Self> {
-        Self::start_with(bench, contender, 1)
+        match contender {
+            Contender::Peer => Self::found(bench),
+            _ => Self::start_on(contender, &[bench.cpus.server], 1),
+        }
     }
 
-    /// The same with several threads.
-    pub(crate) fn start_with(bench: &Bench, contender: Contender, threads: u16) -> Result<Self> {
-        let cpu = bench.cpus.server.to_string();
-        let mut args = vec!["party", "--cpu", &cpu];
-        let count = threads.to_string();
+    /// Starts it on these CPUs.
+    pub(crate) fn start_on(contender: Contender, cpus: &[usize], threads: usize) -> Result<Self> {
+        let mut args = vec!["party".to_owned()];
+        cpus.iter().for_each(|cpu| args.extend(["--cpu".to_owned(), cpu.to_string()]));
         match contender {
-            Contender::Peer => return Self::found(bench),
-            Contender::Rival(rival) => args.extend(["--rival", rival.name()]),
+            Contender::Peer => return Err("a server of others is not started here".into()),
+            Contender::Rival(rival) => args.extend(["--rival", rival.name()].map(str::to_owned)),
             Contender::Ours(kind) => {
                 let kind = if kind == DriverKind::Epoll { "epoll" } else { "uring" };
-                args.extend(["--driver", kind, "--threads", &count]);
+                let threads = threads.to_string();
+                args.extend(["--driver", kind, "--threads", &threads].map(str::to_owned));
             }
         }
-        let party = Party::spawn(&args)?;
+        let party = Party::spawn(&args.iter().map(String::as_str).collect::<Vec<_>>())?;
         let address = party.word(0).parse()?;
         let key = if party.word(1).is_empty() { None } else { Some(party.word(1).parse()?) };
         Ok(Self { contender, address, key, process: Process::Ours(party) })
@@ -135,6 +139,11 @@ impl Running {
     /// CPU time used so far.
     pub(crate) fn cpu_time(&self) -> Result<Duration> {
         Ok(cpu::process_time(self.pid())?)
+    }
+
+    /// User-space memory.
+    pub(crate) fn anonymous_bytes(&self) -> Result<u64> {
+        Ok(cpu::anonymous_bytes(self.pid())?)
     }
 
     /// The key of a server.
@@ -166,9 +175,15 @@ fn listening_process(port: u16) -> Option<u32> {
 #[derive(Debug, Clone, clap::Args)]
 pub(crate) struct PartyArgs {
     #[arg(long)]
-    cpu: Option<usize>,
+    cpu: Vec<usize>,
     #[arg(long)]
     rival: Option<Rival>,
+    #[arg(long)]
+    sink: Option<PeerServer>,
+    #[arg(long)]
+    source: Option<PeerServer>,
+    #[arg(long)]
+    to: Option<PublicKey>,
     #[arg(long, default_value = "auto")]
     driver: String,
     #[arg(long, default_value_t = 1)]
@@ -177,13 +192,19 @@ pub(crate) struct PartyArgs {
 
 /// Runs as a child until the parent is gone.
 pub(crate) fn serve(args: &PartyArgs) -> Result<()> {
-    if let Some(cpu) = args.cpu {
-        cpu::pin(&[cpu])?;
+    if !args.cpu.is_empty() {
+        cpu::pin(&args.cpu)?;
     }
     let _ = cpu::raise_file_limit();
-    if let Some(rival) = args.rival {
-        return rivals::serve(rival);
+    match (args.rival, &args.sink, &args.source, args.to) {
+        (Some(rival), ..) => rivals::serve(rival),
+        (_, Some(server), ..) => end_to_end::sink(server),
+        (_, _, Some(server), Some(to)) => end_to_end::source(server, to),
+        _ => serve_relay(args),
     }
+}
+
+fn serve_relay(args: &PartyArgs) -> Result<()> {
     let mut config = ServerConfig::new(SecretKey::generate()?, "127.0.0.1:0".parse()?);
     config.driver = match args.driver.as_str() {
         "uring" => DriverKind::Uring,
@@ -196,4 +217,24 @@ pub(crate) fn serve(args: &PartyArgs) -> Result<()> {
     party::ready(&format!("{} {}", server.local_addr(), server.public_key()))?;
     party::until_orphaned();
     Ok(())
+}
+
+impl PeerServer {
+    /// A client whose only server this is.
+    pub(crate) fn client(&self) -> Result<Client> {
+        let servers = vec![ServerRecord {
+            key: self.key,
+            address: self.address.to_string(),
+            available_sessions: 1,
+        }];
+        let config = ClientConfig::new(SecretKey::generate()?);
+        Ok(Client::start(config, Arc::new(StaticDirectory { servers }))?)
+    }
+}
+
+impl Running {
+    /// Its key and address.
+    pub(crate) fn server(&self) -> Result<PeerServer> {
+        Ok(PeerServer { key: self.server_key()?, address: self.address })
+    }
 }

@@ -11,8 +11,13 @@
 
 mod bulk;
 mod contender;
+mod end_to_end;
 mod load;
+mod neighbours;
 mod rivals;
+mod setup;
+mod small;
+mod targets;
 
 use std::time::Duration;
 
@@ -65,9 +70,12 @@ pub(crate) struct Args {
 #[derive(Debug)]
 pub(crate) struct Bench {
     cpus: Cpus,
+    /// CPUs that this program was started on; the load's thread has only one of them.
+    allowed: Vec<usize>,
     gate: Gate,
     repeats: u32,
     time: Duration,
+    quick: bool,
     contenders: Vec<String>,
     peer: Option<PeerServer>,
 }
@@ -75,8 +83,20 @@ pub(crate) struct Bench {
 /// A part: its name, what it is about, and how it is run.
 type Part = (&'static str, &'static str, fn(&Bench, &mut Report) -> Result<()>);
 
-const PARTS: [Part; 1] =
-    [("relay-64-pairs", "64 pairs of sessions, frames spread over other sessions", bulk::pairs)];
+const PARTS: [Part; 12] = [
+    ("relay-64-pairs", "64 pairs of sessions, frames spread over other sessions", bulk::pairs),
+    ("relay-overload", "the same in front of receivers that are too slow", bulk::greedy),
+    ("relay-streams", "one pair of sessions with 1, 16 and 256 streams", bulk::streams),
+    ("end-to-end", "our clients through the server, stream crypto included", end_to_end::run),
+    ("rtt", "ping-pong over one stream", small::round_trips),
+    ("chat-512", "512 connections with one message each", small::chat),
+    ("opens", "stream opens: server CPU, rate, latency", setup::opens),
+    ("dial", "whole dials with our clients", setup::dials),
+    ("handshakes", "session handshakes", setup::handshakes),
+    ("memory", "memory of idle sessions and streams", setup::memory),
+    ("fairness", "throughput beside receivers that never read", neighbours::fairness),
+    ("cores", "two server threads against one", neighbours::cores),
+];
 
 /// Runs the parts that were asked for.
 pub(crate) fn run(args: &Args) -> Result<()> {
@@ -96,9 +116,11 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     let _ = cpu::raise_file_limit();
     let bench = Bench {
         cpus,
+        allowed: cpu::allowed(),
         gate: Gate::new(cpus, args.tries).with_limit(args.slow_ns),
         repeats: args.repeats.unwrap_or(if args.quick { 3 } else { 5 }).max(1),
         time: Duration::from_millis(args.time_ms.unwrap_or(if args.quick { 150 } else { 400 })),
+        quick: args.quick,
         contenders: args.contender.clone(),
         peer: args.peer_server.clone(),
     };
@@ -108,6 +130,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         progress(&format!("{name}: {about}"));
         part(&bench, &mut report).map_err(|error| format!("{name}: {error}"))?;
     }
+    targets::judge(&mut report);
     args.output.finish(&report)
 }
 

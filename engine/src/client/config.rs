@@ -47,6 +47,38 @@ pub struct ClientConfig {
     pub stream_idle_timeout: Option<Duration>,
     /// How often the list of servers is read again.
     pub update_interval: Duration,
+    /// How long what the directory says of a peer is remembered.
+    pub memory: Memory,
+}
+
+/// How long the answers of a directory are remembered (`discovery.md §8`).
+///
+/// ```text
+///   asked ─── entry_ttl ───┬─── stale_max ─────────┬──▶ asked before the dial
+///     used as it is        │ used, and asked again │
+/// ```
+///
+/// A dial that the peer's servers refuse forgets the entry at once. While the directory does not answer, the last entry
+/// stands, old as it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Memory {
+    /// A peer's servers are used without asking again.
+    pub entry_ttl: Duration,
+    /// After that they are used for so long while the directory is asked in the background.
+    pub stale_max: Duration,
+    /// The absence of a peer is believed.
+    pub absent_ttl: Duration,
+}
+
+impl Default for Memory {
+    /// 5 min, 1 h and 5 s. Clients publish anew every 5 min; a peer that is absent may be just starting.
+    fn default() -> Self {
+        Self {
+            entry_ttl: Duration::from_secs(5 * 60),
+            stale_max: Duration::from_secs(60 * 60),
+            absent_ttl: Duration::from_secs(5),
+        }
+    }
 }
 
 impl ClientConfig {
@@ -69,6 +101,7 @@ impl ClientConfig {
             accept_queue_max: 256,
             stream_idle_timeout: None,
             update_interval: Duration::from_secs(5 * 60),
+            memory: Memory::default(),
         }
     }
 

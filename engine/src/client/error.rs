@@ -82,6 +82,11 @@ pub enum SessionEnd {
 }
 
 impl SessionEnd {
+    /// Whether nobody answered at the server's address.
+    pub(crate) fn is_unreachable(&self) -> bool {
+        matches!(self, Self::ConnectTimedOut(_) | Self::ConnectFailed(_))
+    }
+
     /// A short name for counters.
     #[must_use]
     pub fn label(&self) -> &'static str {

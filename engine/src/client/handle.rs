@@ -93,7 +93,7 @@ impl Client {
         let link = link_from.recv().map_err(|_| {
             std::io::Error::other("the engine's thread died before its machine was built")
         })?;
-        let cache = Arc::new(EntryCache::default());
+        let cache = Arc::new(EntryCache::new(config.memory));
         let (requests, inbox) = tokio::sync::mpsc::unbounded_channel();
         let status = watch::Sender::new(ClientStatus::Starting);
         let inner = Inner {
@@ -302,10 +302,14 @@ impl Inner {
         started: Instant,
         deadline: Instant,
     ) -> Result<Arc<[ServerTarget]>, DialError> {
-        if let Some(known) = self.cache.fresh(&peer) {
-            return known;
-        }
         let (reply, answer) = oneshot::channel();
+        if let Some(known) = self.cache.look(&peer, started) {
+            if known.wants_refresh {
+                let refresh = Request::Resolve { peer, started, deadline, reply };
+                drop(self.requests.send(refresh));
+            }
+            return known.answer;
+        }
         self.requests
             .send(Request::Resolve { peer, started, deadline, reply })
             .map_err(|_| DialError::Closed)?;

@@ -25,7 +25,7 @@ mod registry;
 mod stats;
 mod stream;
 
-pub use config::ClientConfig;
+pub use config::{ClientConfig, Memory};
 pub use directory::{Directory, DirectoryError, DirectoryFuture, ServerRecord, StaticDirectory};
 pub use error::{
     DialError, DialPhase, ListenError, SessionEnd, StartError, StreamEnd, Tries, TryCause,

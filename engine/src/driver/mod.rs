@@ -15,6 +15,7 @@
 //! - whoever drops the last [`Mailbox`] does not stop the driver: a command must ask the machine
 //!   for it.
 
+mod arena;
 mod epoll;
 mod host;
 mod mailbox;
@@ -32,6 +33,7 @@ use std::{
     time::Duration,
 };
 
+pub(crate) use self::arena::Lease;
 use self::{host::Host, mailbox::Inbox};
 pub use self::{
     mailbox::{Mailbox, PostError},

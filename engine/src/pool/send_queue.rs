@@ -3,23 +3,22 @@
 //! Small pieces are gathered by one copy into a batch, large ones are referenced: measurably the
 //! faster way for each (`docs/performance-log.md`). A driver takes segments off the front,
 //! keeps them alive until the kernel is done, and puts back what was not sent.
+//!
+//! Batches are recycled, so that a queue in steady flow allocates nothing and one that is empty holds nothing.
 
 use std::collections::VecDeque;
 
-use super::Slice;
+use super::{Slice, batch::Batch};
 
 /// Payloads up to this many bytes are copied into the batch, larger ones are referenced.
 /// The crossing point measured for the relay lies near 2 KiB.
 pub const COPY_MAX_BYTES: usize = 2048;
 
-/// Bytes of one gathered batch: large enough that a send call is worth its cost, small enough to stay in L1/L2.
-const BATCH_BYTES: usize = 16 * 1024;
-
 /// A contiguous piece of what is to be sent.
 #[derive(Debug)]
 pub enum Segment {
     /// Gathered small pieces and frame headers.
-    Batch(Vec<u8>),
+    Batch(Batch),
     /// A referenced range of a receive block.
     Slice(Slice),
 }
@@ -29,7 +28,7 @@ impl Segment {
     #[must_use]
     pub fn as_bytes(&self) -> &[u8] {
         match self {
-            Self::Batch(bytes) => bytes,
+            Self::Batch(batch) => batch.bytes(),
             Self::Slice(slice) => slice,
         }
     }
@@ -53,11 +52,12 @@ impl SendQueue {
     pub fn push_bytes(&mut self, bytes: &[u8]) {
         self.len += bytes.len();
         if let Some(Segment::Batch(batch)) = self.segments.back_mut()
-            && batch.len() + bytes.len() <= BATCH_BYTES
+            && batch.push(bytes)
         {
-            batch.extend_from_slice(bytes);
-        } else if !bytes.is_empty() {
-            self.segments.push_back(Segment::Batch(bytes.to_vec()));
+            return;
+        }
+        if !bytes.is_empty() {
+            self.segments.push_back(Segment::Batch(Batch::of(bytes)));
         }
     }
 
@@ -73,32 +73,20 @@ impl SendQueue {
 
     /// Makes room for small pieces of `bytes` in all that are about to be pushed.
     pub fn reserve(&mut self, bytes: usize) {
-        let room = bytes.min(BATCH_BYTES);
-        if room == 0 {
-            return;
-        }
         match self.segments.back_mut() {
-            Some(Segment::Batch(batch)) if batch.len() + room <= BATCH_BYTES => batch.reserve(room),
-            _ => self.segments.push_back(Segment::Batch(Vec::with_capacity(room))),
+            Some(Segment::Batch(batch)) => batch.expect(bytes),
+            _ if bytes > 0 => self.segments.push_back(Segment::Batch(Batch::expecting(bytes))),
+            _ => {}
         }
     }
 
     /// Queues copies of many small pieces.
     pub fn push_all<'a>(&mut self, pieces: impl Iterator<Item = &'a [u8]>) {
         let mut pieces = pieces.peekable();
-        while let Some(piece) = pieces.peek() {
-            let Some(Segment::Batch(batch)) = self.segments.back_mut() else {
-                self.push_bytes(piece);
-                pieces.next();
-                continue;
-            };
-            let before = batch.len();
-            while let Some(piece) = pieces.next_if(|p| batch.len() + p.len() <= BATCH_BYTES) {
-                batch.extend_from_slice(piece);
-            }
-            self.len += batch.len() - before;
-            if let Some(piece) = pieces.next() {
-                self.push_bytes(piece);
+        while let Some(piece) = pieces.next() {
+            self.push_bytes(piece);
+            if let Some(Segment::Batch(batch)) = self.segments.back_mut() {
+                self.len += batch.push_all(&mut pieces);
             }
         }
     }
@@ -137,26 +125,29 @@ impl SendQueue {
         }
     }
 
-    /// Takes up to `count_max` segments for a send whose memory must stay in place; the second value is the
-    /// number of bytes of the first that are sent already. They leave the queue's account only
-    /// with [`SendQueue::settle`].
-    pub fn take_segments(&mut self, count_max: usize) -> (Vec<Segment>, usize) {
-        debug_assert!(self.taken == 0, "one send at a time");
+    /// Moves up to `count_max` segments to the end of `segments`, which is empty, for a send whose memory must stay in place.
+    /// Returns how many bytes of the first are sent already. They leave the queue's account only with [`SendQueue::settle`].
+    pub fn take_segments(&mut self, segments: &mut Vec<Segment>, count_max: usize) -> usize {
+        debug_assert!(self.taken == 0 && segments.is_empty(), "one send at a time");
         let count = count_max.min(self.segments.len());
-        let segments: Vec<_> = self.segments.drain(..count).collect();
+        segments.extend(self.segments.drain(..count));
         let head_sent = std::mem::take(&mut self.head_sent);
         self.taken = segments.iter().map(|s| s.as_bytes().len()).sum::<usize>() - head_sent;
-        (segments, head_sent)
+        head_sent
     }
 
     /// Ends a send begun with [`SendQueue::take_segments`]: `sent` bytes went out, `head_sent` is what that call returned,
-    /// and whatever of `segments` was not sent goes back to the front.
-    pub fn settle(&mut self, segments: Vec<Segment>, head_sent: usize, sent: usize) {
-        self.taken = 0;
+    /// and whatever of `segments` was not sent goes back to the front. `segments` is empty afterwards.
+    pub fn settle(&mut self, segments: &mut Vec<Segment>, head_sent: usize, sent: usize) {
+        let taken = std::mem::take(&mut self.taken);
         if std::mem::take(&mut self.forget_taken) {
-            return;
+            return segments.clear();
         }
-        for segment in segments.into_iter().rev() {
+        if sent == taken {
+            self.len -= taken;
+            return segments.clear();
+        }
+        for segment in segments.drain(..).rev() {
             self.segments.push_front(segment);
         }
         self.head_sent = head_sent;
@@ -175,21 +166,12 @@ impl SendQueue {
                 rest.advance(self.head_sent);
                 rest.split_to(bytes_max)
             }
-            Segment::Batch(batch) if self.head_sent == 0 && batch.len() <= bytes_max => {
-                Slice::from_vec(std::mem::take(batch))
-            }
             Segment::Batch(batch) => {
-                let end = batch.len().min(self.head_sent.saturating_add(bytes_max));
-                Slice::copy_from(&batch[self.head_sent..end])
+                let bytes = &batch.bytes()[self.head_sent..];
+                Slice::copy_from(&bytes[..bytes.len().min(bytes_max)])
             }
         };
-        // `advance` would look at a batch that was taken out whole as an empty one, and that is right too.
-        if matches!(self.segments.front(), Some(Segment::Batch(batch)) if batch.is_empty()) {
-            self.segments.pop_front();
-            self.len -= slice.len();
-        } else {
-            self.advance(slice.len());
-        }
+        self.advance(slice.len());
         Some(slice)
     }
 
@@ -257,9 +239,10 @@ mod tests {
         let mut queue = SendQueue::default();
         queue.push_bytes(b"abcdef");
         queue.advance(1);
-        let (segments, head) = queue.take_segments(8);
+        let mut segments = Vec::new();
+        let head = queue.take_segments(&mut segments, 8);
         queue.push_bytes(b"ghi");
-        queue.settle(segments, head, 2);
+        queue.settle(&mut segments, head, 2);
         assert_eq!(flat(&queue), b"defghi");
         assert_eq!(queue.len(), 6);
     }
@@ -268,10 +251,11 @@ mod tests {
     fn nothing_comes_back_to_a_queue_that_was_cleared_meanwhile() {
         let mut queue = SendQueue::default();
         queue.push_bytes(b"abcdef");
-        let (segments, head) = queue.take_segments(8);
+        let mut segments = Vec::new();
+        let head = queue.take_segments(&mut segments, 8);
         queue.clear();
         queue.push_bytes(b"next");
-        queue.settle(segments, head, 2);
+        queue.settle(&mut segments, head, 2);
         assert_eq!(flat(&queue), b"next");
         assert_eq!(queue.len(), 4);
     }

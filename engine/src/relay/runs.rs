@@ -18,7 +18,7 @@ mod tests;
 use std::{sync::atomic::Ordering::Relaxed, time::Instant};
 
 use super::{
-    Command, Relay, Stage, StreamMsg, StreamRef,
+    Relay, Stage, StreamMsg, StreamRef,
     session::{Phase, Session, Up},
     stream::{Half, Relaying},
 };
@@ -46,10 +46,12 @@ struct Way {
     id: StreamId,
     /// The stream that its frames become.
     far_id: StreamId,
-    /// The receiving session's core, connection and mux; on another core its mux is not known, and not needed.
+    /// The receiving session's core and connection.
     core: u16,
     to: ConnId,
-    kind: MuxKind,
+    /// Its mux, if the frames go into its send queue at once. Otherwise their payload is told to the other half, since that is on
+    /// another core, or has to wait.
+    kind: Option<MuxKind>,
     /// What the source may send and the receiver may be sent, at the begin of the plan and now.
     allowed: u32,
     left: u32,
@@ -69,7 +71,7 @@ impl Way {
         far_id: StreamId(0),
         core: 0,
         to: ConnId::NONE,
-        kind: MuxKind::Yamux,
+        kind: None,
         allowed: 0,
         left: 0,
         frames: 0,
@@ -78,6 +80,10 @@ impl Way {
         first_run: NONE,
         last_run: NONE,
     };
+
+    fn frame_max_bytes(&self) -> u32 {
+        self.kind.map_or(u32::MAX, MuxKind::plain_max_bytes)
+    }
 }
 
 /// Bytes of the block that go one way. A list for each way leads through them in their order.
@@ -106,9 +112,9 @@ impl Run {
 const NONE: u32 = u32::MAX;
 
 /// The plan for one block; kept by the relay for its memory.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Plan {
-    ways: Box<[Way; WAYS]>,
+    ways: Vec<Way>,
     /// Of those, the ones in use.
     used: Vec<u8>,
     runs: Vec<Run>,
@@ -119,7 +125,7 @@ pub(super) struct Plan {
 
 impl Plan {
     pub(super) fn new() -> Self {
-        let ways = vec![Way::NONE; WAYS].try_into().expect("so many were made");
+        let ways = vec![Way::NONE; WAYS];
         Self {
             ways,
             used: Vec::with_capacity(WAYS),
@@ -240,69 +246,78 @@ impl Relay {
 
     /// Queues the runs of the plan, and forgets it.
     fn queue_runs(&mut self, io: &mut Io, conn: ConnId, data: &Slice) {
-        for place in &self.plan.used {
-            let way = &self.plan.ways[usize::from(*place)];
-            if way.core != self.core {
-                mail_runs(&self.plan, way, data, |data| {
-                    let to = StreamRef { core: way.core, conn: way.to, id: way.far_id };
-                    let from = StreamRef { core: self.core, conn, id: way.id };
-                    let msg = StreamMsg::Data(data);
-                    self.outbox.push(way.core, Command::Stream { to, from, msg });
-                });
-                continue;
-            }
-            let Some(queue) = io.queue(way.to) else { continue };
-            let (mut copied_bytes, mut all_copied) = (0, true);
-            for run in self.plan.runs_of(way) {
-                copied_bytes += run.copied_bytes(way.kind);
-                all_copied &= !run.bare && run.len() <= COPY_MAX_BYTES;
-            }
-            queue.reserve(copied_bytes);
-            let runs = self.plan.runs_of(way);
-            if all_copied {
-                queue.push_all(runs.map(|run| &data[run.start as usize..run.end as usize]));
-            } else {
-                runs.for_each(|run| queue_run(queue, way, run, data));
+        let plan = std::mem::take(&mut self.plan);
+        for place in &plan.used {
+            let way = &plan.ways[usize::from(*place)];
+            if let (Some(kind), Some(queue)) = (way.kind, io.queue(way.to)) {
+                plan.queue_way(way, kind, data, queue);
             }
         }
+        // Only now, as whoever is told may do anything to any session.
+        for place in &plan.used {
+            let way = &plan.ways[usize::from(*place)];
+            if way.kind.is_none() {
+                let to = StreamRef { core: way.core, conn: way.to, id: way.far_id };
+                let from = StreamRef { core: self.core, conn, id: way.id };
+                plan.tell_way(way, data, |data| self.tell(io, to, from, StreamMsg::Data(data)));
+            }
+        }
+        self.plan = plan;
         self.plan.clear();
     }
 }
 
-fn queue_run(queue: &mut SendQueue, way: &Way, run: Run, data: &Slice) {
+impl Plan {
+    /// Queues the runs of a way as frames.
+    fn queue_way(&self, way: &Way, kind: MuxKind, data: &Slice, queue: &mut SendQueue) {
+        let (mut copied_bytes, mut all_copied) = (0, true);
+        for run in self.runs_of(way) {
+            copied_bytes += run.copied_bytes(kind);
+            all_copied &= !run.bare && run.len() <= COPY_MAX_BYTES;
+        }
+        queue.reserve(copied_bytes);
+        let runs = self.runs_of(way);
+        if all_copied {
+            queue.push_all(runs.map(|run| &data[run.start as usize..run.end as usize]));
+        } else {
+            runs.for_each(|run| queue_run(queue, kind, way.far_id, run, data));
+        }
+    }
+
+    /// Tells the payload of a way, in pieces as they suit us: where frames began and ended means nothing.
+    fn tell_way(&self, way: &Way, data: &Slice, mut tell: impl FnMut(Slice)) {
+        let mut small = Vec::new();
+        for run in self.runs_of(way) {
+            let (start, end) = (run.start as usize, run.end as usize);
+            if run.len() <= COPY_MAX_BYTES {
+                if small.is_empty() {
+                    small.reserve_exact((way.allowed - way.left) as usize);
+                }
+                small.extend_from_slice(&data[start..end]);
+            } else {
+                if !small.is_empty() {
+                    tell(Slice::from_vec(std::mem::take(&mut small)));
+                }
+                tell(data.range(start, end));
+            }
+        }
+        if !small.is_empty() {
+            tell(Slice::from_vec(small));
+        }
+    }
+}
+
+fn queue_run(queue: &mut SendQueue, kind: MuxKind, id: StreamId, run: Run, data: &Slice) {
     let (start, end) = (run.start as usize, run.end as usize);
     if run.bare {
-        let frame = PlainFrame { id: way.far_id, len: run.end - run.start };
         let mut header = [0; HEADER_MAX_BYTES];
-        way.kind.write_plain(frame, &mut header);
-        queue.push_bytes(&header[..way.kind.header_bytes()]);
+        kind.write_plain(PlainFrame { id, len: run.end - run.start }, &mut header);
+        queue.push_bytes(&header[..kind.header_bytes()]);
     }
     if run.len() <= COPY_MAX_BYTES {
         queue.push_bytes(&data[start..end]);
     } else {
         queue.push_slice(data.range(start, end));
-    }
-}
-
-/// Payload for another core, where frames begin and end as suits that core: small ones in a row become one message.
-fn mail_runs(plan: &Plan, way: &Way, data: &Slice, mut send: impl FnMut(Slice)) {
-    let mut small = Vec::new();
-    for run in plan.runs_of(way) {
-        let (start, end) = (run.start as usize, run.end as usize);
-        if run.len() <= COPY_MAX_BYTES {
-            if small.is_empty() {
-                small.reserve_exact((way.allowed - way.left) as usize);
-            }
-            small.extend_from_slice(&data[start..end]);
-        } else {
-            if !small.is_empty() {
-                send(Slice::from_vec(std::mem::take(&mut small)));
-            }
-            send(data.range(start, end));
-        }
-    }
-    if !small.is_empty() {
-        send(Slice::from_vec(small));
     }
 }
 
@@ -338,13 +353,13 @@ impl Planner<'_> {
             let here = frame.len.min((all - start) as u32);
             let Some(place) = self.way_of(source, frame.id) else { break };
             let way = &mut self.plan.ways[place];
-            if here == 0 || frame.len > way.left || here > way.kind.plain_max_bytes() {
+            if here == 0 || frame.len > way.left || here > way.frame_max_bytes() {
                 break;
             }
             way.left -= frame.len;
             way.frames += 1;
             let (far_id, end) = (way.far_id, start + here as usize);
-            let in_place = R::WRITABLE && way.kind == kind && way.core == self.core;
+            let in_place = R::WRITABLE && way.kind == Some(kind);
             if here < frame.len {
                 // The last of the block.
                 way.missing_bytes = frame.len - here;
@@ -365,7 +380,7 @@ impl Planner<'_> {
         let here = rest.len.min(all as u32);
         let Some(place) = self.way_of(source, rest.id) else { return 0 };
         let way = &mut self.plan.ways[place];
-        if here > way.left || here > way.kind.plain_max_bytes() {
+        if here > way.left || here > way.frame_max_bytes() {
             return 0;
         }
         way.left -= here;
@@ -400,32 +415,33 @@ impl Planner<'_> {
         let half = streams.get_mut(id)?;
         let Stage::Relaying(relaying) = &mut half.stage else { return None };
         let StreamRef { core, conn: to, id: far_id } = relaying.peer;
-        if core != self.core {
-            // Without windows, how far a source is ahead is kept by the general way.
-            let allowed = mux.receive_window(id, &mut half.mux_hint);
-            half.active = self.now;
-            let way = Way { id, far_id, core, to, allowed, left: allowed, ..Way::NONE };
-            return mux.has_windows().then_some(way);
-        }
-        if !self.io.has_room(to) {
-            return None;
+        let window = mux.receive_window(id, &mut half.mux_hint);
+        half.active = self.now;
+        let told = Way { id, far_id, core, to, allowed: window, left: window, ..Way::NONE };
+        // Without windows, how far a source is ahead is kept by the general way.
+        let told = mux.has_windows().then_some(told);
+        if core != self.core || !self.io.has_room(to) {
+            return told;
         }
         let Up { mux: Some(far_mux), streams: far_streams, .. } = up_of(self.sessions, to)? else {
             return None;
         };
         let far_half = far_streams.find(far_id, &mut relaying.peer_hint)?;
         let kind = far_mux.kind();
+        if !takes_at_once(far_half, StreamRef { core, conn: self.conn, id }) {
+            return told;
+        }
         // The same where a receiver has none, unless neither has any: then what was sent and what was taken are the same.
-        if !takes_at_once(far_half, StreamRef { core, conn: self.conn, id })
-            || far_mux.has_windows() != mux.has_windows()
-        {
+        if far_mux.has_windows() != mux.has_windows() {
             return None;
         }
-        half.active = self.now;
+        let credit = far_mux.find_credit(far_id, &mut far_half.mux_hint);
+        if credit == 0 {
+            return told;
+        }
         far_half.active = self.now;
-        let window = mux.receive_window(id, &mut half.mux_hint);
-        let allowed = window.min(far_mux.find_credit(far_id, &mut far_half.mux_hint));
-        Some(Way { id, far_id, core, to, kind, allowed, left: allowed, ..Way::NONE })
+        let allowed = window.min(credit);
+        Some(Way { id, far_id, core, to, kind: Some(kind), allowed, left: allowed, ..Way::NONE })
     }
 
     /// Accounts what the plan uses, on both sides of each way; returns the payload in it.
@@ -433,7 +449,7 @@ impl Planner<'_> {
         let mut payload_bytes = 0;
         for place in &self.plan.used {
             let way = &self.plan.ways[usize::from(*place)];
-            let Way { id, far_id, core, to, frames, .. } = *way;
+            let Way { id, far_id, to, kind, frames, .. } = *way;
             let used = way.allowed - way.left;
             let (taken, spent) = (used - way.rest_bytes, used - way.missing_bytes);
             payload_bytes += u64::from(spent);
@@ -442,7 +458,7 @@ impl Planner<'_> {
                 mux.take_plain(id, frames, taken, &mut half.mux_hint);
             }
             let Stage::Relaying(relaying) = &mut half.stage else { continue };
-            if core == self.core
+            if kind.is_some()
                 && let Some(far) = up_of(self.sessions, to)
                 && let Some(far_half) = far.streams.find(far_id, &mut relaying.peer_hint)
                 && let Some(mux) = &mut far.mux

@@ -13,6 +13,8 @@ use std::{
     io,
     net::{SocketAddr, TcpListener},
     sync::{Arc, atomic::Ordering::Relaxed, mpsc::SyncSender},
+    thread,
+    time::{Duration, Instant},
 };
 
 use socket2::{Domain, Protocol, Socket, Type};
@@ -27,6 +29,13 @@ use crate::{
 /// Commands between cores that may wait for one core. Stream messages are bounded by the peers' credit and may go
 /// beyond; this bounds the rest.
 const MAILBOX_MAX: usize = 65_536;
+
+/// How long a port that is taken is tried again. The kernel takes a ring apart behind the back of a process that was
+/// killed: its listener was seen to outlive it by up to 40 ms, and whoever restarts it at once must not fail.
+const PORT_WAIT: Duration = Duration::from_millis(500);
+
+/// Between two such tries.
+const PORT_PAUSE: Duration = Duration::from_millis(10);
 
 /// Connections the kernel may complete before we accept them.
 const LISTEN_BACKLOG: i32 = 1024;
@@ -253,15 +262,28 @@ impl Drop for Server {
 }
 
 fn listener(address: SocketAddr, shared: bool) -> io::Result<TcpListener> {
-    let explain = |error: io::Error| {
-        io::Error::new(error.kind(), format!("cannot listen on {address}: {error}"))
-    };
+    let until = Instant::now() + PORT_WAIT;
+    loop {
+        match try_listen(address, shared) {
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse && Instant::now() < until => {
+                thread::sleep(PORT_PAUSE);
+            }
+            Err(error) => {
+                let what = format!("cannot listen on {address}: {error}");
+                return Err(io::Error::new(error.kind(), what));
+            }
+            Ok(listener) => return Ok(listener),
+        }
+    }
+}
+
+fn try_listen(address: SocketAddr, shared: bool) -> io::Result<TcpListener> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
     socket.set_reuse_address(true)?;
     if shared {
         socket.set_reuse_port(true)?;
     }
-    socket.bind(&address.into()).map_err(explain)?;
-    socket.listen(LISTEN_BACKLOG).map_err(explain)?;
+    socket.bind(&address.into())?;
+    socket.listen(LISTEN_BACKLOG)?;
     Ok(socket.into())
 }

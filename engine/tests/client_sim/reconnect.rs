@@ -21,7 +21,7 @@ fn a_restarted_server_is_found_again_within_two_seconds() {
 }
 
 #[test]
-fn a_server_that_was_away_for_an_hour_is_found_within_the_longest_back_off() {
+fn a_server_that_was_away_for_an_hour_is_found_within_five_seconds() {
     let mut world = World::connected(31, 1);
     let address = world.servers[0].address;
     world.net.refuse(address, true);
@@ -30,9 +30,10 @@ fn a_server_that_was_away_for_an_hour_is_found_within_the_longest_back_off() {
     world.pass(Duration::from_secs(3600));
     let ended = world.clients[0].shared.stats().sessions_ended;
     let refused = ended["connect_failed"];
-    assert!((120..300).contains(&refused), "{refused} dials in an hour");
+    // Every 2 to 4 s, since without any session nothing else works.
+    assert!((900..1800).contains(&refused), "{refused} dials in an hour");
     world.net.refuse(address, false);
-    assert!(world.until(Duration::from_secs(31), |world| world.sessions(0) == 1));
+    assert!(world.until(Duration::from_secs(5), |world| world.sessions(0) == 1));
 }
 
 #[test]

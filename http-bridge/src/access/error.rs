@@ -49,7 +49,7 @@ impl PathFailure {
 
 /// No path led to an answer.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ServiceError {
+pub struct AccessError {
     /// Which service.
     pub service: ServiceKind,
     /// The paths, in the order in which they came up.
@@ -58,7 +58,7 @@ pub struct ServiceError {
     pub is_repeatable: bool,
 }
 
-impl ServiceError {
+impl AccessError {
     /// The last thing that was tried, if anything was.
     #[must_use]
     pub fn transport(&self) -> Option<&TransportError> {
@@ -78,9 +78,9 @@ impl ServiceError {
     }
 }
 
-impl std::error::Error for ServiceError {}
+impl std::error::Error for AccessError {}
 
-impl fmt::Display for ServiceError {
+impl fmt::Display for AccessError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} did not answer", self.service)?;
         for (index, (path, failure)) in self.tries.iter().enumerate() {

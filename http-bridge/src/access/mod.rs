@@ -23,13 +23,15 @@ mod readiness;
 mod recovery;
 mod service;
 mod status;
+mod tower;
 
 use std::fmt;
 
 use http::{Extensions, Method};
 
+pub use self::tower::DEFAULT_LIMITS;
 pub use breaker::{Breaker, BreakerConfig, BreakerState};
-pub use error::{PathFailure, ServiceError};
+pub use error::{AccessError, PathFailure};
 pub use metrics::AccessMetrics;
 pub use readiness::Readiness;
 pub use service::{AccessConfig, HedgeConfig, Paths, ServiceAccess};

@@ -10,7 +10,7 @@ use tokio::{
     time::{Instant, sleep_until},
 };
 
-use super::{BreakerState, Path, Readiness, service::Inner};
+use super::{BreakerState, Readiness, service::Inner};
 
 /// Runs until the access object is gone. Two things bring a path back before a request has to try it: DMSG becoming
 /// ready, which makes what failed before a matter of the past, and a probe that succeeds.
@@ -28,7 +28,7 @@ pub(super) async fn run(
                 watches = changed.is_ok();
                 let Some(access) = access.upgrade() else { return };
                 if !was_ready && readiness.borrow().is_ready() {
-                    access.forgive(Path::Dmsg);
+                    access.note_ready();
                 }
             }
             () = sleep_until(probe_at) => {

@@ -14,8 +14,8 @@ use tokio::{
 };
 
 use super::{
-    AccessMetrics, AccessPolicy, BreakerConfig, BreakerState, Path, PathFailure, PathTaken,
-    Readiness, ServiceError, ServiceStatus, is_repeatable, recovery, status::PathRecord,
+    AccessError, AccessMetrics, AccessPolicy, BreakerConfig, BreakerState, Path, PathFailure,
+    PathTaken, Readiness, ServiceStatus, is_repeatable, recovery, status::PathRecord,
 };
 use crate::{
     service::{Endpoints, ServiceKind},
@@ -24,6 +24,9 @@ use crate::{
 
 /// Limit of one probe, and bytes of its answer.
 const PROBE_LIMITS: Limits = Limits { timeout: Duration::from_secs(5), body_max_bytes: 64 * 1024 };
+
+/// After DMSG has become ready, services come back one after the other; so long no failure is counted against the path.
+const SETTLING: Duration = Duration::from_secs(5);
 
 /// How an access object behaves.
 #[derive(Debug, Clone, PartialEq)]
@@ -115,6 +118,14 @@ struct State {
     /// One for each route.
     records: Vec<PathRecord>,
     in_use: Option<Path>,
+    /// When DMSG became ready the last time.
+    ready_at: Option<Instant>,
+}
+
+impl State {
+    fn is_settling(&self, path: Path) -> bool {
+        path == Path::Dmsg && self.ready_at.is_some_and(|at| at.elapsed() < SETTLING)
+    }
 }
 
 impl Drop for Inner {
@@ -155,7 +166,7 @@ impl ServiceAccess {
             config,
             routes,
             readiness: paths.readiness.clone(),
-            state: Mutex::new(State { records, in_use: None }),
+            state: Mutex::new(State { records, in_use: None, ready_at: None }),
             metrics,
             started: Instant::now(),
             recovery: Mutex::default(),
@@ -196,7 +207,7 @@ impl ServiceAccess {
         &self,
         request: Request<Bytes>,
         limits: Limits,
-    ) -> Result<Response<Bytes>, ServiceError> {
+    ) -> Result<Response<Bytes>, AccessError> {
         let call = Call {
             access: &self.0,
             is_repeatable: is_repeatable(request.method(), request.extensions()),
@@ -239,11 +250,13 @@ impl Inner {
         self.index(path).map(|index| self.state().records[index].breaker.state())
     }
 
-    /// What failed before no longer counts.
-    pub(super) fn forgive(&self, path: Path) {
-        if let Some(index) = self.index(path) {
-            self.state().records[index].breaker.succeed();
-            self.metrics.set_breaker(self.service, path, false);
+    /// DMSG has become ready: what failed before no longer counts, and for a while nothing does.
+    pub(super) fn note_ready(&self) {
+        if let Some(index) = self.index(Path::Dmsg) {
+            let mut state = self.state();
+            state.ready_at = Some(Instant::now());
+            state.records[index].breaker.succeed();
+            self.metrics.set_breaker(self.service, Path::Dmsg, false);
         }
     }
 
@@ -371,7 +384,9 @@ impl Admitted<'_> {
         let Inner { service, metrics, started, .. } = self.access;
         let path = self.path();
         self.is_settled = true;
-        let record = &mut self.access.state().records[self.index];
+        let mut state = self.access.state();
+        let is_settling = state.is_settling(path);
+        let record = &mut state.records[self.index];
         let failure = match outcome {
             Ok(answer) if is_gateway_failure(answer.status()) => {
                 Some(format!("a gateway answered {}", answer.status()))
@@ -388,7 +403,11 @@ impl Admitted<'_> {
             }
             Some(error) => {
                 record.note_failure(error);
-                record.breaker.fail(Instant::now(), rand::random_range(0.0..=1.0));
+                if is_settling {
+                    record.breaker.release();
+                } else {
+                    record.breaker.fail(Instant::now(), rand::random_range(0.0..=1.0));
+                }
                 metrics.note_failure(*service, path);
             }
         }
@@ -436,7 +455,7 @@ struct Call<'a> {
 type Answer = (Path, Response<Bytes>, bool);
 
 impl Call<'_> {
-    async fn run(mut self) -> Result<Response<Bytes>, ServiceError> {
+    async fn run(mut self) -> Result<Response<Bytes>, AccessError> {
         for index in 0..self.access.routes.len() {
             if let Some(answer) = self.try_route(index).await {
                 return Ok(self.answered(answer));
@@ -594,13 +613,13 @@ impl Call<'_> {
         answer
     }
 
-    fn failed(mut self) -> ServiceError {
+    fn failed(mut self) -> AccessError {
         for &path in self.access.config.policy.order() {
             if self.access.index(path).is_none() {
                 self.tries.push((path, PathFailure::NoAddress(path)));
             }
         }
-        ServiceError {
+        AccessError {
             service: self.access.service,
             tries: self.tries,
             is_repeatable: self.is_repeatable,

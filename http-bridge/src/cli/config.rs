@@ -54,7 +54,8 @@ impl Shape {
 pub(super) fn parse(args: Vec<OsString>) -> Result<Cli, Error> {
     let command = with_environment(Cli::command());
     let first = command.clone().try_get_matches_from(args.clone())?;
-    let matches = match first.get_one::<std::path::PathBuf>("config").cloned() {
+    let named = first.get_one::<std::path::PathBuf>("config").cloned();
+    let matches = match named.filter(|path| !is_of_a_visor(&first, path)) {
         None => first,
         Some(path) => {
             let settings = read(&path)
@@ -71,6 +72,12 @@ pub(super) fn parse(args: Vec<OsString>) -> Result<Cli, Error> {
     };
     warn_of_secret_argument(&matches);
     Cli::from_arg_matches(&matches)
+}
+
+/// For `up`, the file of --config is a visor's configuration, which is JSON. No TOML begins with a brace.
+fn is_of_a_visor(matches: &ArgMatches, path: &Path) -> bool {
+    let is_json = |text: String| text.trim_start().starts_with('{');
+    matches.subcommand_name() == Some("up") && read(path).is_ok_and(is_json)
 }
 
 fn failure(path: &Path, message: &str) -> Error {

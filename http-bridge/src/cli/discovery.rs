@@ -12,7 +12,7 @@ use axum::{Router, body::Body};
 use bytes::Bytes;
 use clap::Args;
 use dmsg_engine::{
-    client::{Client, ClientConfig},
+    client::{Client, ClientConfig, ServerRecord},
     driver::DriverKind,
     identity::{PublicKey, SecretKey},
 };
@@ -23,7 +23,7 @@ use tower::ServiceExt;
 
 use super::{
     exit::{Exit, Failure},
-    flags::{DriverFlag, IdentityFlags},
+    flags::{DriverFlag, IdentityFlags, ServerFlag, record},
     stop_signal,
 };
 use crate::transport::{ExchangeFuture, HttpTransport, Limits, TransportError, receive_body};
@@ -39,7 +39,7 @@ use crate::{
         Accept,
         server::{ServeConfig, serve},
     },
-    resolve::{Resolver, ServerChoice},
+    resolve::{Resolver, ServerChoice, StaticMap},
     url::DEFAULT_PORT,
 };
 
@@ -58,6 +58,15 @@ pub(super) struct DiscoveryArgs {
     /// Where to listen for HTTP.
     #[arg(long, value_name = "ADDRESS", default_value = "0.0.0.0:9090")]
     listen: SocketAddr,
+
+    /// No HTTP: it is reached over DMSG only, for which it needs a key and the first servers.
+    #[arg(long, requires = "server")]
+    dmsg_only: bool,
+
+    /// A relay server to be reached through before it has registered, <key>@<host>:<port>; may be
+    /// repeated. Those that register are used too.
+    #[arg(long, value_name = "KEY@ADDRESS")]
+    server: Vec<ServerFlag>,
 
     /// File that keeps the entries over restarts; they are in memory only if not given.
     #[arg(long, value_name = "FILE")]
@@ -87,14 +96,21 @@ pub(super) struct DiscoveryArgs {
 }
 
 pub(super) async fn run(args: DiscoveryArgs) -> Result<(), Failure> {
-    let key = args.identity.given()?;
+    let key = if args.dmsg_only {
+        Some(args.identity.required("a discovery over DMSG")?)
+    } else {
+        args.identity.given()?
+    };
     let store = match &args.redis[..] {
         [] => open_store(args.store.as_deref())?,
         urls => open_redis(urls).await?,
     };
-    let listener = TcpListener::bind(args.listen).await.map_err(|error| {
-        Failure::new(Exit::Other, format!("cannot listen on {}: {error}", args.listen))
-    })?;
+    let listener = match args.dmsg_only {
+        true => None,
+        false => Some(TcpListener::bind(args.listen).await.map_err(|error| {
+            Failure::new(Exit::Other, format!("cannot listen on {}: {error}", args.listen))
+        })?),
+    };
     let config = DiscoveryConfig {
         test_mode: args.allow_loopback,
         strict_delete: args.strict_delete,
@@ -104,9 +120,10 @@ pub(super) async fn run(args: DiscoveryArgs) -> Result<(), Failure> {
     };
     let mut running = Running::start(config, store, listener)?;
     if let Some(key) = key {
-        running.serve_dmsg(key, args.driver.into())?;
+        let servers = args.server.iter().map(record).collect();
+        running.serve_dmsg(key, servers, args.driver.into())?;
     }
-    let mut lines = format!("http://{}\n", running.address);
+    let mut lines = running.http.map(|at| format!("http://{at}\n")).unwrap_or_default();
     if let Some(client) = &running.client {
         lines.push_str(&format!("dmsg://{}:{DEFAULT_PORT}\n", client.public_key()));
     }
@@ -114,7 +131,7 @@ pub(super) async fn run(args: DiscoveryArgs) -> Result<(), Failure> {
         Err(failure) if failure.exit != Exit::Ok => return Err(failure),
         _ => {}
     }
-    tracing::info!(listen = %running.address, "discovery is up");
+    tracing::info!(listen = ?running.http, "discovery is up");
     stop_signal().await;
     running.stop().await;
     Ok(())
@@ -142,7 +159,8 @@ async fn open_redis(urls: &[String]) -> Result<Arc<dyn Store>, Failure> {
 /// A discovery that runs. [`Running::stop`] ends it.
 pub(super) struct Running {
     pub(super) store: Arc<dyn Store>,
-    pub(super) address: SocketAddr,
+    /// Where it listens for plain HTTP, if it does.
+    pub(super) http: Option<SocketAddr>,
     /// The client on whose port 80 it is reached over DMSG.
     pub(super) client: Option<Client>,
     service: DiscoveryService,
@@ -152,29 +170,37 @@ pub(super) struct Running {
 }
 
 impl Running {
-    /// Serves on `listener`.
+    /// Serves plain HTTP on `listener`, if there is one.
     pub(super) fn start(
         config: DiscoveryConfig,
         store: Arc<dyn Store>,
-        listener: TcpListener,
+        listener: Option<TcpListener>,
     ) -> Result<Self, Failure> {
         let service = DiscoveryService::new(config, Arc::clone(&store));
-        let address = listener.local_addr().map_err(|error| other(&error))?;
+        let http = listener.as_ref().map(TcpListener::local_addr).transpose();
+        let http = http.map_err(|error| other(&error))?;
         let maintenance = service.spawn_maintenance();
         let (client, tasks, stop) = (None, Vec::new(), CancellationToken::new());
         let mut running =
-            Self { store, address, client, service, tasks, stop, _maintenance: maintenance };
-        let config = ServeConfig {
-            connections_per_key_max: CONNECTIONS_PER_ADDRESS_MAX,
-            ..ServeConfig::default()
-        };
-        running.serve(listener, config);
+            Self { store, http, client, service, tasks, stop, _maintenance: maintenance };
+        if let Some(listener) = listener {
+            let config = ServeConfig {
+                connections_per_key_max: CONNECTIONS_PER_ADDRESS_MAX,
+                ..ServeConfig::default()
+            };
+            running.serve(listener, config);
+        }
         Ok(running)
     }
 
-    /// Serves over DMSG too, on port 80 of this key.
-    pub(super) fn serve_dmsg(&mut self, key: SecretKey, driver: DriverKind) -> Result<(), Failure> {
-        let client = start_client(key, router(self.service.clone()), driver)?;
+    /// Serves over DMSG too, on port 80 of this key, through the servers that register and these.
+    pub(super) fn serve_dmsg(
+        &mut self,
+        key: SecretKey,
+        servers: Vec<ServerRecord>,
+        driver: DriverKind,
+    ) -> Result<(), Failure> {
+        let client = start_client(key, router(self.service.clone()), servers, driver)?;
         let listener = client.listen(DEFAULT_PORT).map_err(|error| other(&error))?;
         self.serve(listener, ServeConfig::default());
         let shown = show_servers(client.clone(), self.service.clone());
@@ -222,14 +248,21 @@ fn other(error: &dyn std::error::Error) -> Failure {
     Failure::new(Exit::Other, error.to_string())
 }
 
-/// A client with a session to every server in our own store (`discovery.md §4.4`). It has no entry in itself.
-fn start_client(key: SecretKey, router: Router, driver: DriverKind) -> Result<Client, Failure> {
+/// A client with a session to every server in our own store (`discovery.md §4.4`), and to `servers`. It has no entry in
+/// itself.
+fn start_client(
+    key: SecretKey,
+    router: Router,
+    servers: Vec<ServerRecord>,
+    driver: DriverKind,
+) -> Result<Client, Failure> {
     let ourselves = Arc::new(InProcess(router));
     let client = DiscoveryClient::new("http://ourselves", ourselves, ClientOptions::default())
         .map_err(|error| other(&error))?;
     let options = DirectoryOptions { all_servers: true, ..DirectoryOptions::default() };
     let directory = HttpDirectory::new(Arc::new(client), key.clone(), options);
-    let directory = Resolver::layered(Arc::default(), directory, ServerChoice::Configured, false);
+    let map = Arc::new(StaticMap::new(servers));
+    let directory = Resolver::layered(map, directory, ServerChoice::Merged, false);
     let config = ClientConfig {
         min_sessions: 0,
         driver,

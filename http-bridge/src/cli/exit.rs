@@ -97,10 +97,11 @@ impl From<HttpError> for Failure {
                 source.downcast_ref().map_or(Exit::Connect, of_dial)
             }
             HttpError::StreamsExhausted { .. } => Exit::Connect,
-            HttpError::Redirect(RedirectError::Url(_)) => Exit::Url,
+            HttpError::Redirect(RedirectError::Url(_)) | HttpError::Url(_) => Exit::Url,
+            HttpError::Status { .. } => Exit::HttpStatus,
             HttpError::Redirect(_) | HttpError::TooManyRedirects(_) => Exit::Redirect,
             HttpError::BodyTooLarge { .. } => Exit::TooLarge,
-            HttpError::Request(_) => Exit::Usage,
+            HttpError::Request(_) | HttpError::RequestTooLarge { .. } => Exit::Usage,
             error if error.is_timeout() => Exit::Timeout,
             _ => Exit::Receive,
         };

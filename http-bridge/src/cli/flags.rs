@@ -275,6 +275,6 @@ pub(super) fn check_http(discovery: &str) -> Result<(), Failure> {
     }
 }
 
-fn record(flag: &ServerFlag) -> ServerRecord {
+pub(super) fn record(flag: &ServerFlag) -> ServerRecord {
     ServerRecord { key: flag.key, address: flag.address.clone(), available_sessions: 1 }
 }

@@ -116,6 +116,8 @@ struct Deployment {
     relays: Vec<Relay>,
     web: Client,
     page: SocketAddr,
+    /// Where the discovery speaks HTTP.
+    discovery_url: String,
     servers: Vec<tokio::task::JoinHandle<()>>,
     stop: CancellationToken,
 }
@@ -127,7 +129,8 @@ impl Deployment {
         let discovery_key = keep_key(folder, "discovery")?;
         let mut discovery =
             start_discovery(folder, args.discovery_port, discovery_key.public_key()).await?;
-        let url = format!("http://{}", discovery.address);
+        let address = discovery.http.expect("it was started with a listener");
+        let url = format!("http://{address}");
         let mut relays = Vec::new();
         for number in 1..=RELAY_COUNT {
             let store = Arc::clone(&discovery.store);
@@ -136,7 +139,7 @@ impl Deployment {
             relays.push(relay);
         }
         // Clients come after the relays they are to find, so that none has to look twice.
-        discovery.serve_dmsg(discovery_key, driver)?;
+        discovery.serve_dmsg(discovery_key, Vec::new(), driver)?;
         let listener = listen(args.port, PAGE_PORT).await?;
         let page = listener.local_addr().map_err(|error| other(&error))?;
         let web = start_web(folder, &url, driver)?;
@@ -145,7 +148,7 @@ impl Deployment {
         let router = state::router(state::Sources {
             relays: relays.iter().map(|relay| Arc::clone(&relay.server)).collect(),
             store: Arc::clone(&discovery.store),
-            discovery_address: discovery.address,
+            discovery_address: address,
             discovery_client: discovery.client.clone(),
             web: web.clone(),
             requests: Arc::clone(&stats),
@@ -158,7 +161,7 @@ impl Deployment {
             tokio::spawn(serve(listener, router.clone(), config(), Arc::clone(&stats), stopped())),
             tokio::spawn(serve(dmsg_listener, router, config(), stats, stopped())),
         ];
-        let deployment = Self { discovery, relays, web, page, servers, stop };
+        let deployment = Self { discovery, relays, web, page, discovery_url: url, servers, stop };
         deployment.ready().await?;
         Ok(deployment)
     }
@@ -180,7 +183,7 @@ impl Deployment {
     /// Commands to copy.
     fn hints(&self) -> String {
         let web = self.web.public_key();
-        let discovery = format!("http://{}", self.discovery.address);
+        let discovery = &self.discovery_url;
         let over_dmsg = self
             .discovery
             .client
@@ -291,7 +294,7 @@ async fn start_discovery(
     let store = discovery::open_store(folder.map(|f| f.join("discovery.redb")).as_deref())?;
     let config =
         DiscoveryConfig { test_mode: true, dmsg_key: Some(key), ..DiscoveryConfig::default() };
-    Running::start(config, store, listen(port, DISCOVERY_PORT).await?)
+    Running::start(config, store, Some(listen(port, DISCOVERY_PORT).await?))
 }
 
 fn start_web(
@@ -310,7 +313,7 @@ fn start_web(
 }
 
 /// The asked-for port, or else the usual one, or else any.
-async fn listen(asked: Option<u16>, usual: u16) -> Result<TcpListener, Failure> {
+pub(super) async fn listen(asked: Option<u16>, usual: u16) -> Result<TcpListener, Failure> {
     let bind = |port| TcpListener::bind((Ipv4Addr::LOCALHOST, port));
     let bound = match asked {
         Some(port) => bind(port).await,

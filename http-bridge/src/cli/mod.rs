@@ -18,8 +18,9 @@ mod local;
 mod proxy;
 mod serve;
 mod server;
+mod up;
 
-use std::{ffi::OsString, io::IsTerminal, process::ExitCode};
+use std::{ffi::OsString, io::IsTerminal, path::PathBuf, process::ExitCode};
 
 use clap::{Parser, Subcommand, error::ErrorKind};
 use tracing_subscriber::{EnvFilter, filter::LevelFilter};
@@ -32,7 +33,7 @@ use self::exit::{Exit, Failure};
 struct Cli {
     /// File with options: top-level keys for all subcommands, a [section] for one.
     #[arg(long, global = true, value_name = "FILE")]
-    config: Option<std::path::PathBuf>,
+    config: Option<PathBuf>,
 
     /// What is logged to stderr: off, error, warn, info, debug, trace, or directives such as
     /// info,hyper=warn. Default: warn for curl and key, info for curl -v and for what keeps running.
@@ -63,6 +64,8 @@ enum Command {
     Proxy(Box<proxy::ProxyArgs>),
     /// Offer a folder or a local HTTP service over DMSG.
     Serve(Box<serve::ServeArgs>),
+    /// Start a visor's access to its services, and show how it fares.
+    Up(Box<up::UpArgs>),
 }
 
 impl Command {
@@ -72,6 +75,8 @@ impl Command {
             Self::Key(_) => "warn",
             Self::Curl(args) if !args.verbose => "warn",
             Self::Config(args) => args.default_log(),
+            // What it does shows on stdout.
+            Self::Up(_) => "warn",
             _ => "info",
         }
     }
@@ -104,7 +109,7 @@ pub fn run(args: Vec<OsString>) -> ExitCode {
         }
     };
     let log = cli.log.as_deref().unwrap_or_else(|| cli.command.default_log());
-    match start_logging(log).and_then(|()| dispatch(cli.command)) {
+    match start_logging(log).and_then(|()| dispatch(cli.command, cli.config)) {
         Ok(()) => Exit::Ok.into(),
         Err(failure) => {
             if !failure.message.is_empty() {
@@ -115,7 +120,7 @@ pub fn run(args: Vec<OsString>) -> ExitCode {
     }
 }
 
-fn dispatch(command: Command) -> Result<(), Failure> {
+fn dispatch(command: Command, config: Option<PathBuf>) -> Result<(), Failure> {
     match command {
         Command::Key(args) => key::run(args),
         Command::Server(args) => on_runtime(server::run(args)),
@@ -126,6 +131,7 @@ fn dispatch(command: Command) -> Result<(), Failure> {
         Command::Curl(args) => on_runtime(curl::run(*args)),
         Command::Proxy(args) => on_runtime(proxy::run(*args)),
         Command::Serve(args) => on_runtime(serve::run(*args)),
+        Command::Up(args) => on_runtime(up::run(*args, config)),
     }
 }
 

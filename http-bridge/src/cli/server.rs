@@ -1,5 +1,7 @@
 //! `dmsg server`: a relay server, listed in a discovery if one is given.
 
+mod listing;
+
 use std::{
     net::{Ipv4Addr, Ipv6Addr, SocketAddr},
     sync::Arc,
@@ -11,15 +13,16 @@ use clap::Args;
 use dmsg_engine::server::{Server, ServerConfig};
 use tokio::net::TcpListener;
 
+use self::listing::DiscoveryAddress;
 use super::{
     exit::{Exit, Failure},
-    flags::{DriverFlag, IdentityFlags, check_http, driver_name},
+    flags::{DriverFlag, IdentityFlags, ServerFlag, driver_name},
     hints, stop_signal,
 };
-use crate::discovery::{
-    ClientOptions, DiscoveryClient, ServerRegistration, client::RegistrationConfig,
+use crate::{
+    discovery::{DiscoveryClient, ServerRegistration, client::RegistrationConfig},
+    url::check_host_port,
 };
-use crate::{transport::TcpTransport, url::check_host_port};
 
 /// Withdrawing the entry at the end may take this long, so that all is over within 2 s.
 const WITHDRAW_TIMEOUT: Duration = Duration::from_millis(1500);
@@ -40,10 +43,15 @@ pub(super) struct ServerArgs {
     #[arg(long, value_name = "HOST:PORT", value_parser = host_and_port)]
     public_address: Option<String>,
 
-    /// http:// address of the discovery that shall list this server. Not dmsg://: that is reached
-    /// through servers.
+    /// Address of the discovery that shall list this server, http:// or dmsg://. The latter is reached
+    /// through this very server, once the discovery is connected to it, and through those of --server.
     #[arg(long, value_name = "URL")]
     discovery: Option<String>,
+
+    /// Another relay server through which a discovery at dmsg:// may be reached, <key>@<host>:<port>;
+    /// may be repeated.
+    #[arg(long, value_name = "KEY@ADDRESS")]
+    server: Vec<ServerFlag>,
 
     /// Sessions to advertise.
     #[arg(long, value_name = "COUNT", default_value_t = 2048, value_parser = clap::value_parser!(u32).range(1..))]
@@ -65,7 +73,7 @@ pub(super) struct ServerArgs {
 pub(super) async fn run(args: ServerArgs) -> Result<(), Failure> {
     // What can be wrong is found before anything is up and told to anybody.
     let key = args.identity.required("a server")?;
-    let discovery = args.discovery.as_deref().map(discovery_client).transpose()?;
+    let discovery = args.discovery.as_deref().map(DiscoveryAddress::parse).transpose()?;
     if discovery.is_some() && args.public_address.is_none() && args.listen.ip().is_unspecified() {
         return Err(Failure::usage(format!(
             "--listen {} means every address of this machine, which the discovery cannot list: say \
@@ -92,6 +100,9 @@ pub(super) async fn run(args: ServerArgs) -> Result<(), Failure> {
     if let Some(admin) = admin {
         serve_admin(admin, &server);
     }
+    let discovery = discovery.map(|at| at.connect(&server, &args.server)).transpose()?;
+    let (discovery, overlay) =
+        discovery.map_or((None, None), |(client, overlay)| (Some(Arc::new(client)), overlay));
     let hints = discovery.as_ref().map(|discovery| {
         let discovery = Arc::clone(discovery);
         hints::spawn(heard, Arc::downgrade(&server), move |key| {
@@ -110,6 +121,9 @@ pub(super) async fn run(args: ServerArgs) -> Result<(), Failure> {
     if let Some(registration) = registration {
         registration.close().await;
     }
+    if let Some(overlay) = overlay {
+        overlay.close().await;
+    }
     drop(hints);
     // The admin page and the hints hold it weakly, so this is the last handle unless one of them answers right now.
     if let Some(server) = Arc::into_inner(server) {
@@ -123,10 +137,17 @@ fn host_and_port(text: &str) -> Result<String, String> {
     check_host_port(text).map(|()| text.to_owned())
 }
 
-/// Where a client on this machine finds a listener on this address.
-fn reachable(mut address: SocketAddr) -> SocketAddr {
+/// Where a client on this machine finds a listener on this address, told to somebody who may be elsewhere.
+fn reachable(address: SocketAddr) -> SocketAddr {
     if address.ip().is_unspecified() {
         tracing::info!("the address below is for this machine; others need --public-address");
+    }
+    on_this_machine(address)
+}
+
+/// Where a client on this machine finds a listener on this address.
+fn on_this_machine(mut address: SocketAddr) -> SocketAddr {
+    if address.ip().is_unspecified() {
         address.set_ip(match address {
             SocketAddr::V4(_) => Ipv4Addr::LOCALHOST.into(),
             SocketAddr::V6(_) => Ipv6Addr::LOCALHOST.into(),
@@ -144,21 +165,6 @@ fn println_server(server: &Server, address: &str) -> Result<(), Failure> {
             failure => Err(failure),
         }
     })
-}
-
-/// A client of the discovery that shall list us. Over DMSG it is reached through servers only, and we may be the first:
-/// so a server needs plain HTTP.
-fn discovery_client(url: &str) -> Result<Arc<DiscoveryClient>, Failure> {
-    if url.starts_with("dmsg://") {
-        return Err(Failure::usage(format!(
-            "--discovery {url}: a server registers over plain HTTP, since a discovery over DMSG is reached \
-             through servers: give its http:// address"
-        )));
-    }
-    check_http(url)?;
-    DiscoveryClient::new(url, Arc::new(TcpTransport::new()), ClientOptions::default())
-        .map(Arc::new)
-        .map_err(|error| Failure::new(Exit::Url, format!("--discovery: {error}")))
 }
 
 fn register(

@@ -35,23 +35,20 @@ use crate::{
 const ABOUT: &str = "This is a DMSG proxy. Set it as the HTTP or SOCKS5 proxy of a program, and open\n\
     http://<public key>.dmsg/ there. For one request: curl -x http://<this address> http://<public key>.dmsg/\n";
 
+type Answered = Pin<Box<dyn Future<Output = Result<Response<Body>, Infallible>> + Send>>;
+
 /// The answer to every request of a connection.
 pub(super) fn service<D: Dial>(
     shared: Arc<Shared<D>>,
-) -> impl Service<
-    Request<Body>,
-    Response = Response<Body>,
-    Error = Infallible,
-    Future = Pin<Box<dyn Future<Output = Result<Response<Body>, Infallible>> + Send>>,
-> + Clone
+) -> impl Service<Request<Body>, Response = Response<Body>, Error = Infallible, Future = Answered>
++ Clone
 + Send
 + Sync
 + 'static {
     service_fn(move |request| {
         let shared = Arc::clone(&shared);
-        let answer: Pin<Box<dyn Future<Output = _> + Send>> =
-            Box::pin(async move { Ok(answer(&shared, request).await) });
-        answer
+        let answered: Answered = Box::pin(async move { Ok(answer(&shared, request).await) });
+        answered
     })
 }
 

@@ -9,22 +9,18 @@ use std::{sync::Arc, time::Duration};
 
 use dmsg_engine::wire::Addr;
 use http::{HeaderMap, Method, Response, StatusCode, Version, header};
+use http_body::Body;
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout, timeout_at};
 
 use super::{
     Dial, HttpError, POOL_IDLE_TIMEOUT, Request, RequestBody, ResponseBody, SERVER_IDLE_TIMEOUT,
+    body::BodyLimits,
     pool::{Conn, Pool},
     request::SentBody,
 };
 use crate::url::DmsgUrl;
-
-/// Bytes of a response head that are read; more is refused.
-const HEAD_MAX_BYTES: usize = 64 * 1024;
-
-/// Headers of a response that are read.
-const HEADERS_MAX: usize = 100;
 
 /// Redirects followed by [`HttpClient::send_following`].
 const REDIRECTS_MAX: usize = 5;
@@ -42,6 +38,18 @@ pub struct HttpConfig {
     pub head_timeout: Duration,
     /// Between two pieces of a response body that is being read. Default 30 s.
     pub body_timeout: Duration,
+    /// From the call of `send` to the last byte of the response's body, whatever happens in between. Default none: a
+    /// download may take hours, and the other limits notice when it stops.
+    pub total_timeout: Option<Duration>,
+    /// Bytes of a request's body. Default no limit: it is the caller's own.
+    pub request_body_max_bytes: u64,
+    /// Bytes of a response's body. Default no limit for who reads it piece by piece; whoever wants it whole says how much
+    /// he takes ([`ResponseBody::read_to_end`], [`super::WHOLE_BODY_MAX_BYTES`]).
+    pub response_body_max_bytes: u64,
+    /// Bytes of a response's head. Default 64 KiB; hyper needs 8 KiB at least.
+    pub head_max_bytes: usize,
+    /// Headers of a response. Default 100.
+    pub headers_max: usize,
     /// How long an idle stream is kept. Default 90 s, below the 115 s of our own server and the
     /// 120 s of a stream, so that we rarely write to one that the peer is closing.
     pub idle_timeout: Duration,
@@ -71,6 +79,11 @@ impl Default for HttpConfig {
             connect_timeout: Duration::from_secs(20),
             head_timeout: Duration::from_secs(30),
             body_timeout: Duration::from_secs(30),
+            total_timeout: None,
+            request_body_max_bytes: u64::MAX,
+            response_body_max_bytes: u64::MAX,
+            head_max_bytes: 64 * 1024,
+            headers_max: 100,
             idle_timeout: POOL_IDLE_TIMEOUT,
             abandoned_timeout: Duration::from_secs(300),
             idle_per_destination_max: 4,
@@ -153,11 +166,42 @@ impl<D: Dial> HttpClient<D> {
     }
 
     /// Sends a request and waits for the response head. Dropping the future closes the stream.
-    pub async fn send(&self, mut request: Request) -> Result<Response<ResponseBody>, HttpError> {
+    ///
+    /// The head of a response to `Expect: 100-continue` comes without the body having been sent, if the peer wants it so; a 101
+    /// comes with a body that turns into the raw stream ([`ResponseBody::upgrade`]).
+    pub async fn send(&self, request: Request) -> Result<Response<ResponseBody>, HttpError> {
+        self.send_within(request, self.inner.config.total_timeout).await
+    }
+
+    pub(super) fn total_timeout(&self) -> Option<Duration> {
+        self.inner.config.total_timeout
+    }
+
+    /// The same with another limit for the whole exchange.
+    pub(super) async fn send_within(
+        &self,
+        request: Request,
+        total: Option<Duration>,
+    ) -> Result<Response<ResponseBody>, HttpError> {
+        // What is too far away to be a time is no limit.
+        let begun = Instant::now();
+        let deadline = total.and_then(|after| Some((begun.checked_add(after)?, after)));
+        let Some((at, after)) = deadline else { return self.send_until(request, None).await };
+        let to = request.url.addr();
+        timeout_at(at, self.send_until(request, deadline))
+            .await
+            .unwrap_or(Err(HttpError::TotalTimeout { to, after }))
+    }
+
+    async fn send_until(
+        &self,
+        mut request: Request,
+        deadline: Option<(Instant, Duration)>,
+    ) -> Result<Response<ResponseBody>, HttpError> {
         let to = request.url.addr();
         if let Some(conn) = self.pooled(to).await? {
             let replay = request.replay().filter(|request| request.method.is_idempotent());
-            match self.exchange(conn, request).await {
+            match self.exchange(conn, request, deadline).await {
                 Ok(response) => return Ok(response),
                 Err(Failed { error, unsent }) => {
                     request = match unsent.or_else(|| replay.filter(|_| error.is_stale())) {
@@ -169,18 +213,29 @@ impl<D: Dial> HttpClient<D> {
             }
         }
         let conn = self.connect(to).await?;
-        self.exchange(conn, request).await.map_err(|failed| failed.error)
+        self.exchange(conn, request, deadline).await.map_err(|failed| failed.error)
     }
 
     /// Like [`HttpClient::send`], following at most five redirects that stay at the same key. Gives the final URL too.
     pub async fn send_following(
         &self,
-        mut request: Request,
+        request: Request,
     ) -> Result<(DmsgUrl, Response<ResponseBody>), HttpError> {
+        self.follow_within(request, self.inner.config.total_timeout).await
+    }
+
+    /// The same with another limit for all of it.
+    pub(super) async fn follow_within(
+        &self,
+        mut request: Request,
+        total: Option<Duration>,
+    ) -> Result<(DmsgUrl, Response<ResponseBody>), HttpError> {
+        let begun = Instant::now();
         for _ in 0..=REDIRECTS_MAX {
             let url = request.url.clone();
             let next = request.replay();
-            let response = self.send(request).await?;
+            let left = total.map(|total| total.saturating_sub(begun.elapsed()));
+            let response = self.send_within(request, left).await?;
             let location = response
                 .headers()
                 .get(header::LOCATION)
@@ -217,13 +272,13 @@ impl<D: Dial> HttpClient<D> {
         let below = D::usage(&stream);
         let (sender, connection) = http1::Builder::new()
             .title_case_headers(true)
-            .max_buf_size(HEAD_MAX_BYTES)
-            .max_headers(HEADERS_MAX)
+            .max_buf_size(config.head_max_bytes.max(8 * 1024))
+            .max_headers(config.headers_max)
             .handshake::<_, SentBody>(TokioIo::new(stream))
             .await
             .map_err(|error| HttpError::from_hyper(to, error))?;
         let task = tokio::spawn(async move {
-            if let Err(error) = connection.await {
+            if let Err(error) = connection.with_upgrades().await {
                 tracing::debug!(%to, %error, "HTTP stream ended");
             }
         });
@@ -234,26 +289,48 @@ impl<D: Dial> HttpClient<D> {
         &self,
         mut conn: Conn,
         request: Request,
+        deadline: Option<(Instant, Duration)>,
     ) -> Result<Response<ResponseBody>, Failed> {
         let (to, config) = (conn.to, &self.inner.config);
         let lease = Arc::clone(conn.state());
         let url = request.url.clone();
         let keeps_alive = !wants_close(&request.headers);
-        let sent = request.into_hyper(Arc::clone(&lease))?;
+        let wants_upgrade = request.headers.contains_key(header::UPGRADE);
+        let (sent, sending) =
+            request.into_hyper(Arc::clone(&lease), config.request_body_max_bytes)?;
         let after = config.head_timeout;
         let reply = tokio::select! {
             reply = conn.sender.try_send_request(sent) => reply,
             () = lease.progress.stalled(after) => return Err(HttpError::HeadTimeout { to, after }.into()),
         };
         match reply {
-            Ok(response) => {
+            Ok(mut response) => {
+                sending.answered();
                 check_framing(to, response.headers())?;
                 lease.progress.touch();
+                let limits = BodyLimits {
+                    idle: config.body_timeout,
+                    deadline,
+                    max_bytes: config.response_body_max_bytes,
+                };
+                if response.body().size_hint().lower() > limits.max_bytes {
+                    return Err(HttpError::BodyTooLarge { max: limits.max_bytes }.into());
+                }
+                if response.status() == StatusCode::SWITCHING_PROTOCOLS {
+                    if !wants_upgrade {
+                        let reason = "it switches protocols, and nobody asked".to_owned();
+                        return Err(HttpError::Malformed { to, reason }.into());
+                    }
+                    let upgrade = hyper::upgrade::on(&mut response);
+                    return Ok(response.map(|body| {
+                        ResponseBody::new(body, conn, false, sending, limits, Some(upgrade))
+                    }));
+                }
                 let reusable = keeps_alive
                     && response.version() >= Version::HTTP_11
                     && !wants_close(response.headers());
                 Ok(response
-                    .map(|body| ResponseBody::new(body, conn, reusable, config.body_timeout)))
+                    .map(|body| ResponseBody::new(body, conn, reusable, sending, limits, None)))
             }
             Err(_) if lease.is_reclaimed() => Err(HttpError::Reclaimed { to }.into()),
             Err(mut failed) => Err(Failed {

@@ -4,8 +4,13 @@ use std::{io, time::Duration};
 
 use dmsg_engine::wire::Addr;
 
-use super::BoxError;
-use crate::{transport::chain, url::RedirectError};
+use http::StatusCode;
+
+use super::{BoxError, request::TooMuchSent};
+use crate::{
+    transport::chain,
+    url::{DmsgUrl, RedirectError, UrlError},
+};
 
 /// Why a request gave no response, or a response no body.
 #[derive(Debug, thiserror::Error)]
@@ -71,6 +76,14 @@ pub enum HttpError {
         /// The limit between two pieces.
         after: Duration,
     },
+    /// The whole exchange took too long.
+    #[error("the exchange with {to} was not done within {after:?}")]
+    TotalTimeout {
+        /// The destination.
+        to: Addr,
+        /// The limit, from the call to the last byte of the body.
+        after: Duration,
+    },
     /// The holder of a body neither read nor dropped it, and its stream was needed or timed out.
     #[error("the response of {to} lay unread for too long and its stream was reclaimed")]
     Reclaimed {
@@ -82,6 +95,23 @@ pub enum HttpError {
     BodyTooLarge {
         /// The reader's limit, bytes.
         max: u64,
+    },
+    /// The request's body is larger than this client sends.
+    #[error("the request's body is larger than the {max} bytes allowed")]
+    RequestTooLarge {
+        /// [`super::HttpConfig::request_body_max_bytes`].
+        max: u64,
+    },
+    /// The URL breaks a rule.
+    #[error(transparent)]
+    Url(#[from] UrlError),
+    /// A status that the caller takes for a failure.
+    #[error("{url} answered {status}")]
+    Status {
+        /// The status.
+        status: StatusCode,
+        /// Whose.
+        url: DmsgUrl,
     },
     /// A redirect that is not followed.
     #[error(transparent)]
@@ -100,7 +130,10 @@ impl HttpError {
     pub fn is_timeout(&self) -> bool {
         matches!(
             self,
-            Self::ConnectTimeout { .. } | Self::HeadTimeout { .. } | Self::BodyTimeout { .. }
+            Self::ConnectTimeout { .. }
+                | Self::HeadTimeout { .. }
+                | Self::BodyTimeout { .. }
+                | Self::TotalTimeout { .. }
         )
     }
 
@@ -113,6 +146,7 @@ impl HttpError {
                 | Self::ConnectTimeout { .. }
                 | Self::StreamsExhausted { .. }
                 | Self::Request(_)
+                | Self::Url(_)
         )
     }
 
@@ -128,7 +162,11 @@ impl HttpError {
         } else if error.is_incomplete_message() || error.is_canceled() || error.is_closed() {
             Self::Incomplete { to }
         } else if error.is_user() {
-            Self::Request(error.to_string())
+            let cause = std::error::Error::source(&error);
+            match cause.and_then(|cause| cause.downcast_ref()) {
+                Some(TooMuchSent { max }) => Self::RequestTooLarge { max: *max },
+                None => Self::Request(chain(&error)),
+            }
         } else {
             let end = std::error::Error::source(&error)
                 .and_then(|source| source.downcast_ref::<io::Error>())

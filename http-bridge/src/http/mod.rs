@@ -14,21 +14,28 @@
 use std::time::Duration;
 
 mod body;
+mod builder;
 mod client;
 mod error;
+pub(crate) mod expect;
 mod pool;
 pub(crate) mod progress;
 mod request;
 mod seam;
 pub mod server;
+mod tower;
 mod transport;
+mod upgrade;
 
+pub use self::tower::ResponseFuture;
 pub use body::ResponseBody;
+pub use builder::{IntoUrl, Reply, RequestBuilder, WHOLE_BODY_MAX_BYTES};
 pub use client::{HttpClient, HttpConfig};
 pub use error::HttpError;
 pub use request::{BodyStream, Request, RequestBody};
 pub use seam::{Accept, Dial, Peer};
 pub use transport::DmsgTransport;
+pub use upgrade::Upgraded;
 
 /// An error of any kind, from the layer below.
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;

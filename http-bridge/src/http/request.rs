@@ -2,7 +2,10 @@
 
 use std::{
     pin::Pin,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
     task::{Context, Poll, ready},
 };
 
@@ -10,7 +13,11 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, header};
 use http_body::{Body, Frame, SizeHint};
 
-use super::{BoxError, HttpError, USER_AGENT, pool::LeaseState};
+use super::{
+    BoxError, HttpError, USER_AGENT,
+    expect::{self, Gate, GateKeeper},
+    pool::LeaseState,
+};
 use crate::url::DmsgUrl;
 
 /// A body that is produced while it is sent.
@@ -83,17 +90,29 @@ impl Request {
         Self { method: head.method, url, headers: head.headers, body: sent.body }
     }
 
-    /// As hyper sends it. Order as in `dmsg-http.md §3.1`: host, agent, length, the rest.
+    /// As hyper sends it, and what is known of its body from then on. Order as in `dmsg-http.md §3.1`: host, agent,
+    /// length, the rest.
     pub(super) fn into_hyper(
         self,
         lease: Arc<LeaseState>,
-    ) -> Result<http::Request<SentBody>, HttpError> {
+        body_max_bytes: u64,
+    ) -> Result<(http::Request<SentBody>, Sending), HttpError> {
         let bad = |error: http::Error| HttpError::Request(error.to_string());
+        let mut body = SentBody::new(self.body, lease, body_max_bytes)?;
+        let mut sending = Sending { is_sent: Arc::clone(&body.is_sent), keeper: None };
+        if !body.is_end_stream() && expect::asks_first(&self.headers) {
+            let (gate, keeper) = expect::gate();
+            body.gate = Some(gate);
+            sending.keeper = Some(keeper);
+        }
         let mut request = http::Request::builder()
             .method(&self.method)
             .uri(self.url.target())
-            .body(SentBody { body: self.body, lease })
+            .body(body)
             .map_err(bad)?;
+        if let Some(keeper) = &sending.keeper {
+            expect::open_on_continue(&mut request, keeper);
+        }
         let host = HeaderValue::from_str(&self.url.host()).map_err(|error| bad(error.into()))?;
         let headers = request.headers_mut();
         let mut rest = self.headers;
@@ -115,14 +134,67 @@ impl Request {
             None => {}
         }
         request.headers_mut().extend(rest);
-        Ok(request)
+        Ok((request, sending))
     }
+}
+
+/// What the response's side knows of the request's body.
+pub(super) struct Sending {
+    is_sent: Arc<AtomicBool>,
+    keeper: Option<GateKeeper>,
+}
+
+impl Sending {
+    /// The final response came.
+    pub(super) fn answered(&self) {
+        if let Some(keeper) = &self.keeper {
+            keeper.refuse();
+        }
+    }
+
+    /// Whether all of the body went out. If a peer answers without waiting for it, its stream ends with the answer.
+    pub(super) fn is_sent(&self) -> bool {
+        self.is_sent.load(Relaxed)
+    }
+}
+
+/// A body beyond [`super::HttpConfig::request_body_max_bytes`].
+#[derive(Debug, thiserror::Error)]
+#[error("the request's body is larger than the {max} bytes allowed")]
+pub(super) struct TooMuchSent {
+    pub(super) max: u64,
 }
 
 /// A request body on its way; each piece taken counts as progress.
 pub(super) struct SentBody {
     body: RequestBody,
     lease: Arc<LeaseState>,
+    gate: Option<Gate>,
+    sent_bytes: u64,
+    max_bytes: u64,
+    /// hyper stops asking at the stated length, so the end is found by counting too.
+    stated: Option<u64>,
+    is_sent: Arc<AtomicBool>,
+}
+
+impl SentBody {
+    fn new(body: RequestBody, lease: Arc<LeaseState>, max_bytes: u64) -> Result<Self, HttpError> {
+        let mut this = Self {
+            body,
+            lease,
+            gate: None,
+            sent_bytes: 0,
+            max_bytes,
+            stated: None,
+            is_sent: Arc::default(),
+        };
+        this.stated = this.size_hint().exact();
+        if this.size_hint().lower() > max_bytes {
+            return Err(HttpError::RequestTooLarge { max: max_bytes });
+        }
+        this.is_sent.store(this.is_end_stream(), Relaxed);
+        Ok(this)
+    }
 }
 
 impl Body for SentBody {
@@ -133,6 +205,10 @@ impl Body for SentBody {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        if let Some(gate) = &mut self.gate {
+            ready!(gate.poll_open(cx));
+            self.gate = None;
+        }
         let frame = match &mut self.body {
             RequestBody::Empty => None,
             RequestBody::Full(rest) if rest.is_empty() => None,
@@ -142,6 +218,21 @@ impl Body for SentBody {
             RequestBody::Stream(stream) => ready!(stream.as_mut().poll_frame(cx)),
         };
         self.lease.progress.touch();
+        match &frame {
+            None => self.is_sent.store(true, Relaxed),
+            Some(Ok(piece)) => {
+                self.sent_bytes += piece.data_ref().map_or(0, Bytes::len) as u64;
+                if self.sent_bytes > self.max_bytes {
+                    let error = TooMuchSent { max: self.max_bytes };
+                    return Poll::Ready(Some(Err(error.into())));
+                }
+                let is_last = piece.is_trailers()
+                    || self.stated == Some(self.sent_bytes)
+                    || self.is_end_stream();
+                self.is_sent.store(is_last, Relaxed);
+            }
+            Some(Err(_)) => {}
+        }
         Poll::Ready(frame)
     }
 

@@ -16,6 +16,10 @@ const PINNED_MAX: usize = 64;
 /// Servers that are remembered from the discovery's lists, as many as one of them may have.
 const LEARNED_MAX: usize = crate::discovery::store::SERVERS_MAX;
 
+/// A pinned peer is sought behind no more servers than this, unless more are configured. A dial tries the sessions that
+/// are up and two more; services hold sessions with the servers that their deployment names, not with every other one.
+const SOUGHT_BEHIND_MAX: usize = 16;
+
 /// Servers of the configuration and of the discovery's lists, and the peers that are found behind them: the services
 /// of the deployment, its discovery above all.
 #[derive(Debug, Default)]
@@ -65,6 +69,19 @@ impl StaticMap {
             by_key.insert(server.key, server);
         }
         by_key.into_values().cloned().collect()
+    }
+
+    /// The servers behind which a pinned peer is sought.
+    #[must_use]
+    pub fn servers_of_pinned(&self) -> Vec<ServerRecord> {
+        let mut servers = self.servers();
+        if servers.len() > SOUGHT_BEHIND_MAX && self.has_configured() {
+            let is_configured = |server: &ServerRecord| {
+                self.configured.iter().any(|configured| configured.key == server.key)
+            };
+            servers.retain(is_configured);
+        }
+        servers
     }
 
     pub(super) fn has_configured(&self) -> bool {
@@ -122,6 +139,19 @@ mod tests {
         assert_eq!(addresses(&map), set(&["new:1", "b:1", "c:1"]), "c was absent once");
         map.learn(vec![server("a", "new:1")]);
         assert_eq!(addresses(&map), set(&["new:1", "b:1"]), "and is gone after twice");
+    }
+
+    #[test]
+    fn a_pinned_peer_is_sought_behind_the_configured_servers_if_there_are_many() {
+        let map = StaticMap::new(vec![server("a", "old:1")]);
+        let listed = |count: usize| {
+            let other = |n: usize| server(&format!("other {n}"), "o:1");
+            (1..count).map(other).chain([server("a", "new:1")]).collect::<Vec<_>>()
+        };
+        map.learn(listed(SOUGHT_BEHIND_MAX));
+        assert_eq!(map.servers_of_pinned().len(), SOUGHT_BEHIND_MAX);
+        map.learn(listed(SOUGHT_BEHIND_MAX + 1));
+        assert_eq!(map.servers_of_pinned(), [server("a", "new:1")]);
     }
 
     #[test]

@@ -108,7 +108,8 @@ impl Directory for Resolver {
     fn resolve(&self, peer: PublicKey) -> DirectoryFuture<'_, Vec<ServerRecord>> {
         match &self.discovery {
             Some(discovery) if !self.map.is_pinned(&peer) => discovery.resolve(peer),
-            _ => Box::pin(std::future::ready(Ok(self.map.servers()))),
+            Some(_) => Box::pin(std::future::ready(Ok(self.map.servers_of_pinned()))),
+            None => Box::pin(std::future::ready(Ok(self.map.servers()))),
         }
     }
 
@@ -129,5 +130,102 @@ impl Directory for Resolver {
             Some(discovery) => discovery.withdraw(),
             None => Box::pin(std::future::ready(Ok::<_, DirectoryError>(()))),
         }
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
+
+    use bytes::Bytes;
+    use dmsg_engine::{identity::SecretKey, wire::Addr};
+    use http::{Request, Response};
+
+    use super::*;
+    use crate::{
+        discovery::{ClientOptions, DiscoveryClient, client::DirectoryOptions},
+        http::Dial,
+        transport::{ExchangeFuture, HttpTransport, Limits},
+        url::DEFAULT_PORT,
+    };
+
+    /// A discovery that has nothing, and counts how often it is asked.
+    #[derive(Default)]
+    struct Counting(AtomicUsize);
+
+    impl HttpTransport for Counting {
+        fn exchange(&self, _: Request<Bytes>, _: Limits) -> ExchangeFuture<'_> {
+            self.0.fetch_add(1, SeqCst);
+            Box::pin(std::future::ready(Ok(Response::new(Bytes::from_static(b"[]")))))
+        }
+    }
+
+    fn key(name: &str) -> SecretKey {
+        SecretKey::from_seed(name.as_bytes())
+    }
+
+    fn server() -> ServerRecord {
+        let key = key("server").public_key();
+        ServerRecord { key, address: "127.0.0.1:1".to_owned(), available_sessions: 1 }
+    }
+
+    fn layered(servers: Vec<ServerRecord>, choice: ServerChoice) -> (Arc<Counting>, Resolver) {
+        let asked = Arc::<Counting>::default();
+        let transport = Arc::<Counting>::clone(&asked);
+        let client = Arc::new(DiscoveryClient::bound(transport, ClientOptions::default()));
+        let directory = HttpDirectory::new(client, key("us"), DirectoryOptions::default());
+        let map = Arc::new(StaticMap::new(servers));
+        map.pin(key("service").public_key());
+        (asked, Resolver::layered(map, directory, choice, false))
+    }
+
+    #[tokio::test]
+    async fn a_pinned_peer_is_found_without_asking_and_another_one_is_asked_for() {
+        let (asked, resolver) = layered(vec![server()], ServerChoice::Configured);
+        let service = key("service").public_key();
+        assert_eq!(resolver.resolve(service).await, Ok(vec![server()]));
+        assert_eq!(asked.0.load(SeqCst), 0);
+        resolver.resolve(key("anybody").public_key()).await.unwrap_err();
+        assert!(asked.0.load(SeqCst) > 0);
+        // Nor when no server is known: there is nothing to ask that could lead back here.
+        let (asked, resolver) = layered(Vec::new(), ServerChoice::Configured);
+        assert_eq!(resolver.resolve(service).await, Ok(Vec::new()));
+        assert_eq!(asked.0.load(SeqCst), 0);
+    }
+
+    #[tokio::test]
+    async fn configured_servers_are_there_at_once_and_the_discovery_is_asked_from_then_on() {
+        for (choice, asked_at_last) in [(ServerChoice::Configured, 0), (ServerChoice::Merged, 1)] {
+            let (asked, resolver) = layered(vec![server()], choice);
+            assert_eq!(resolver.servers().await, Ok(vec![server()]));
+            assert_eq!(asked.0.load(SeqCst), 0, "{choice:?}");
+            assert_eq!(
+                resolver.servers().await,
+                Ok(vec![server()]),
+                "an empty list erases nothing"
+            );
+            assert_eq!(asked.0.load(SeqCst), asked_at_last, "{choice:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn without_a_discovery_every_peer_is_sought_behind_the_servers() {
+        let resolver = Resolver::direct(Arc::new(StaticMap::new(vec![server()])));
+        assert_eq!(resolver.resolve(key("anybody").public_key()).await, Ok(vec![server()]));
+        assert_eq!(resolver.publish(Vec::new()).await, Ok(()));
+        assert!(*resolver.published().borrow());
+    }
+
+    #[tokio::test]
+    async fn a_dial_from_within_a_look_up_reaches_pinned_peers_only() {
+        let map = Arc::new(StaticMap::default());
+        map.pin(key("service").public_key());
+        let dial = PinnedDial::new(LateClient::default(), map);
+        let to = |name: &str| Addr { key: key(name).public_key(), port: DEFAULT_PORT };
+        let refused = dial.dial(to("anybody")).await.err().unwrap().to_string();
+        assert!(refused.ends_with("is no service of this deployment"), "{refused}");
+        let passed = dial.dial(to("service")).await.err().unwrap().to_string();
+        assert_eq!(passed, "the client is still starting");
     }
 }

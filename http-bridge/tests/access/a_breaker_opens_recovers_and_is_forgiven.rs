@@ -89,3 +89,27 @@ async fn statuses_below_500_are_no_failures_and_gateway_errors_are() {
         assert_eq!(world.dmsg.count(), reaches_dmsg, "{status}");
     }
 }
+
+#[tokio::test(start_paused = true)]
+async fn failures_right_after_dmsg_became_ready_do_not_count() {
+    let world = World::new();
+    world.readiness.send_replace(Readiness::Starting);
+    yield_now().await;
+    world.readiness.send_replace(ready());
+    yield_now().await;
+    // The service has not found its server yet.
+    world.dmsg.set(Act::RefuseConnection);
+    for _ in 0..10 {
+        assert_eq!(world.get().await, Ok(Path::Http));
+    }
+    assert_eq!(world.dmsg.count(), 10);
+    world.dmsg.set(Act::Answer(StatusCode::OK));
+    assert_eq!(world.get().await, Ok(Path::Dmsg));
+    // Later they do.
+    sleep(Duration::from_secs(5)).await;
+    world.dmsg.set(Act::RefuseConnection);
+    for _ in 0..10 {
+        world.get().await.unwrap();
+    }
+    assert_eq!(world.dmsg.count(), 14);
+}

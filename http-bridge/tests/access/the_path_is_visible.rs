@@ -40,3 +40,16 @@ async fn in_the_answer_the_status_and_the_metrics() {
         assert!(text.contains(&line), "{line} is not in\n{text}");
     }
 }
+
+#[tokio::test(start_paused = true)]
+async fn as_a_tower_service_with_limits_of_its_own() {
+    use tower::ServiceExt;
+    let world = World::new();
+    world.dmsg.set(Act::Hang);
+    world.http.set(Act::Hang);
+    let begun = tokio::time::Instant::now();
+    let mut request = http::Request::builder().uri("/x").body(bytes::Bytes::new()).unwrap();
+    request.extensions_mut().insert(crate::scripted::LIMITS);
+    let error = world.access.clone().oneshot(request).await.unwrap_err();
+    assert_eq!((error.tries.len(), begun.elapsed()), (2, crate::scripted::LIMITS.timeout));
+}

@@ -9,4 +9,5 @@ mod check;
 mod conf;
 mod gen_files;
 mod gen_sources;
+mod restarts;
 mod support;

@@ -5,9 +5,10 @@
 //!      ◀──────────── credit ────────────                      ◀── grants (where there are windows)
 //! ```
 //!
-//! One thread with edge-triggered epoll runs all of them. Sinks come first, so that what is under way stays in the caches. A run
-//! sends for a while, stops at a frame's end, and waits until every byte has arrived: what is counted was delivered, and the
-//! CPU time around the whole is what its delivery cost.
+//! One thread with edge-triggered epoll runs all of them. Sources take turns, and no more is under way than a flow allows: on
+//! two CPUs the load is slower than any relay, so without such a bound every queue between the two is full all the time. Sinks
+//! come first, so that what is under way stays in the caches. A run sends for a while, stops at a frame's end, and waits until
+//! every byte has arrived: what is counted was delivered, and the CPU time around the whole is what its delivery cost.
 
 use std::{
     io,
@@ -28,8 +29,11 @@ use super::{
     yamux::{self, HEADER_BYTES, Header, INITIAL_WINDOW_BYTES},
 };
 
-/// Bytes of one send or receive call at most.
-const CALL_BYTES: usize = 256 * 1024;
+/// Bytes of one receive call at most.
+const READ_BYTES: usize = 256 * 1024;
+
+/// Bytes of one send call at most, and of one source's turn.
+const SEND_BYTES: usize = 64 * 1024;
 
 /// A sink grants when it has taken this much of a stream, as Go's yamux does: half a window.
 const GRANT_BYTES: u64 = INITIAL_WINDOW_BYTES / 2;
@@ -46,7 +50,7 @@ struct Ready {
 
 /// Parses what comes on a connection, cut anywhere.
 #[derive(Debug, Default)]
-struct Frames {
+pub(crate) struct Frames {
     partial: [u8; HEADER_BYTES],
     held: usize,
     /// The stream of the data frame at hand, and what is missing of its body.
@@ -54,14 +58,15 @@ struct Frames {
     left: usize,
 }
 
-enum Piece<'a> {
+/// What came next.
+pub(crate) enum Piece<'a> {
     Header(Header),
     Body(usize, &'a [u8]),
 }
 
 impl Frames {
     #[inline]
-    fn next<'a>(&mut self, bytes: &mut &'a [u8]) -> Option<Piece<'a>> {
+    pub(crate) fn next<'a>(&mut self, bytes: &mut &'a [u8]) -> Option<Piece<'a>> {
         if bytes.is_empty() {
             return None;
         }
@@ -255,6 +260,10 @@ pub(crate) struct Flow {
     pattern: Pattern,
     template: Vec<u8>,
     frame_bytes: usize,
+    /// Payload that may be under way in all.
+    in_flight_max: u64,
+    /// The source whose turn is next.
+    turn: usize,
     buffer: Vec<u8>,
 }
 
@@ -265,6 +274,7 @@ impl Flow {
         sinks: Vec<Sink>,
         streams: usize,
         frame_bytes: usize,
+        in_flight_max: u64,
     ) -> Result<Self> {
         let pattern = Pattern::new(frame_bytes);
         let template = pattern.template(streams, frame_bytes);
@@ -275,8 +285,18 @@ impl Flow {
             let events = EventFlags::IN | EventFlags::OUT | EventFlags::ET;
             epoll::add(&epoll, socket, EventData::new_u64(at), events)?;
         }
-        let buffer = vec![0; CALL_BYTES];
-        Ok(Self { sources, sinks, epoll, pattern, template, frame_bytes, buffer })
+        let buffer = vec![0; READ_BYTES];
+        Ok(Self {
+            sources,
+            sinks,
+            epoll,
+            pattern,
+            template,
+            frame_bytes,
+            in_flight_max,
+            turn: 0,
+            buffer,
+        })
     }
 
     /// Sends for `time`, then waits for all of it.
@@ -293,9 +313,17 @@ impl Flow {
             }
             delivered += moved;
             let mut busy = moved > 0;
-            for at in 0..self.sources.len() {
+            let mut under_way = self.sent_payload() - before - delivered;
+            for _ in 0..self.sources.len() {
+                if stop_at.is_none() && under_way >= self.in_flight_max {
+                    break;
+                }
+                let at = self.turn;
+                self.turn = (at + 1) % self.sources.len();
                 let stop = stop_at.as_ref().map_or(u64::MAX, |stops| stops[at]);
-                busy |= self.feed_source(at, stop)?;
+                let sent = self.feed_source(at, stop)?;
+                busy |= sent > 0;
+                under_way += sent;
             }
             let now = Instant::now();
             if busy {
@@ -349,8 +377,8 @@ impl Flow {
         Ok(count)
     }
 
-    /// Whether anything was sent.
-    fn feed_source(&mut self, at: usize, stop: u64) -> Result<bool> {
+    /// One turn of a source; returns the wire bytes that it sent.
+    fn feed_source(&mut self, at: usize, stop: u64) -> Result<u64> {
         let source = &mut self.sources[at];
         if source.ready.readable {
             let got = read(&source.socket, &mut self.buffer, &mut source.ready)?;
@@ -362,15 +390,15 @@ impl Flow {
         }
         let room = source.limit.min(stop).saturating_sub(source.sent);
         if !source.ready.writable || room == 0 {
-            return Ok(false);
+            return Ok(0);
         }
         let place = (source.sent % self.template.len() as u64) as usize;
-        let count = (self.template.len() - place).min(CALL_BYTES);
+        let count = (self.template.len() - place).min(SEND_BYTES);
         let count = count.min(usize::try_from(room).unwrap_or(usize::MAX));
         let chunk = &self.template[place..place + count];
         let sent = write(&source.socket, chunk, &mut source.ready)?;
         source.sent += sent as u64;
-        Ok(sent > 0)
+        Ok(sent as u64)
     }
 
     fn wait(&mut self, busy: bool) -> Result<()> {
@@ -438,4 +466,54 @@ fn write_answers(socket: impl AsFd, answers: &mut Vec<u8>, ready: &mut Ready) ->
 
 fn lost(error: Errno) -> dmsg_bench::Error {
     format!("a connection of the load broke: {}", io::Error::from(error)).into()
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use std::{
+        io::{Read, Write},
+        net::TcpListener,
+        thread,
+    };
+
+    use super::*;
+
+    /// A flow through a thread that copies, and changes the byte at `wrong_at`.
+    fn flow_through(wrong_at: Option<usize>) -> Result<Delivered> {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let connect = || TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let (source, mut from) = (connect(), listener.accept().unwrap().0);
+        let (sink, mut to) = (connect(), listener.accept().unwrap().0);
+        let copier = thread::spawn(move || {
+            let (mut buffer, mut copied) = ([0; 10_007], 0);
+            while let Ok(count @ 1..) = from.read(&mut buffer) {
+                if let Some(at) = wrong_at.filter(|at| (copied..copied + count).contains(at)) {
+                    buffer[at - copied] ^= 1;
+                }
+                copied += count;
+                if to.write_all(&buffer[..count]).is_err() {
+                    return;
+                }
+            }
+        });
+        let (sources, sinks) = (Source::without_credit(source), Sink::without_grants(sink, 3));
+        let mut flow = Flow::new(vec![sources], vec![sinks], 3, 1024, 1 << 20)?;
+        let delivered = flow.run(Duration::from_millis(20));
+        drop(flow);
+        copier.join().unwrap();
+        delivered
+    }
+
+    #[test]
+    fn all_that_was_sent_is_counted_once_it_has_arrived() {
+        let delivered = flow_through(None).unwrap();
+        assert!(delivered.bytes > 0 && delivered.bytes.is_multiple_of(1024), "{delivered:?}");
+    }
+
+    #[test]
+    fn one_changed_byte_of_payload_is_found() {
+        let error = flow_through(Some(20 * (1024 + HEADER_BYTES) + 100)).unwrap_err();
+        assert!(error.to_string().contains("wrong bytes"), "{error}");
+    }
 }

@@ -3,4 +3,5 @@
 pub(crate) mod flow;
 pub(crate) mod pattern;
 pub(crate) mod session;
+pub(crate) mod talk;
 pub(crate) mod yamux;

@@ -59,6 +59,11 @@ impl Pattern {
         }
     }
 
+    /// The content from its begin on, whole periods of it.
+    pub(crate) fn template_of(&self, bytes: usize) -> Vec<u8> {
+        self.bytes[..self.period].repeat(bytes.div_ceil(self.period))
+    }
+
     /// One period of `streams` streams in turns, frame by frame, headers included, and repeated until it is long enough. Ids
     /// are 1, 3, 5 …, as a client opens them.
     pub(crate) fn template(&self, streams: usize, frame_bytes: usize) -> Vec<u8> {

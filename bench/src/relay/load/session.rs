@@ -126,8 +126,14 @@ impl Session {
         Ok(self.socket.write_all(&frames.concat())?)
     }
 
-    /// Waits for the next object, on whatever stream.
-    pub(crate) fn next_object(&mut self) -> Result<(u32, SignedObject)> {
+    /// Ends a stream at once.
+    pub(crate) fn reset(&mut self, id: u32) -> Result<()> {
+        Ok(self.socket.write_all(&Header::update(id, yamux::RST, 0).encode())?)
+    }
+
+    /// Waits for the next object: on the stream `awaited`, or on one that is opened to us. Ends of other streams are nothing to
+    /// wonder about.
+    pub(crate) fn next_object(&mut self, awaited: Option<u32>) -> Result<(u32, SignedObject)> {
         loop {
             let mut header = [0; HEADER_BYTES];
             self.socket.read_exact(&mut header)?;
@@ -135,7 +141,10 @@ impl Session {
             let mut body = vec![0; header.body_bytes()];
             self.socket.read_exact(&mut body)?;
             if header.flags & (yamux::RST | yamux::FIN) != 0 {
-                return Err(format!("the server ended stream {} in the dial", header.id).into());
+                if awaited == Some(header.id) {
+                    return Err(format!("the server ended stream {} in the dial", header.id).into());
+                }
+                continue;
             }
             if header.kind == yamux::PING && header.flags & yamux::SYN != 0 {
                 self.socket.write_all(&Header::pong(header.length).encode())?;
@@ -165,13 +174,13 @@ fn complete_object(bytes: &[u8]) -> Option<&[u8]> {
 pub(crate) fn dial(a: &mut Session, b: &mut Session) -> Result<(u32, u32)> {
     let request = a.request(b.key())?;
     let at_a = a.open(&request)?;
-    let (at_b, seen) = b.next_object()?;
+    let (at_b, seen) = b.next_object(None)?;
     if seen != request {
         return Err("the server changed the request".into());
     }
     let response = b.response(&request);
     b.accept(at_b, &response)?;
-    let (answered, seen) = a.next_object()?;
+    let (answered, seen) = a.next_object(Some(at_a))?;
     if (answered, &seen) != (at_a, &response) {
         return Err("the server changed the response".into());
     }

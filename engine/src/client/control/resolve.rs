@@ -14,15 +14,14 @@ use tokio::{
 
 use super::names;
 use crate::{
-    client::{DialError, DialPhase, Directory, DirectoryError, Tries, machine::ServerTarget},
+    client::{
+        DialError, DialPhase, Directory, DirectoryError, Memory, Tries, machine::ServerTarget,
+    },
     identity::PublicKey,
 };
 
-/// How long an entry is used without asking again.
-const ENTRY_TTL: Duration = Duration::from_secs(5 * 60);
-
-/// How long the absence of a peer is believed.
-const ABSENT_TTL: Duration = Duration::from_secs(5);
+/// After a question that was asked in the background, the next one waits this long, whatever came of it.
+const REFRESH_PAUSE: Duration = Duration::from_secs(5);
 
 /// Limit of one question to the directory.
 const LOOKUP_TIMEOUT: Duration = Duration::from_secs(10);
@@ -35,24 +34,61 @@ type Answer = Result<Arc<[ServerTarget]>, DialError>;
 struct Entry {
     answer: Answer,
     asked_at: Instant,
+    /// When it was last asked for again in the background.
+    refreshed_at: Option<Instant>,
 }
 
-impl Entry {
-    fn is_fresh(&self) -> bool {
-        let ttl = if self.answer.is_ok() { ENTRY_TTL } else { ABSENT_TTL };
-        self.asked_at.elapsed() < ttl
-    }
+/// What is remembered of a peer that a dial can go on with.
+#[derive(Debug)]
+pub(in crate::client) struct Known {
+    pub(in crate::client) answer: Answer,
+    /// It is old: ask the directory again, without waiting for it.
+    pub(in crate::client) wants_refresh: bool,
 }
 
 /// What is known of peers; shared by all handles, so that a known peer costs no trip to the control
 /// thread.
-#[derive(Default)]
-pub(in crate::client) struct EntryCache(Mutex<HashMap<PublicKey, Entry>>);
+pub(in crate::client) struct EntryCache {
+    memory: Memory,
+    entries: Mutex<HashMap<PublicKey, Entry>>,
+}
 
 impl EntryCache {
+    pub(in crate::client) fn new(memory: Memory) -> Self {
+        Self { memory, entries: Mutex::default() }
+    }
+
+    /// The answer for `peer` to dial with. Of the dials that find it stale, one in [`REFRESH_PAUSE`] is told to
+    /// have it asked for again.
+    pub(in crate::client) fn look(&self, peer: &PublicKey, now: Instant) -> Option<Known> {
+        let mut entries = self.lock();
+        let entry = entries.get_mut(peer)?;
+        if self.is_fresh(entry, now) {
+            return Some(Known { answer: entry.answer.clone(), wants_refresh: false });
+        }
+        let age = now.duration_since(entry.asked_at);
+        if entry.answer.is_err() || age >= self.memory.entry_ttl + self.memory.stale_max {
+            return None;
+        }
+        let paused = entry.refreshed_at.is_some_and(|at| now.duration_since(at) < REFRESH_PAUSE);
+        if !paused {
+            entry.refreshed_at = Some(now);
+        }
+        Some(Known { answer: entry.answer.clone(), wants_refresh: !paused })
+    }
+
     /// The answer for `peer`, if it is fresh.
-    pub(in crate::client) fn fresh(&self, peer: &PublicKey) -> Option<Answer> {
-        self.lock().get(peer).filter(|entry| entry.is_fresh()).map(|entry| entry.answer.clone())
+    fn fresh(&self, peer: &PublicKey, now: Instant) -> Option<Answer> {
+        self.lock()
+            .get(peer)
+            .filter(|entry| self.is_fresh(entry, now))
+            .map(|entry| entry.answer.clone())
+    }
+
+    fn is_fresh(&self, entry: &Entry, now: Instant) -> bool {
+        let Memory { entry_ttl, absent_ttl, .. } = self.memory;
+        let ttl = if entry.answer.is_ok() { entry_ttl } else { absent_ttl };
+        now.duration_since(entry.asked_at) < ttl
     }
 
     /// Drops what is known of `peer`.
@@ -62,7 +98,7 @@ impl EntryCache {
 
     /// Files an answer. If the directory did not answer at all, what was known before stands, old
     /// as it is.
-    fn file(&self, peer: PublicKey, answer: Answer) -> Answer {
+    fn file(&self, peer: PublicKey, answer: Answer, now: Instant) -> Answer {
         let mut entries = self.lock();
         if matches!(answer, Err(DialError::Directory { .. } | DialError::TimedOut { .. })) {
             let known = entries.get(&peer).filter(|entry| entry.answer.is_ok());
@@ -73,12 +109,12 @@ impl EntryCache {
                 entries.iter().min_by_key(|(_, entry)| entry.asked_at).map(|(&key, _)| key);
             oldest.and_then(|key| entries.remove(&key));
         }
-        entries.insert(peer, Entry { answer: answer.clone(), asked_at: Instant::now() });
+        entries.insert(peer, Entry { answer: answer.clone(), asked_at: now, refreshed_at: None });
         answer
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<PublicKey, Entry>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.entries.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -103,7 +139,7 @@ impl Resolver {
         deadline: Instant,
         reply: oneshot::Sender<Answer>,
     ) {
-        if let Some(answer) = self.cache.fresh(&peer) {
+        if let Some(answer) = self.cache.fresh(&peer, Instant::now()) {
             drop(reply.send(answer));
             return;
         }
@@ -130,7 +166,7 @@ impl Resolver {
         };
         match done {
             Ok((peer, answer)) => {
-                let answer = self.cache.file(peer, answer);
+                let answer = self.cache.file(peer, answer, Instant::now());
                 for reply in self.waiting.remove(&peer).unwrap_or_default() {
                     drop(reply.send(answer.clone()));
                 }
@@ -152,5 +188,77 @@ async fn look_up(directory: &dyn Directory, peer: PublicKey) -> Answer {
         Ok(Err(DirectoryError::NotFound(_))) => Err(DialError::NotFound(peer)),
         Ok(Err(DirectoryError::Unavailable(reason))) => Err(DialError::Directory { peer, reason }),
         Err(_) => Err(timed_out(LOOKUP_TIMEOUT)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::identity::SecretKey;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    fn peer() -> PublicKey {
+        SecretKey::from_seed(b"a peer").public_key()
+    }
+
+    fn found(weight: u32) -> Answer {
+        Ok(vec![ServerTarget { key: peer(), addresses: Vec::new(), weight }].into())
+    }
+
+    /// What a dial finds: nothing, or an answer and whether it wants a refresh.
+    fn look(cache: &EntryCache, now: Instant) -> Option<(bool, bool)> {
+        cache.look(&peer(), now).map(|known| (known.answer.is_ok(), known.wants_refresh))
+    }
+
+    #[test]
+    fn an_entry_is_fresh_then_stale_then_gone() {
+        let (memory, now) = (Memory::default(), Instant::now());
+        let cache = EntryCache::new(memory);
+        assert_eq!(look(&cache, now), None);
+        drop(cache.file(peer(), found(1), now));
+        let stale = now + memory.entry_ttl;
+        assert_eq!(look(&cache, stale - SECOND), Some((true, false)));
+        assert_eq!(look(&cache, stale), Some((true, true)), "used, and asked for again");
+        assert_eq!(look(&cache, stale + SECOND), Some((true, false)), "once, not by each dial");
+        assert_eq!(look(&cache, stale + REFRESH_PAUSE), Some((true, true)), "and again if need be");
+        assert_eq!(look(&cache, stale + memory.stale_max), None);
+        drop(cache.file(peer(), found(2), stale));
+        assert_eq!(look(&cache, stale + SECOND), Some((true, false)), "the refresh makes it fresh");
+        cache.forget(&peer());
+        assert_eq!(look(&cache, stale + SECOND), None);
+    }
+
+    #[test]
+    fn absence_is_believed_for_a_short_time_and_never_stale() {
+        let (memory, now) = (Memory::default(), Instant::now());
+        let cache = EntryCache::new(memory);
+        let absent = || Err(DialError::NotFound(peer()));
+        drop(cache.file(peer(), absent(), now));
+        assert_eq!(look(&cache, now + memory.absent_ttl - SECOND), Some((false, false)));
+        assert_eq!(look(&cache, now + memory.absent_ttl), None);
+    }
+
+    #[test]
+    fn a_directory_in_trouble_does_not_erase_what_was_known() {
+        let now = Instant::now();
+        let cache = EntryCache::new(Memory::default());
+        drop(cache.file(peer(), found(1), now));
+        let trouble = Err(DialError::Directory { peer: peer(), reason: "down".to_owned() });
+        let answer = cache.file(peer(), trouble, now + Duration::from_secs(24 * 60 * 60));
+        assert!(answer.is_ok());
+    }
+
+    #[test]
+    fn no_more_entries_are_kept_than_allowed_and_the_oldest_goes() {
+        let now = Instant::now();
+        let cache = EntryCache::new(Memory::default());
+        let key = |n: u32| SecretKey::from_seed(&n.to_be_bytes()).public_key();
+        let kept = u32::try_from(ENTRIES_MAX).expect("it is small");
+        for n in 0..=kept {
+            drop(cache.file(key(n), found(1), now + Duration::from_millis(n.into())));
+        }
+        assert_eq!(cache.lock().len(), ENTRIES_MAX);
+        assert!(cache.look(&key(0), now).is_none() && cache.look(&key(1), now).is_some());
     }
 }

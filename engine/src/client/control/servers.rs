@@ -17,14 +17,14 @@ const RETRY_FIRST: Duration = Duration::from_secs(1);
 /// Each further wait is longer by this factor …
 const RETRY_FACTOR: f64 = 1.3;
 
-/// … up to this.
-const RETRY_MAX: Duration = Duration::from_secs(20);
+/// … up to this, so that the first server to appear is found within 5 s.
+const RETRY_MAX: Duration = Duration::from_secs(4);
 
 /// Limit of one question to the directory.
 const LIST_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// The list is asked for again after this while no session is up, however long the update interval.
-const LONELY_INTERVAL: Duration = Duration::from_secs(60);
+const LONELY_INTERVAL: Duration = Duration::from_secs(15);
 
 /// Reads the list and hands it to the machine, for ever: at each interval, and when all sessions
 /// were lost.

@@ -8,6 +8,10 @@ pub(super) const BACKOFF_FIRST: Duration = Duration::from_millis(500);
 /// The longest wait. A server that was away for long is found again within this.
 pub(super) const BACKOFF_MAX: Duration = Duration::from_secs(30);
 
+/// The longest wait while there is no session with any server, for servers that could not be reached at all: nothing else
+/// works until one of them is back, and a connection that nobody answers costs little.
+pub(super) const LONELY_MAX: Duration = Duration::from_secs(4);
+
 /// Doubling waits with jitter.
 #[derive(Debug, Clone)]
 pub(super) struct Backoff {

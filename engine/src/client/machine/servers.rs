@@ -11,7 +11,12 @@ use std::{
 
 use tracing::{debug, info, warn};
 
-use super::{ClientMachine, Timer, backoff::Backoff, session::QUIET_MAX, session::QUIET_MIN};
+use super::{
+    ClientMachine, Timer,
+    backoff::{Backoff, LONELY_MAX},
+    session::QUIET_MAX,
+    session::QUIET_MIN,
+};
 use crate::{
     client::error::SessionEnd,
     identity::PublicKey,
@@ -234,6 +239,7 @@ impl ClientMachine {
     pub(super) fn note_ended(&mut self, io: &mut Io, key: PublicKey, ended: &Ended<'_>) -> bool {
         let now = io.now();
         let random = random_u32(io);
+        let is_lonely = self.sessions.values().all(|session| session.up().is_none());
         let board = &self.shared.board;
         board.note_session_end(key, ended.why);
         let Some(server) = self.servers.get_mut(&key).filter(|s| s.session == Some(ended.conn))
@@ -256,7 +262,11 @@ impl ClientMachine {
             // We wanted it so: nothing to report, nothing to wait out.
             server.retry_at = None;
         } else {
-            let wait = server.backoff.fail(random);
+            let mut wait = server.backoff.fail(random);
+            if is_lonely && ended.why.is_unreachable() {
+                wait = wait
+                    .min(LONELY_MAX.mul_f64(0.5 + f64::from(random) / f64::from(u32::MAX) / 2.0));
+            }
             info!(server = %key.short(), why = %ended.why, ?wait, "session ended");
             server.retry_at = Some(now + wait);
         }

@@ -13,6 +13,7 @@
 //! Invariant: a connection that is readable, not paused, and not gone is in `ready`.
 
 mod poller;
+mod scratch;
 mod stream;
 
 use std::{
@@ -24,24 +25,15 @@ use std::{
 };
 
 pub(super) use self::poller::Poller;
-use self::poller::{Readiness, Token};
+use self::{
+    poller::{Readiness, Token},
+    scratch::Scratch,
+};
 use super::{
     host::{ACCEPT_REST, Host},
     sys::{self, SpareFd},
 };
-use crate::{
-    io::{Action, CloseMode, Closed, ConnId, Machine},
-    pool::{Block, BlockPool},
-};
-
-/// A receive block. Larger ones cost cache, smaller ones send calls.
-const BLOCK_BYTES: usize = 64 * 1024;
-
-/// Blocks of one read: 256 KiB, what one connection may receive in a turn.
-const READ_BLOCKS: usize = 4;
-
-/// Free blocks kept: 4 MiB.
-const FREE_BLOCKS_MAX: usize = 64;
+use crate::io::{Action, CloseMode, Closed, ConnId, Machine};
 
 /// Connections accepted in one turn at most.
 const ACCEPTS_PER_TURN: usize = 64;
@@ -72,8 +64,7 @@ struct Driver<M: Machine> {
     poller: Poller,
     conns: Vec<Option<Conn>>,
     ready: VecDeque<ConnId>,
-    pool: BlockPool,
-    scratch: [Block; READ_BLOCKS],
+    scratch: Scratch,
     spare: SpareFd,
     /// The listeners rest until then.
     rest_until: Option<Instant>,
@@ -81,11 +72,10 @@ struct Driver<M: Machine> {
 
 /// Runs the machine until it asks to stop.
 pub(super) fn run<M: Machine>(host: Host<M>, poller: Poller) -> io::Result<()> {
-    let pool = BlockPool::new(BLOCK_BYTES, FREE_BLOCKS_MAX);
-    let scratch = std::array::from_fn(|_| pool.take());
+    let scratch = Scratch::new();
     let (conns, ready) = (Vec::new(), VecDeque::new());
     let spare = SpareFd::new();
-    let mut driver = Driver { host, poller, conns, ready, pool, scratch, spare, rest_until: None };
+    let mut driver = Driver { host, poller, conns, ready, scratch, spare, rest_until: None };
     while !driver.host.is_done() {
         driver.turn()?;
     }

@@ -1,21 +1,14 @@
 //! Receiving and sending on one connection.
 
 use std::{
-    io::{self, IoSlice, IoSliceMut, Read},
+    io::{self, IoSlice, Read},
     net::Shutdown,
 };
 
 use socket2::SockRef;
 
-use super::{BLOCK_BYTES, Driver, Phase, READ_BLOCKS, sys};
-use crate::{
-    io::{Closed, ConnId, Machine},
-    pool::Slice,
-};
-
-/// Less than this in a block is copied out of it, so that queued bytes pin at most four times their
-/// size.
-const COPY_MAX_BYTES: usize = BLOCK_BYTES / 4;
+use super::{Driver, Phase, scratch::READ_BYTES, sys};
+use crate::io::{Closed, ConnId, Machine};
 
 /// Pieces of one send call; more gain nothing.
 const SEND_PIECES_MAX: usize = 64;
@@ -32,8 +25,7 @@ impl<M: Machine> Driver<M> {
         if paused && conn.phase == Phase::Open {
             return;
         }
-        let mut memory = self.scratch.each_mut().map(|block| IoSliceMut::new(block.memory_mut()));
-        let result = conn.stream.read_vectored(&mut memory);
+        let result = conn.stream.read_vectored(&mut self.scratch.memory());
         match result {
             Ok(0) if conn.phase == Phase::Flushing => conn.readable = false,
             Ok(0) if conn.phase == Phase::Lingering => self.end(id, Closed::ByUs),
@@ -41,7 +33,7 @@ impl<M: Machine> Driver<M> {
             Ok(len) => {
                 // Less than was asked for: the rest will be a new event, unless the end is here
                 // already.
-                conn.readable = len == READ_BLOCKS * BLOCK_BYTES || conn.hangup;
+                conn.readable = len == READ_BYTES || conn.hangup;
                 self.received(id, len);
                 self.list(id);
             }
@@ -53,18 +45,12 @@ impl<M: Machine> Driver<M> {
     }
 
     /// Hands over the first `len` bytes of the scratch blocks.
-    fn received(&mut self, id: ConnId, mut len: usize) {
-        for index in 0..READ_BLOCKS {
-            if len == 0 || self.conn(id).is_none_or(|conn| conn.phase != Phase::Open) {
+    fn received(&mut self, id: ConnId, len: usize) {
+        for index in 0.. {
+            if self.conn(id).is_none_or(|conn| conn.phase != Phase::Open) {
                 return;
             }
-            let part = len.min(BLOCK_BYTES);
-            len -= part;
-            let slice = if part <= COPY_MAX_BYTES {
-                Slice::copy_from(&self.scratch[index].memory_mut()[..part])
-            } else {
-                std::mem::replace(&mut self.scratch[index], self.pool.take()).freeze(part)
-            };
+            let Some(slice) = self.scratch.take(index, len) else { return };
             self.host.machine.received(&mut self.host.io, id, slice);
             self.carry_out();
         }

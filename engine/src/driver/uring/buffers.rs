@@ -1,26 +1,35 @@
-//! Receive buffers that all connections of a thread share: the kernel picks one when bytes have
-//! arrived.
+//! Receive buffers that all connections of a thread share: the kernel picks as many as it needs when bytes have arrived.
 //!
 //! ```text
 //!   entries (read by the kernel)   [addr len id] [addr len id] … tail ─▶
-//!   blocks  (by id)                 Block         Block        …
-//!                                     │ received: large ─▶ leaves as a Slice, a fresh block takes its place
-//!                                     └────────── small ─▶ copied out, the same block is provided again
+//!   memory                         │ chunk 0 │ chunk 1 │ chunk 2 │ chunk 3 │ …   ([`Arena`])
+//!                                  ╰── one receive: one slice ──╯    ╰ another
 //! ```
 //!
-//! Either way the buffer is back with the kernel before the completion is handled, so the ring is
-//! empty only while completions wait to be taken, and no slow reader of slices can starve it.
+//! Chunks are provided in the order in which they lie, going round and leaving out those that are still lent. So the buffers of
+//! one receive mostly lie side by side and become one slice.
+//!
+//! A slice that is kept (queued to a slow peer) keeps its chunks. From three quarters lent on, what is received is copied into
+//! memory of its own, and its chunks are free at once: the last quarter never leaves the circle, and no reader of
+//! slices, however slow, can starve the ring for longer than a turn.
 
 use std::{
     alloc::{Layout, alloc_zeroed, dealloc, handle_alloc_error},
+    collections::VecDeque,
     io,
     ptr::NonNull,
-    sync::atomic::{AtomicU16, Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicU16, Ordering},
+    },
 };
 
 use io_uring::{IoUring, types::BufRingEntry};
 
-use crate::pool::{Block, BlockPool, Slice};
+use crate::{
+    driver::arena::Arena,
+    pool::{BlockPool, Slice},
+};
 
 /// The buffer group; a ring has one.
 pub(super) const GROUP: u16 = 0;
@@ -30,6 +39,9 @@ const PAGE_BYTES: usize = 4096;
 
 /// The most entries a buffer ring can have.
 const COUNT_MAX: u16 = 1 << 15;
+
+/// Counted shells of slices that are kept for the next ones; 64 bytes each.
+const SHELLS_MAX: usize = 1024;
 
 /// Entries in memory that the kernel reads.
 struct Entries {
@@ -58,17 +70,25 @@ impl Drop for Entries {
 
 pub(super) struct BufferRing {
     entries: Entries,
+    arena: Arc<Arena>,
+    shells: BlockPool,
     mask: u16,
     tail: u16,
-    blocks: Vec<Block>,
-    pool: BlockPool,
+    /// The chunk of each entry.
+    chunks: Box<[u16]>,
+    /// The entry of each chunk.
+    places: Box<[u16]>,
+    /// Entries that the kernel has.
+    provided: usize,
+    /// Where the next sweep begins.
+    cursor: usize,
 }
 
 impl BufferRing {
-    /// Registers `count` blocks of `pool` with `ring`, whose kernel may write to them from now on.
+    /// Registers `count` buffers of `buffer_bytes` with `ring`, whose kernel may write to them from now on.
     ///
     /// The caller keeps the result until no receive of `ring` is in flight.
-    pub(super) fn new(ring: &IoUring, count: u16, pool: BlockPool) -> io::Result<Self> {
+    pub(super) fn new(ring: &IoUring, count: u16, buffer_bytes: usize) -> io::Result<Self> {
         let count = count.clamp(1, COUNT_MAX).next_power_of_two();
         let entries = Entries::new(usize::from(count));
         // SAFETY: `entries` holds `count` entries at the start of a page, and outlives the
@@ -77,43 +97,85 @@ impl BufferRing {
             let start = entries.start.as_ptr() as u64;
             ring.submitter().register_buf_ring_with_flags(start, count, GROUP, 0)?;
         }
-        let blocks = (0..count).map(|_| pool.take()).collect();
-        let mut buffers = Self { entries, mask: count - 1, tail: 0, blocks, pool };
-        for id in 0..count {
-            buffers.provide(id);
-        }
+        let mut buffers = Self {
+            entries,
+            arena: Arena::new(usize::from(count), buffer_bytes),
+            shells: BlockPool::new(0, SHELLS_MAX),
+            mask: count - 1,
+            tail: 0,
+            chunks: vec![0; usize::from(count)].into(),
+            places: vec![0; usize::from(count)].into(),
+            provided: 0,
+            cursor: 0,
+        };
+        buffers.provide();
         Ok(buffers)
     }
 
-    /// Takes `len` received bytes out of buffer `id` and provides the buffer again.
-    pub(super) fn take(&mut self, id: u16, len: usize) -> Slice {
-        let block = &mut self.blocks[usize::from(id)];
-        let slice = if len <= self.pool.block_bytes() / 4 {
-            Slice::copy_from(&block.memory_mut()[..len])
-        } else {
-            std::mem::replace(block, self.pool.take()).freeze(len)
-        };
-        self.provide(id);
-        slice
-    }
-
-    /// Provides buffer `id` again; what it holds is dropped.
-    pub(super) fn provide(&mut self, id: u16) {
-        let memory = self.blocks[usize::from(id)].memory_mut();
-        let (address, len) = (memory.as_mut_ptr() as u64, memory.len() as u32);
-        let slot = usize::from(self.tail & self.mask);
-        // SAFETY: `slot` is within the entries, and the kernel does not read it before the tail
-        // passes it. The tail lies in the first entry's unused field, which `set_*` leaves alone.
-        // The block's memory is on the heap, is not touched by us while the kernel owns it, and
-        // lives in `blocks`.
+    /// Provides every chunk that is free. Call once a turn, and before a receive that found no buffer is begun anew.
+    pub(super) fn provide(&mut self) {
+        if self.provided == self.chunks.len() {
+            return;
+        }
+        let arena = Arc::clone(&self.arena);
+        arena.sweep(self.cursor, |chunk| self.provide_chunk(chunk));
+        // SAFETY: the tail lies in the first entry's unused field, which `set_*` leaves alone.
         unsafe {
-            let entry = &mut *self.entries.start.as_ptr().add(slot);
-            entry.set_addr(address);
-            entry.set_len(len);
-            entry.set_bid(id);
-            self.tail = self.tail.wrapping_add(1);
             let tail = BufRingEntry::tail(self.entries.start.as_ptr()).cast_mut();
             AtomicU16::from_ptr(tail).store(self.tail, Ordering::Release);
         }
+    }
+
+    fn provide_chunk(&mut self, chunk: usize) {
+        let place = self.tail & self.mask;
+        // SAFETY: `place` is within the entries, and the kernel does not read it before the tail passes it: there are as many
+        // entries as chunks, and each chunk is in one entry at most. The chunk was free, so nobody but the kernel touches
+        // it from now on; it lives in `arena`.
+        unsafe {
+            let entry = &mut *self.entries.start.as_ptr().add(usize::from(place));
+            entry.set_addr(self.arena.address(chunk));
+            entry.set_len(self.arena.chunk_bytes() as u32);
+            entry.set_bid(chunk as u16);
+        }
+        self.tail = self.tail.wrapping_add(1);
+        self.chunks[usize::from(place)] = chunk as u16;
+        self.places[chunk] = place;
+        self.provided += 1;
+        self.cursor = chunk + 1;
+    }
+
+    /// Takes `len` received bytes out of the buffers from `first` on, in the order in which they were provided.
+    pub(super) fn take(&mut self, first: u16, len: usize, slices: &mut VecDeque<Slice>) {
+        let chunk_bytes = self.arena.chunk_bytes();
+        let mut left = len.div_ceil(chunk_bytes).min(self.provided);
+        let mut bytes = len;
+        let mut place = self.places[usize::from(first)];
+        self.provided -= left;
+        while left > 0 {
+            let start = usize::from(self.chunks[usize::from(place)]);
+            let mut count = 0;
+            while count < left && usize::from(self.chunks[usize::from(place)]) == start + count {
+                count += 1;
+                place = (place + 1) & self.mask;
+            }
+            left -= count;
+            let part = bytes.min(count * chunk_bytes);
+            bytes -= part;
+            slices.push_back(self.slice(start, part));
+        }
+    }
+
+    fn slice(&self, first: usize, len: usize) -> Slice {
+        // SAFETY: the kernel's completion says that it has filled these chunks and given them up, and their entries are ours
+        // again; they are in no lease, since only this makes leases, once for each time that they were provided.
+        let lease = unsafe { self.arena.lend(first, len) };
+        let low = self.arena.lent_count() > self.arena.count() / 4 * 3;
+        if low { Slice::copy_from(lease.bytes()) } else { self.shells.wrap(lease) }
+    }
+
+    /// Takes back a buffer that a completion names although nothing came.
+    pub(super) fn take_back(&mut self, chunk: u16) {
+        self.provided -= 1;
+        self.arena.release(usize::from(chunk), 1);
     }
 }

@@ -57,7 +57,8 @@ pub(super) struct Conn {
     /// The receive buffer where the kernel has no shared ones.
     pub(super) block: Option<Block>,
     pub(super) address: Option<Box<SockAddr>>,
-    pub(super) sending: Box<Sending>,
+    /// The memory of the send in flight.
+    pub(super) sending: Option<Box<Sending>>,
 }
 
 impl Conn {
@@ -76,7 +77,7 @@ impl Conn {
             listed: false,
             block: None,
             address: None,
-            sending: Box::default(),
+            sending: None,
         }
     }
 
@@ -132,7 +133,7 @@ impl Sending {
     /// The operation points into `self`, which stays where it is and untouched until
     /// [`Sending::finish`].
     pub(super) fn begin(&mut self, queue: &mut SendQueue, fd: Fd) -> squeue::Entry {
-        (self.segments, self.head_sent) = queue.take_segments(SEND_PIECES_MAX);
+        self.head_sent = queue.take_segments(&mut self.segments, SEND_PIECES_MAX);
         let mut skip = self.head_sent;
         for (piece, segment) in self.pieces.iter_mut().zip(&self.segments) {
             let bytes = &segment.as_bytes()[std::mem::take(&mut skip)..];
@@ -140,17 +141,23 @@ impl Sending {
             *piece =
                 libc::iovec { iov_base: bytes.as_ptr().cast_mut().cast(), iov_len: bytes.len() };
         }
+        let flags = libc::MSG_NOSIGNAL | libc::MSG_WAITALL;
+        if let [only] = &self.segments[..] {
+            // No message to copy and check, and most sends of a chatty connection are like this.
+            let bytes = &only.as_bytes()[self.head_sent..];
+            let len = u32::try_from(bytes.len()).unwrap_or(u32::MAX);
+            return opcode::Send::new(fd, bytes.as_ptr(), len).flags(flags).build();
+        }
         self.message.msg_iov = self.pieces.as_mut_ptr();
         self.message.msg_iovlen = self.segments.len() as _;
-        let flags = libc::MSG_NOSIGNAL | libc::MSG_WAITALL;
         opcode::SendMsg::new(fd, &raw const self.message).flags(flags as u32).build()
     }
 
     /// Ends the send: what was not sent goes back to `queue`, or is dropped with it.
     pub(super) fn finish(&mut self, queue: Option<&mut SendQueue>, sent: &io::Result<usize>) {
-        let segments = std::mem::take(&mut self.segments);
         if let Some(queue) = queue {
-            queue.settle(segments, self.head_sent, *sent.as_ref().unwrap_or(&0));
+            queue.settle(&mut self.segments, self.head_sent, *sent.as_ref().unwrap_or(&0));
         }
+        self.segments.clear();
     }
 }

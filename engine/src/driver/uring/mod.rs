@@ -16,7 +16,7 @@
 //!   operation. So no operation ever points into freed memory or at a descriptor with a new
 //!   meaning;
 //! - a connection that could receive but has no receive in flight is in `listed`;
-//! - when a turn ends, every provided buffer is back with the kernel.
+//! - when a turn ends, every receive buffer that is not lent is back with the kernel.
 
 mod accept;
 mod buffers;
@@ -38,7 +38,7 @@ use io_uring::{IoUring, opcode, squeue};
 pub use self::features::{Features, Unavailable, UringConfig, probe};
 use self::{
     buffers::BufferRing,
-    conn::{Armed, Conn, Phase},
+    conn::{Armed, Conn, Phase, Sending},
     ops::{Kind, Op},
     ring::{Completion, Ring},
 };
@@ -55,8 +55,14 @@ use crate::{
 /// microseconds; past this their memory is leaked, which is the lesser evil.
 const CANCEL_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Free receive blocks kept beyond those the kernel holds: 2 MiB by default.
+/// A receive block where connections have their own.
+const OWN_BLOCK_BYTES: usize = 16 * 1024;
+
+/// Of those, free ones kept: 2 MiB.
 const FREE_BLOCKS_MAX: usize = 128;
+
+/// Memory of ended sends kept for the next ones: 1 KiB each.
+const FREE_SENDINGS_MAX: usize = 256;
 
 /// A ring that waits for its machine. Must run on the thread that made it.
 pub(super) struct Setup {
@@ -96,6 +102,8 @@ struct Driver<M: Machine> {
     conns: Vec<Option<Conn>>,
     buffers: Option<BufferRing>,
     pool: BlockPool,
+    /// Memory for sends, the last used first.
+    free_sendings: Vec<Box<Sending>>,
     /// Connections to look at before the turn ends.
     listed: VecDeque<ConnId>,
     completions: VecDeque<Completion>,
@@ -120,13 +128,20 @@ pub(super) fn run<M: Machine>(host: Host<M>, setup: Setup) -> io::Result<()> {
 impl<M: Machine> Driver<M> {
     fn new(host: Host<M>, setup: Setup) -> Self {
         let Setup { ring, mut features, config, listeners } = setup;
-        let pool = BlockPool::new(config.buffer_bytes.max(1), FREE_BLOCKS_MAX);
+        let UringConfig { mut buffers_count, mut buffer_bytes, .. } = config;
+        if !features.bundles {
+            (buffers_count, buffer_bytes) = (buffers_count.div_ceil(4), buffer_bytes * 4);
+        }
         let buffers = features
             .buffer_ring
-            .then(|| BufferRing::new(&ring, config.buffers_count, pool.clone()).ok())
-            .flatten();
+            .then(|| BufferRing::new(&ring, buffers_count, buffer_bytes))
+            .and_then(|made| {
+                made.inspect_err(|e| tracing::warn!("receiving without shared buffers: {e}")).ok()
+            });
         features.buffer_ring = buffers.is_some();
         features.multishot_recv &= features.buffer_ring;
+        features.bundles &= features.multishot_recv;
+        let pool = BlockPool::new(OWN_BLOCK_BYTES, FREE_BLOCKS_MAX);
         tracing::debug!(?features, "io_uring is set up");
         let listeners =
             listeners.into_iter().map(|socket| Listener { socket, accept: Armed::No }).collect();
@@ -139,6 +154,7 @@ impl<M: Machine> Driver<M> {
             conns: Vec::new(),
             buffers,
             pool,
+            free_sendings: Vec::new(),
             listed: VecDeque::new(),
             completions: VecDeque::new(),
             spare: SpareFd::new(),
@@ -159,6 +175,9 @@ impl<M: Machine> Driver<M> {
         self.complete_all();
         self.host.run_due();
         self.carry_out();
+        if let Some(buffers) = &mut self.buffers {
+            buffers.provide();
+        }
         for _ in 0..self.listed.len() {
             if let Some(id) = self.listed.pop_front() {
                 self.look(id);

@@ -85,6 +85,10 @@ impl Ring {
     /// completion has been [taken](Ring::take_completions).
     pub(super) unsafe fn push(&mut self, entry: squeue::Entry) {
         self.in_flight += 1;
+        // SAFETY: promised by the caller.
+        if self.backlog.is_empty() && unsafe { self.ring.submission().push(&entry) }.is_ok() {
+            return;
+        }
         self.backlog.push_back(entry);
         self.move_backlog();
         if !self.backlog.is_empty() {

@@ -1,11 +1,11 @@
 //! Receiving and sending on one connection.
 
-use std::net::Shutdown;
+use std::{net::Shutdown, os::fd::AsRawFd};
 
-use io_uring::{opcode, squeue};
+use io_uring::{opcode, squeue, types::Fd};
 
 use super::{
-    Driver,
+    Driver, FREE_SENDINGS_MAX,
     buffers::GROUP,
     conn::{Armed, Conn, Phase},
     ops::Kind,
@@ -62,10 +62,12 @@ impl<M: Machine> Driver<M> {
         let block_bytes = self.pool.block_bytes() as u32;
         let Some(conn) = self.conns.get_mut(id.index()).and_then(Option::as_mut) else { return };
         let fd = conn.fd();
-        let entry = if self.features.multishot_recv {
+        let entry = if self.features.bundles {
+            opcode::RecvMultiBundle::new(fd, GROUP).build()
+        } else if self.features.multishot_recv {
             opcode::RecvMulti::new(fd, GROUP).build()
         } else if self.features.buffer_ring {
-            let recv = opcode::Recv::new(fd, std::ptr::null_mut(), block_bytes);
+            let recv = opcode::Recv::new(fd, std::ptr::null_mut(), 0);
             recv.buf_group(GROUP).build().flags(squeue::Flags::BUFFER_SELECT)
         } else {
             let block = conn.block.get_or_insert_with(|| self.pool.take());
@@ -97,11 +99,11 @@ impl<M: Machine> Driver<M> {
     }
 
     pub(super) fn complete_recv(&mut self, id: ConnId, completion: Completion) {
-        let slice = self.received_slice(id, completion);
+        let received = self.take_received(id, completion);
         let Some(conn) = self.conn(id).filter(|conn| !conn.is_ending()) else { return };
-        if let Some(slice) = slice {
-            if !conn.discards() {
-                conn.held.push_back(slice);
+        if received {
+            if conn.discards() {
+                conn.held.clear();
             }
         } else if let Some(why) = end_of_stream(completion) {
             if conn.discards() {
@@ -115,7 +117,7 @@ impl<M: Machine> Driver<M> {
             }
         } else if completion.result == -libc::EINVAL && self.features.multishot_recv {
             // If it is the flag that this kernel lacks, the one-shot receive works.
-            self.features.multishot_recv = false;
+            self.features.multishot_recv = std::mem::take(&mut self.features.bundles);
         }
         self.hand_over_held(id);
         if !completion.is_followed() {
@@ -123,24 +125,24 @@ impl<M: Machine> Driver<M> {
         }
     }
 
-    /// The bytes of a completed receive. Its buffer goes back to the kernel whatever becomes of the
-    /// connection.
-    fn received_slice(&mut self, id: ConnId, completion: Completion) -> Option<Slice> {
+    /// Puts the bytes of a completed receive into `held`; false when there are none. Its buffers are taken back whatever
+    /// becomes of the connection.
+    fn take_received(&mut self, id: ConnId, completion: Completion) -> bool {
         let len = completion.outcome().unwrap_or(0);
-        if let (Some(buffer), Some(buffers)) = (completion.buffer(), &mut self.buffers) {
-            if len > 0 {
-                return Some(buffers.take(buffer, len));
+        let conn = self.conns.get_mut(id.index()).and_then(Option::as_mut);
+        let Some(conn) = conn.filter(|conn| conn.id == id) else { return len > 0 };
+        match (completion.buffer(), &mut self.buffers) {
+            (Some(first), Some(buffers)) if len > 0 => buffers.take(first, len, &mut conn.held),
+            (Some(buffer), Some(buffers)) => buffers.take_back(buffer),
+            _ if len == 0 => {}
+            _ if len <= self.pool.block_bytes() / 4 => {
+                if let Some(block) = &mut conn.block {
+                    conn.held.push_back(Slice::copy_from(&block.memory_mut()[..len]));
+                }
             }
-            buffers.provide(buffer);
+            _ => conn.held.extend(conn.block.take().map(|block| block.freeze(len))),
         }
-        let small = len <= self.pool.block_bytes() / 4;
-        let conn = self.conn(id).filter(|_| len > 0)?;
-        if small {
-            let block = conn.block.as_mut()?;
-            Some(Slice::copy_from(&block.memory_mut()[..len]))
-        } else {
-            conn.block.take().map(|block| block.freeze(len))
-        }
+        len > 0
     }
 
     /// The peer of a closing connection has closed too.
@@ -185,7 +187,9 @@ impl<M: Machine> Driver<M> {
             }
             return;
         }
-        let entry = conn.sending.begin(queue, conn.fd());
+        let sending =
+            conn.sending.get_or_insert_with(|| self.free_sendings.pop().unwrap_or_default());
+        let entry = sending.begin(queue, Fd(conn.stream.as_raw_fd()));
         // SAFETY: the connection owns the descriptor and, boxed, the message, its pieces and their
         // bytes; none is touched before the send has completed, since `send` is armed until then.
         unsafe { self.submit(id, Kind::Send, entry) };
@@ -196,7 +200,12 @@ impl<M: Machine> Driver<M> {
         let Conn { sending, phase, .. } = conn;
         let outcome = completion.outcome();
         let ending = matches!(phase, Phase::Ending(_));
-        sending.finish(self.host.io.driver_queue(id).filter(|_| !ending), &outcome);
+        if let Some(mut sending) = sending.take() {
+            sending.finish(self.host.io.driver_queue(id).filter(|_| !ending), &outcome);
+            if self.free_sendings.len() < FREE_SENDINGS_MAX {
+                self.free_sendings.push(sending);
+            }
+        }
         if ending {
             return;
         }

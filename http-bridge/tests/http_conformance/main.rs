@@ -1,0 +1,13 @@
+//! HTTP/1.1 as the RFCs have it, end by end: the client against scripted peers, the server against scripted callers, and
+//! `serve --to` between a raw caller and a raw origin that records what reached it. One condition per file.
+#![allow(clippy::unwrap_used)]
+
+#[path = "../common/mod.rs"]
+mod common;
+
+mod client_builder;
+mod client_expects_continue;
+mod client_limits;
+mod client_meets_early_responses;
+mod client_trailers;
+mod client_upgrades;
