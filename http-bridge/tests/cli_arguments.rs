@@ -86,9 +86,8 @@ fn addresses_of_a_discovery_are_checked_before_anything_is_dialled() {
 fn a_server_finds_out_what_is_wrong_before_it_tells_anybody_its_address() {
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let taken = taken.local_addr().unwrap().to_string();
-    let dmsg_url = format!("dmsg://{KEY}");
     for (args, code, needle) in [
-        (&["--discovery", &dmsg_url][..], 2, "plain HTTP"),
+        (&["--discovery", "dmsg://x"][..], 3, "invalid host address"),
         (&["--discovery", "https://x"], 3, "\"https\""),
         (&["--discovery", "http://x:99999"], 3, "port"),
         (&["--public-address", "x"], 2, "HOST:PORT"),
@@ -107,6 +106,18 @@ fn a_server_finds_out_what_is_wrong_before_it_tells_anybody_its_address() {
         let output = server.output().unwrap();
         assert_exit(&output, code);
         assert_eq!(stdout(&output), "", "{args:?}");
+        assert!(stderr(&output).contains(needle), "{args:?}: {}", stderr(&output));
+    }
+}
+
+#[test]
+fn a_discovery_without_http_needs_a_key_and_a_first_server() {
+    let server = format!("{KEY}@127.0.0.1:1");
+    for (args, needle) in
+        [(&["--dmsg-only"][..], "--server"), (&["--dmsg-only", "--server", &server], "secret key")]
+    {
+        let output = run(&[&["discovery"], args].concat());
+        assert_exit(&output, 2);
         assert!(stderr(&output).contains(needle), "{args:?}: {}", stderr(&output));
     }
 }

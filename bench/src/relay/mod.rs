@@ -14,6 +14,7 @@ mod contender;
 mod end_to_end;
 mod load;
 mod neighbours;
+mod plain;
 mod rivals;
 mod setup;
 mod small;
@@ -83,8 +84,9 @@ pub(crate) struct Bench {
 /// A part: its name, what it is about, and how it is run.
 type Part = (&'static str, &'static str, fn(&Bench, &mut Report) -> Result<()>);
 
-const PARTS: [Part; 12] = [
+const PARTS: [Part; 13] = [
     ("relay-64-pairs", "64 pairs of sessions, frames spread over other sessions", bulk::pairs),
+    ("plain-tcp", "what receiving alone costs", plain::tcp),
     ("relay-overload", "the same in front of receivers that are too slow", bulk::greedy),
     ("relay-streams", "one pair of sessions with 1, 16 and 256 streams", bulk::streams),
     ("end-to-end", "our clients through the server, stream crypto included", end_to_end::run),

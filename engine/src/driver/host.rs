@@ -7,10 +7,11 @@
 
 use std::{
     collections::VecDeque,
+    sync::{Arc, atomic::Ordering::Relaxed},
     time::{Duration, Instant},
 };
 
-use super::{mailbox::Inbox, sys};
+use super::{DriverStats, SocketOptions, mailbox::Inbox, sys};
 use crate::io::{CloseMode, Closed, ConnId, FLUSH_TIMEOUT, Io, Machine};
 
 /// Commands run in one turn at most, so that a storm of them does not starve the sockets.
@@ -29,19 +30,31 @@ pub(super) struct Host<M: Machine> {
     pub(super) io: Io,
     pub(super) inbox: Inbox<M::Command>,
     due: VecDeque<Due>,
+    /// The memory of the list that was run last.
+    spare_due: VecDeque<Due>,
+    pub(super) sockets: SocketOptions,
+    pub(super) stats: Arc<DriverStats>,
     /// Flushing connections, in the order of their deadlines. Those that are gone stay until then.
     flushing: VecDeque<(Instant, ConnId)>,
     stopping: bool,
 }
 
 impl<M: Machine> Host<M> {
-    pub(super) fn new(machine: M, inbox: Inbox<M::Command>) -> Self {
+    pub(super) fn new(
+        machine: M,
+        inbox: Inbox<M::Command>,
+        sockets: SocketOptions,
+        stats: Arc<DriverStats>,
+    ) -> Self {
         let io = Io::new(Box::new(sys::system_random), Instant::now(), sys::unix_nanos());
         Self {
             machine,
             io,
             inbox,
             due: VecDeque::new(),
+            spare_due: VecDeque::new(),
+            sockets,
+            stats,
             flushing: VecDeque::new(),
             stopping: false,
         }
@@ -66,7 +79,9 @@ impl<M: Machine> Host<M> {
 
     /// Runs what is due: what becomes due meanwhile waits for the next turn.
     pub(super) fn run_due(&mut self) {
-        for due in std::mem::take(&mut self.due) {
+        self.stats.conns.store(self.io.conn_count(), Relaxed);
+        let mut all = std::mem::replace(&mut self.due, std::mem::take(&mut self.spare_due));
+        for due in all.drain(..) {
             match due {
                 Due::Closed(conn, why) => {
                     self.io.remove_conn(conn);
@@ -78,6 +93,7 @@ impl<M: Machine> Host<M> {
                 Due::Writable(_) => {}
             }
         }
+        self.spare_due = all;
         for _ in 0..COMMANDS_PER_TURN {
             let Some(command) = self.inbox.pop() else { break };
             self.machine.command(&mut self.io, command);

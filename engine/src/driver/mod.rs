@@ -19,6 +19,7 @@ mod arena;
 mod epoll;
 mod host;
 mod mailbox;
+mod options;
 #[cfg(any(feature = "monoio", feature = "tokio-uring"))]
 pub(crate) mod owned;
 pub mod sim;
@@ -28,7 +29,7 @@ mod uring;
 use std::{
     fmt, io,
     net::TcpListener,
-    sync::mpsc,
+    sync::{Arc, mpsc},
     thread::{self, JoinHandle},
     time::Duration,
 };
@@ -37,13 +38,12 @@ pub(crate) use self::arena::Lease;
 use self::{host::Host, mailbox::Inbox};
 pub use self::{
     mailbox::{Mailbox, PostError},
+    options::{DriverStats, SocketOptions},
     uring::{Features, Unavailable, UringConfig, probe},
 };
 use crate::io::Machine;
 
-/// Sent bytes may stay unacknowledged this long before the connection is given up
-/// (`TCP_USER_TIMEOUT`).
-pub const USER_TIMEOUT: Duration = Duration::from_secs(45);
+pub use self::options::USER_TIMEOUT;
 
 /// An idle connection is probed after this long …
 pub const KEEPALIVE_IDLE: Duration = Duration::from_secs(30);
@@ -82,6 +82,10 @@ pub struct DriverConfig {
     pub mailbox_max: usize,
     /// Pin the thread to this CPU.
     pub cpu: Option<usize>,
+    /// Options of every connection.
+    pub sockets: SocketOptions,
+    /// What the driver tells of itself.
+    pub stats: Arc<DriverStats>,
     /// The dimensions and the features of io_uring, where that is the driver.
     pub uring: UringConfig,
 }
@@ -96,6 +100,8 @@ impl DriverConfig {
             listeners: Vec::new(),
             mailbox_max: MAILBOX_MAX,
             cpu: None,
+            sockets: SocketOptions::default(),
+            stats: Arc::default(),
             uring: UringConfig::default(),
         }
     }
@@ -153,6 +159,8 @@ where
 /// A driver that has all it needs but the machine.
 struct Ready<C> {
     inbox: Inbox<C>,
+    sockets: SocketOptions,
+    stats: Arc<DriverStats>,
     back_end: BackEnd,
 }
 
@@ -166,6 +174,7 @@ impl<C: Send + 'static> Ready<C> {
         if let Some(cpu) = config.cpu {
             sys::pin_thread(cpu)?;
         }
+        let (sockets, stats) = (config.sockets, Arc::clone(&config.stats));
         let back_end = match choose(&config)? {
             Some(mut setup) => {
                 setup.listen(config.listeners)?;
@@ -173,7 +182,7 @@ impl<C: Send + 'static> Ready<C> {
             }
             None => BackEnd::Epoll(epoll::Poller::new(config.listeners, inbox.event_fd())?),
         };
-        Ok(Self { inbox, back_end })
+        Ok(Self { inbox, sockets, stats, back_end })
     }
 
     fn kind(&self) -> DriverKind {
@@ -184,7 +193,7 @@ impl<C: Send + 'static> Ready<C> {
     }
 
     fn run<M: Machine<Command = C>>(self, machine: M) -> io::Result<()> {
-        let host = Host::new(machine, self.inbox);
+        let host = Host::new(machine, self.inbox, self.sockets, self.stats);
         match self.back_end {
             BackEnd::Uring(setup) => uring::run(host, *setup),
             BackEnd::Epoll(poller) => epoll::run(host, poller),

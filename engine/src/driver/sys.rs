@@ -11,7 +11,7 @@ use std::{
 
 use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 
-use super::{KEEPALIVE_COUNT, KEEPALIVE_IDLE, KEEPALIVE_INTERVAL, USER_TIMEOUT};
+use super::{KEEPALIVE_COUNT, KEEPALIVE_IDLE, KEEPALIVE_INTERVAL, SocketOptions};
 
 /// Peers turned away at once, at most.
 const TURNED_AWAY_MAX: usize = 64;
@@ -64,27 +64,32 @@ impl AsRawFd for EventFd {
     }
 }
 
-/// Sets what every connection has: no Nagle delay, a bound on unacknowledged data, keep-alive
-/// probes. A socket whose peer is already gone refuses some of it, which the next receive reports
-/// better.
-pub(super) fn tune(socket: &impl AsFd) {
+/// Sets what every connection has: `options`, and keep-alive probes. A socket whose peer is already gone refuses some of it,
+/// which the next receive reports better.
+pub(super) fn tune(socket: &impl AsFd, options: &SocketOptions) {
     let socket = SockRef::from(socket);
     let keepalive = TcpKeepalive::new()
         .with_time(KEEPALIVE_IDLE)
         .with_interval(KEEPALIVE_INTERVAL)
         .with_retries(KEEPALIVE_COUNT);
-    let _ = socket.set_tcp_nodelay(true);
-    let _ = socket.set_tcp_user_timeout(Some(USER_TIMEOUT));
+    let _ = socket.set_tcp_nodelay(options.nodelay);
+    let _ = socket.set_tcp_user_timeout(options.user_timeout);
     let _ = socket.set_tcp_keepalive(&keepalive);
+    let _ = options.send_buffer_bytes.map(|bytes| socket.set_send_buffer_size(bytes));
+    let _ = options.recv_buffer_bytes.map(|bytes| socket.set_recv_buffer_size(bytes));
 }
 
 /// A socket to connect from. A ring wants it blocking: it would report "would block" instead of
 /// waiting.
-pub(super) fn stream_socket(to: SocketAddr, nonblocking: bool) -> io::Result<Socket> {
+pub(super) fn stream_socket(
+    to: SocketAddr,
+    nonblocking: bool,
+    options: &SocketOptions,
+) -> io::Result<Socket> {
     let kind = Type::STREAM.cloexec();
     let kind = if nonblocking { kind.nonblocking() } else { kind };
     let socket = Socket::new(Domain::for_address(to), kind, Some(Protocol::TCP))?;
-    tune(&socket);
+    tune(&socket, options);
     Ok(socket)
 }
 

@@ -5,14 +5,17 @@ use std::{
     collections::HashMap,
     io::{Read, Write},
     net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream},
-    sync::mpsc::{self, Receiver, Sender},
+    sync::{
+        Arc,
+        mpsc::{self, Receiver, Sender},
+    },
     time::{Duration, Instant},
 };
 
 use dmsg_engine::{
     driver::{
-        DriverConfig, DriverKind, DriverThread, Features, Mailbox, PostError, UringConfig, probe,
-        spawn,
+        DriverConfig, DriverKind, DriverStats, DriverThread, Features, Mailbox, PostError,
+        UringConfig, probe, spawn,
     },
     io::{CloseMode, Closed, ConnId, Io, Machine},
     pool::Slice,
@@ -198,6 +201,7 @@ pub struct Bed {
     pub driver: Option<DriverThread<Order>>,
     pub mailbox: Mailbox<Order>,
     pub address: SocketAddr,
+    stats: Arc<DriverStats>,
     seen: Receiver<Seen>,
     aside: Vec<Seen>,
 }
@@ -209,15 +213,23 @@ impl Bed {
 
     /// Starts, and checks that the driver is of the kind expected.
     pub fn start_as(variant: &Variant, role: Role, expected: DriverKind) -> Self {
+        Self::start_with(variant.config(), role, expected)
+    }
+
+    pub fn start_with(mut config: DriverConfig, role: Role, expected: DriverKind) -> Self {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
         let address = listener.local_addr().unwrap();
-        let mut config = variant.config();
+        let stats = Arc::clone(&config.stats);
         config.listeners.push(listener);
         let (sender, seen) = mpsc::channel();
         let driver = spawn(config, move |_| Lab::new(role, sender)).unwrap();
         assert_eq!(driver.kind, expected);
         let mailbox = driver.mailbox.clone();
-        Self { driver: Some(driver), mailbox, address, seen, aside: Vec::new() }
+        Self { driver: Some(driver), mailbox, address, stats, seen, aside: Vec::new() }
+    }
+
+    pub fn stats(&self) -> Arc<DriverStats> {
+        Arc::clone(&self.stats)
     }
 
     pub fn order(&self, order: Order) {
@@ -394,6 +406,8 @@ pub fn variants() -> Vec<Variant> {
         Variant::uring("all", all),
         Variant::uring("no deferral", Features { defer_taskrun: false, ..all }),
         Variant::uring("no multishot recv", Features { multishot_recv: false, ..all }),
+        Variant::uring("no bundles", Features { bundles: false, ..all }),
+        Variant::uring("no restrictions", Features { restrictions: false, ..all }),
         Variant::uring("no multishot accept", Features { multishot_accept: false, ..all }),
         Variant::uring("no buffer ring", Features { buffer_ring: false, ..all }),
         Variant::uring("none", Features::NONE),

@@ -63,7 +63,7 @@ impl fmt::Display for Readiness {
             Self::Ready { sessions: 1 } => f.write_str("ready with 1 session"),
             Self::Ready { sessions } => write!(f, "ready with {sessions} sessions"),
             Self::Retrying { reason } => {
-                write!(f, "no session with a server, trying again: {reason}")
+                write!(f, "without a session, trying again: {reason}")
             }
             Self::Failed { reason } => write!(f, "not available: {reason}"),
         }

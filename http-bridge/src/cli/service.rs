@@ -354,12 +354,15 @@ impl ServiceArgs {
     }
 }
 
-/// The service of this name, and the route finder if it is one: that has to be told of the transports.
+/// A service, and the route finder if it is one: that has to be told of the transports.
+pub(super) type Built = (Arc<dyn Service>, Option<Arc<RouteFinder>>);
+
+/// The service of this name.
 pub(super) fn build(
     name: ServiceName,
     config: HostConfig,
     database: &Database,
-) -> Result<(Arc<dyn Service>, Option<Arc<RouteFinder>>), Failure> {
+) -> Result<Built, Failure> {
     let failed = |error: crate::services::records::RecordsError| {
         Failure::new(Exit::Other, error.to_string())
     };

@@ -144,7 +144,7 @@ impl Origin {
 
     /// By what its requests are counted.
     pub(super) fn caller(self) -> Option<CallerId> {
-        self.stream_key.map(CallerId::Key).or(self.address.map(CallerId::Address))
+        self.stream_key.map(CallerId::Key).or_else(|| self.address.map(CallerId::Address))
     }
 }
 

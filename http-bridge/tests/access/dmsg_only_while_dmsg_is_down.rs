@@ -22,7 +22,7 @@ async fn the_error_names_the_service_and_the_cause() {
     let error = world.get().await.unwrap_err();
     assert_eq!(
         error,
-        "transport-discovery did not answer: over DMSG: DMSG is no session with a server, trying \
+        "transport-discovery did not answer: over DMSG: DMSG is without a session, trying \
          again: connection refused; over HTTP: the deployment names no HTTP address for it"
     );
     assert_eq!(begun.elapsed(), Duration::from_secs(5), "it waits for a while, within its time");

@@ -6,7 +6,7 @@
 //!
 //! | rival | how | looks at frames |
 //! | --- | --- | --- |
-//! | `discard` | reads and drops: plain TCP, one hop | no |
+//! | `discard` | counts and drops: plain TCP, one hop | no |
 //! | `echo` | sends back: plain TCP, one hop | no |
 //! | `splice` | epoll and splice(2): the payload never enters user space | no |
 //! | `read-write` | epoll, 64 KiB buffer per direction | no |
@@ -25,7 +25,7 @@ use dmsg_bench::{Result, party};
 /// Which rival.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub(crate) enum Rival {
-    /// Reads and drops.
+    /// Counts and drops.
     Discard,
     /// Sends back what it gets.
     Echo,
@@ -78,6 +78,9 @@ impl Rival {
 
 /// Bytes of a hello: pair (big-endian) and role, source or sink.
 pub(crate) const HELLO_BYTES: usize = 8;
+
+/// The hello of a connection that asks `discard` how many bytes it has dropped.
+pub(crate) const COUNT_HELLO: [u8; HELLO_BYTES] = [255, 255, 255, 255, 2, 0, 0, 0];
 
 /// What a connection says first.
 pub(crate) fn hello(pair: usize, is_sink: bool) -> [u8; HELLO_BYTES] {

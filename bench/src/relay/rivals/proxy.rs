@@ -13,7 +13,7 @@ use rustix::{
     pipe::{PipeFlags, SpliceFlags, pipe_with, splice},
 };
 
-use super::{HELLO_BYTES, Waiting};
+use super::{COUNT_HELLO, HELLO_BYTES, Waiting};
 
 /// Bytes of the copying proxy's buffer, one per direction.
 const BUFFER_BYTES: usize = 64 * 1024;
@@ -211,12 +211,13 @@ fn accept(
     Ok(waiting.join(hello, socket))
 }
 
-/// One hop: every connection on its own, its bytes dropped or sent back.
+/// One hop: every connection on its own, its bytes counted and dropped, or sent back. A connection whose hello says so is told
+/// the count for each byte that it sends.
 pub(super) fn serve_single(listener: &TcpListener, echoes: bool) -> Result<()> {
     let poll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
     epoll::add(&poll, listener, EventData::new_u64(LISTENER), EventFlags::IN)?;
-    let mut sockets: Vec<Option<TcpStream>> = Vec::new();
-    let mut buffer = vec![0; 4 * BUFFER_BYTES];
+    let mut sockets: Vec<Option<(TcpStream, bool)>> = Vec::new();
+    let (mut buffer, mut counted) = (vec![0; 4 * BUFFER_BYTES], 0_u64);
     loop {
         let mut events = [const { std::mem::MaybeUninit::uninit() }; 256];
         let (events, _) = match epoll::wait(&poll, &mut events, None) {
@@ -232,19 +233,23 @@ pub(super) fn serve_single(listener: &TcpListener, echoes: bool) -> Result<()> {
                 socket.set_nodelay(true)?;
                 let data = EventData::new_u64(sockets.len() as u64);
                 epoll::add(&poll, &socket, data, EventFlags::IN)?;
-                sockets.push(Some(socket));
+                sockets.push(Some((socket, hello == COUNT_HELLO)));
                 continue;
             }
             let at = usize::try_from(data)?;
-            let Some(Some(socket)) = sockets.get(at) else { continue };
+            let Some(Some((socket, asks))) = sockets.get(at) else { continue };
             let count = recv(socket, &mut buffer[..], RecvFlags::DONTWAIT).map_or(0, |got| got.0);
-            let mut rest = &buffer[..if echoes { count } else { 0 }];
-            while !rest.is_empty() {
-                let Ok(sent) = send(socket, rest, SendFlags::NOSIGNAL) else { break };
-                rest = &rest[sent..];
-            }
             if count == 0 {
                 sockets[at] = None;
+            } else if *asks {
+                send(socket, &counted.to_be_bytes(), SendFlags::NOSIGNAL)?;
+            } else {
+                counted += count as u64;
+                let mut rest = &buffer[..if echoes { count } else { 0 }];
+                while !rest.is_empty() {
+                    let Ok(sent) = send(socket, rest, SendFlags::NOSIGNAL) else { break };
+                    rest = &rest[sent..];
+                }
             }
         }
     }

@@ -174,7 +174,7 @@ impl<M: Machine> Driver<M> {
         if self.host.is_stopping() {
             return Err(io::ErrorKind::NotConnected.into());
         }
-        let socket = sys::stream_socket(to, true)?;
+        let socket = sys::stream_socket(to, true, &self.host.sockets)?;
         match socket.connect(&to.into()) {
             Err(error) if error.raw_os_error() != Some(libc::EINPROGRESS) => Err(error),
             _ => self.insert(id, socket.into(), Phase::Connecting),
@@ -229,7 +229,7 @@ impl<M: Machine> Driver<M> {
     }
 
     fn accepted(&mut self, stream: TcpStream, peer: SocketAddr) {
-        sys::tune(&stream);
+        sys::tune(&stream, &self.host.sockets);
         if stream.set_nonblocking(true).is_err() {
             return;
         }

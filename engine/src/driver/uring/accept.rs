@@ -96,7 +96,7 @@ impl<M: Machine> Driver<M> {
         if self.dropping || self.host.is_stopping() {
             return;
         }
-        sys::tune(&stream);
+        sys::tune(&stream, &self.host.sockets);
         let id = self.host.io.add_conn();
         self.insert(Conn::new(id, stream, Phase::Open));
         self.list(id);

@@ -27,7 +27,7 @@ use std::{
 use io_uring::{IoUring, types::BufRingEntry};
 
 use crate::{
-    driver::arena::Arena,
+    driver::{DriverStats, arena::Arena},
     pool::{BlockPool, Slice},
 };
 
@@ -171,6 +171,12 @@ impl BufferRing {
         let lease = unsafe { self.arena.lend(first, len) };
         let low = self.arena.lent_count() > self.arena.count() / 4 * 3;
         if low { Slice::copy_from(lease.bytes()) } else { self.shells.wrap(lease) }
+    }
+
+    /// Tells how much is lent.
+    pub(super) fn tell(&self, stats: &DriverStats) {
+        stats.buffers_count.store(self.arena.count(), Ordering::Relaxed);
+        stats.buffers_lent.store(self.arena.lent_count(), Ordering::Relaxed);
     }
 
     /// Takes back a buffer that a completion names although nothing came.

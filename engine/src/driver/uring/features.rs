@@ -91,6 +91,10 @@ pub struct Unavailable {
 }
 
 impl Unavailable {
+    pub(super) fn from_error(error: &io::Error) -> Self {
+        Self::from_errno(error.raw_os_error().unwrap_or(0))
+    }
+
     pub(super) fn from_errno(errno: i32) -> Self {
         let cause = match errno {
             libc::EPERM | libc::EACCES => {
@@ -169,9 +173,7 @@ pub(super) fn examine(ring: &IoUring, allowed: Features) -> Result<Features, Una
         return Err(old);
     }
     let mut probe = Probe::new();
-    ring.submitter()
-        .register_probe(&mut probe)
-        .map_err(|error| Unavailable::from_errno(error.raw_os_error().unwrap_or(0)))?;
+    ring.submitter().register_probe(&mut probe).map_err(|error| Unavailable::from_error(&error))?;
     let needed = [
         opcode::Accept::CODE,
         opcode::Connect::CODE,

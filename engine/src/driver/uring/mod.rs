@@ -103,6 +103,7 @@ struct Driver<M: Machine> {
     buffers: Option<BufferRing>,
     pool: BlockPool,
     /// Memory for sends, the last used first.
+    #[expect(clippy::vec_box, reason = "the kernel points into them, so they stay where they are")]
     free_sendings: Vec<Box<Sending>>,
     /// Connections to look at before the turn ends.
     listed: VecDeque<ConnId>,
@@ -177,6 +178,7 @@ impl<M: Machine> Driver<M> {
         self.carry_out();
         if let Some(buffers) = &mut self.buffers {
             buffers.provide();
+            buffers.tell(&self.host.stats);
         }
         for _ in 0..self.listed.len() {
             if let Some(id) = self.listed.pop_front() {
@@ -242,7 +244,7 @@ impl<M: Machine> Driver<M> {
         if self.host.is_stopping() {
             return Err(io::ErrorKind::NotConnected.into());
         }
-        let socket = sys::stream_socket(to, false)?;
+        let socket = sys::stream_socket(to, false, &self.host.sockets)?;
         let mut conn = Conn::new(id, socket.into(), Phase::Connecting);
         let address = conn.address.insert(Box::new(to.into()));
         let (start, len) = (address.as_ptr(), address.len());

@@ -3,33 +3,72 @@
 use std::{collections::VecDeque, io, time::Duration};
 
 use io_uring::{
-    IoUring, cqueue, squeue,
+    IoUring, cqueue, opcode,
+    register::Restriction,
+    squeue,
     types::{SubmitArgs, Timespec},
 };
 
 use super::features::{self, Features, Unavailable, UringConfig};
 
+/// What a submission may ask for; the ring refuses all else, so that whoever gets hold of it cannot open files by it.
+const ALLOWED: [u8; 6] = [
+    opcode::Accept::CODE,
+    opcode::Connect::CODE,
+    opcode::Recv::CODE,
+    opcode::Send::CODE,
+    opcode::SendMsg::CODE,
+    opcode::PollAdd::CODE,
+];
+
+/// `IORING_REGISTER_PBUF_RING`: the one thing that is registered after the restrictions are in force.
+const REGISTER_BUFFER_RING: u8 = 22;
+
 /// Sets up a ring with the best flags the kernel takes.
 pub(super) fn open(config: &UringConfig) -> Result<(IoUring, Features), Unavailable> {
     let mut features = config.features;
-    let mut result = build(config, features.defer_taskrun);
+    let mut result = build(config, features);
     if features.defer_taskrun && is_invalid(&result) {
         features.defer_taskrun = false;
-        result = build(config, false);
+        result = build(config, features);
     }
-    let ring =
-        result.map_err(|error| Unavailable::from_errno(error.raw_os_error().unwrap_or(0)))?;
-    let features = features::examine(&ring, features)?;
+    let ring = result.map_err(|error| Unavailable::from_error(&error))?;
+    let mut features = features::examine(&ring, features)?;
+    if features.restrictions {
+        features.restrictions = restrict(&ring).is_ok();
+        ring.submitter()
+            .register_enable_rings()
+            .map_err(|error| Unavailable::from_error(&error))?;
+    }
+    // A filter may allow the set-up and forbid the use. This asks for nothing, and is refused all the same.
+    // SAFETY: no argument is passed.
+    let entered = unsafe { ring.submitter().enter::<libc::sigset_t>(0, 0, 0, None) };
+    entered.map_err(|error| Unavailable::from_error(&error))?;
     Ok((ring, features))
 }
 
-fn build(config: &UringConfig, defer_taskrun: bool) -> io::Result<IoUring> {
+fn build(config: &UringConfig, features: Features) -> io::Result<IoUring> {
     let mut builder = IoUring::builder();
     builder.setup_clamp().setup_cqsize(config.completions.max(config.submissions));
-    if defer_taskrun {
+    if features.defer_taskrun {
         builder.setup_single_issuer().setup_defer_taskrun();
     }
+    if features.restrictions {
+        builder.setup_r_disabled();
+    }
     builder.build(config.submissions.max(1))
+}
+
+/// Lets a ring that is not enabled yet do nothing but what the driver needs.
+fn restrict(ring: &IoUring) -> io::Result<()> {
+    let flags = squeue::Flags::BUFFER_SELECT.bits();
+    let mut allowed: Vec<_> = ALLOWED.map(Restriction::sqe_op).into();
+    allowed.extend([
+        Restriction::sqe_op(opcode::AsyncCancel::CODE),
+        Restriction::sqe_flags_allowed(flags),
+        Restriction::register_op(REGISTER_BUFFER_RING),
+    ]);
+    ring.submitter().register_restrictions(&mut allowed)
 }
 
 fn is_invalid(result: &io::Result<IoUring>) -> bool {
@@ -126,7 +165,7 @@ impl Ring {
                 // Time is up; a signal; results first, then submissions; memory is short for the
                 // moment.
                 Some(libc::ETIME | libc::EINTR | libc::EBUSY | libc::EAGAIN) => Ok(()),
-                _ => Err(error),
+                _ => Err(Unavailable::from_error(&error).into()),
             },
         }
     }
@@ -137,6 +176,42 @@ impl Ring {
             let (user_data, result, flags) = (entry.user_data(), entry.result(), entry.flags());
             self.in_flight -= usize::from(!cqueue::more(flags));
             completions.push_back(Completion { user_data, result, flags });
+        }
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_restricted_ring_refuses_what_the_driver_never_asks_for() {
+        let config = UringConfig { submissions: 8, completions: 16, ..UringConfig::default() };
+        let (ring, features) = match open(&config) {
+            Ok(opened) => opened,
+            Err(unavailable) => return println!("skipped: {unavailable}"),
+        };
+        if !features.restrictions {
+            return println!("skipped: this kernel has no restrictions");
+        }
+        let registered = ring.submitter().register_files(&[0]);
+        assert_eq!(registered.unwrap_err().raw_os_error(), Some(libc::EACCES));
+        let mut ring = Ring::new(ring);
+        let path = c"/dev/null";
+        let fd = io_uring::types::Fd(libc::AT_FDCWD);
+        let forbidden = [
+            opcode::OpenAt::new(fd, path.as_ptr()).build(),
+            opcode::Nop::new().build(),
+            opcode::PollAdd::new(fd, 0).build().flags(squeue::Flags::IO_LINK),
+        ];
+        for entry in forbidden {
+            // SAFETY: the path is static; the other names no memory.
+            unsafe { ring.push(entry) };
+            ring.wait(None).unwrap();
+            let mut completions = VecDeque::new();
+            ring.take_completions(&mut completions);
+            assert_eq!(completions.pop_front().unwrap().result, -libc::EACCES);
         }
     }
 }

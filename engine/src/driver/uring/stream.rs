@@ -1,6 +1,6 @@
 //! Receiving and sending on one connection.
 
-use std::{net::Shutdown, os::fd::AsRawFd};
+use std::{net::Shutdown, os::fd::AsRawFd, sync::atomic::Ordering::Relaxed};
 
 use io_uring::{opcode, squeue, types::Fd};
 
@@ -100,6 +100,9 @@ impl<M: Machine> Driver<M> {
 
     pub(super) fn complete_recv(&mut self, id: ConnId, completion: Completion) {
         let received = self.take_received(id, completion);
+        if completion.result == -libc::ENOBUFS {
+            self.host.stats.buffers_missed.fetch_add(1, Relaxed);
+        }
         let Some(conn) = self.conn(id).filter(|conn| !conn.is_ending()) else { return };
         if received {
             if conn.discards() {

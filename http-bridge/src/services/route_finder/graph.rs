@@ -35,7 +35,7 @@ pub struct Graph {
 struct Beginning {
     hop: Hop,
     length: usize,
-    before: Option<Rc<Beginning>>,
+    before: Option<Rc<Self>>,
 }
 
 impl Beginning {
