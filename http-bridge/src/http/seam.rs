@@ -68,7 +68,7 @@ pub trait Accept: Send + 'static {
 /// Who is at the other end of an accepted stream.
 pub trait Peer: Clone + Send + Sync + 'static {
     /// What limits per caller count by.
-    type Id: Eq + Hash + Copy + Send + 'static;
+    type Id: Eq + Hash + Copy + Send + Unpin + 'static;
 
     /// The caller.
     fn id(&self) -> Self::Id;
