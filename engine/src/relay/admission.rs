@@ -72,6 +72,37 @@ impl AddressRate {
     }
 }
 
+/// How many sessions each address has.
+#[derive(Debug, Default)]
+pub(super) struct AddressSessions {
+    counts: HashMap<IpAddr, usize>,
+}
+
+impl AddressSessions {
+    /// Counts a session of `ip` in; false, and no change, if there are `max` already. Loopback is not counted.
+    pub(super) fn enter(&mut self, ip: IpAddr, max: usize) -> bool {
+        let prefix = address_prefix(ip);
+        if prefix.is_loopback() {
+            return true;
+        }
+        let count = self.counts.entry(prefix).or_default();
+        let fits = *count < max;
+        *count += usize::from(fits);
+        fits
+    }
+
+    /// Counts a session out that was counted in.
+    pub(super) fn leave(&mut self, ip: IpAddr) {
+        let prefix = address_prefix(ip);
+        if let Some(count) = self.counts.get_mut(&prefix) {
+            *count -= 1;
+            if *count == 0 {
+                self.counts.remove(&prefix);
+            }
+        }
+    }
+}
+
 /// What counts as one address: an IPv4 address, or the /56 that a household gets in IPv6.
 pub(super) fn address_prefix(ip: IpAddr) -> IpAddr {
     match ip.to_canonical() {
@@ -121,6 +152,24 @@ mod tests {
         for ip in ["127.0.0.1", "::1", "::ffff:127.0.0.1"] {
             assert_eq!(admitted(&mut rate, ip, 100, now), 100, "{ip}");
         }
+    }
+
+    #[test]
+    fn sessions_of_an_address_are_counted_in_and_out() {
+        let mut sessions = AddressSessions::default();
+        let ip = |text: &str| text.parse::<IpAddr>().unwrap();
+        assert!(sessions.enter(ip("192.0.2.1"), 2) && sessions.enter(ip("::ffff:192.0.2.1"), 2));
+        assert!(!sessions.enter(ip("192.0.2.1"), 2));
+        assert!(sessions.enter(ip("2001:db8::1"), 1));
+        assert!(!sessions.enter(ip("2001:db8:0:ff::2"), 1), "the same household");
+        sessions.leave(ip("192.0.2.1"));
+        assert!(sessions.enter(ip("192.0.2.1"), 2));
+        for address in ["192.0.2.1", "192.0.2.1", "2001:db8::1"] {
+            sessions.leave(ip(address));
+        }
+        assert!(sessions.counts.is_empty());
+        assert!((0..100).all(|_| sessions.enter(ip("127.0.0.1"), 2)));
+        sessions.leave(ip("127.0.0.1"));
     }
 
     #[test]

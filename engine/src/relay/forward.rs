@@ -302,7 +302,9 @@ impl Relay {
         let over_session = self.up(conn).is_some_and(|up| up.pending_bytes > session_max);
         let conn = if over_session {
             conn
-        } else if self.pending_bytes > self.limits.core_pending_bytes_max {
+        } else if self.pending_bytes > self.limits.core_pending_bytes_max
+            || self.stats.pending_bytes.load(Relaxed) > self.limits.process_pending_bytes_max
+        {
             let sessions = self.sessions.iter().flatten();
             sessions.max_by_key(|session| session.pending_bytes())?.conn
         } else {

@@ -22,6 +22,9 @@ pub struct RelayLimits {
     pub addresses_max: usize,
     /// Sessions on this core. Beyond it new ones are closed. At 4 KiB each, 65,536 are 256 MiB.
     pub sessions_max: usize,
+    /// Sessions from one address (IPv4, or IPv6 /56) on this core: a sixteenth of `sessions_max`, or one address with many keys
+    /// could take all places. Loopback is exempt.
+    pub sessions_per_address_max: usize,
     /// Streams open at once in one session, as deployed servers have it (`wire.md §4.7`).
     pub streams_per_session_max: usize,
     /// Waiting for a request on a stream that a client opened, and for the destination's answer (`wire.md §4.8`).
@@ -38,6 +41,9 @@ pub struct RelayLimits {
     pub session_pending_bytes_max: usize,
     /// Bytes that wait on this core: 32 sessions at their bound.
     pub core_pending_bytes_max: usize,
+    /// Bytes that wait on all cores together: four cores at their bound. A core at which something arrives beyond it sheds
+    /// of its own.
+    pub process_pending_bytes_max: u64,
     /// Ping interval. A session that stays silent for another [`RelayLimits::ping_timeout`] after a ping is dead.
     pub ping_interval: Duration,
     /// See `ping_interval`; together 45 s, within which a vanished peer is noticed.
@@ -71,6 +77,7 @@ impl Default for RelayLimits {
             handshakes_burst_max: 1000,
             addresses_max: 16_384,
             sessions_max: 65_536,
+            sessions_per_address_max: 4096,
             streams_per_session_max: 2048,
             dial_timeout: Duration::from_secs(5),
             idle_timeout: Duration::from_secs(300),
@@ -78,6 +85,7 @@ impl Default for RelayLimits {
             stream_pending_bytes_max: 512 * 1024,
             session_pending_bytes_max: 8 * 1024 * 1024,
             core_pending_bytes_max: 256 * 1024 * 1024,
+            process_pending_bytes_max: 1024 * 1024 * 1024,
             ping_interval: Duration::from_secs(30),
             ping_timeout: Duration::from_secs(15),
             resets_per_interval_max: 2000,

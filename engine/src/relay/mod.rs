@@ -58,7 +58,7 @@ use crate::{
     pool::Slice,
     timers::TimerQueue,
 };
-use admission::AddressRate;
+use admission::{AddressRate, AddressSessions};
 use lanes::Outbox;
 use runs::Plan;
 use session::Session;
@@ -91,6 +91,7 @@ pub struct Relay {
     /// Connections in the handshake, oldest first.
     unproven: VecDeque<ConnId>,
     rate: AddressRate,
+    address_sessions: AddressSessions,
     timers: TimerQueue<TimerKey>,
     /// Bytes that wait in halves of all sessions of this core.
     pending_bytes: usize,
@@ -116,6 +117,7 @@ impl Relay {
     pub fn new(config: RelayConfig, core: u16, cores: Arc<Cores>, stats: Arc<Stats>) -> Self {
         Self {
             rate: AddressRate::new(&config.limits),
+            address_sessions: AddressSessions::default(),
             public_key: config.secret_key.public_key(),
             secret_key: config.secret_key,
             limits: config.limits,

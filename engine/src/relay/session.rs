@@ -168,6 +168,11 @@ impl Relay {
     fn session_up(&mut self, io: &mut Io, conn: ConnId, established: Established) {
         let streams_max = self.limits.streams_per_session_max;
         let Some(session) = self.session(conn) else { return };
+        let ip = session.peer.ip();
+        if !self.address_sessions.enter(ip, self.limits.sessions_per_address_max) {
+            return self.end_session(io, conn, SessionEnd::TooManyFromAddress);
+        }
+        let Some(session) = self.session(conn) else { return };
         let Established { remote, sealer, opener, rest, .. } = established;
         session.phase = Phase::Up(Box::new(Up {
             key: remote,
@@ -357,6 +362,7 @@ impl Relay {
         let Phase::Up(up) = session.phase else { return };
         tracing::debug!(client = %up.key.short(), reason = why.label(), "session ended");
         self.sessions_up -= 1;
+        self.address_sessions.leave(session.peer.ip());
         self.stats.sessions.fetch_sub(1, Relaxed);
         self.cores.leave(&up.key, SessionRef { core: self.core, conn });
         self.pending_bytes -= up.pending_bytes;

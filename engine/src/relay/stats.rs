@@ -40,6 +40,8 @@ reasons! {
         HandshakeRate = "handshake_rate",
         /// Sessions are at their limit.
         TooManySessions = "too_many_sessions",
+        /// Sessions from this address are at their limit.
+        TooManyFromAddress = "too_many_from_address",
         /// The same key connected again; the newest session wins.
         Replaced = "replaced",
         /// A multiplexer rule was broken.

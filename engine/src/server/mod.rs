@@ -49,6 +49,9 @@ pub struct ServerConfig {
     pub listen: SocketAddr,
     /// Worker threads, each with its own listener (`SO_REUSEPORT`). At least one.
     pub threads: u16,
+    /// CPUs to pin the worker threads to, in their order and over again if there are more threads; none by default. For machines
+    /// that do nothing else: a thread that is pinned beside other work waits for it.
+    pub cpus: Vec<usize>,
     /// Which driver.
     pub driver: DriverKind,
     /// Sessions to advertise in discovery; twice as many are served.
@@ -68,6 +71,7 @@ impl ServerConfig {
             secret_key,
             listen,
             threads: 1,
+            cpus: Vec::new(),
             driver: DriverKind::Auto,
             sessions_max: 2048,
             limits: RelayLimits::default(),
@@ -144,7 +148,8 @@ impl Server {
             threads: Vec::new(),
         };
         for (core, listener) in (0..count).zip(listeners) {
-            let thread = server.start_core(core, listener, relay.clone(), config.driver)?;
+            let cpu = config.cpus.iter().cycle().nth(usize::from(core)).copied();
+            let thread = server.start_core(core, listener, relay.clone(), config.driver, cpu)?;
             server.driver = thread.kind;
             server.threads.push(thread);
         }
@@ -161,10 +166,12 @@ impl Server {
         listener: TcpListener,
         relay: RelayConfig,
         kind: DriverKind,
+        cpu: Option<usize>,
     ) -> io::Result<DriverThread<Command>> {
         let (cores, stats) = (Arc::clone(&self.cores), Arc::clone(&self.stats));
         let mut config = DriverConfig::new(format!("dmsg-relay-{core}"));
         config.kind = kind;
+        config.cpu = cpu;
         config.listeners = vec![listener];
         config.mailbox_max = MAILBOX_MAX;
         driver::spawn(config, move |mailbox| {

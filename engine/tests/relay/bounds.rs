@@ -38,6 +38,23 @@ fn sessions_beyond_the_limit_are_closed() {
 }
 
 #[test]
+fn sessions_of_one_address_beyond_its_limit_are_closed_and_a_place_comes_back() {
+    let limits = RelayLimits { sessions_per_address_max: 2, ..RelayLimits::default() };
+    let mut net = Net::new(93);
+    let server = server_with(&mut net, limits);
+    let a = Peer::connect(&mut net, &server, b"a", MuxKind::Yamux);
+    let b = Peer::connect(&mut net, &server, b"b", MuxKind::Yamux);
+    let c = Peer::connect(&mut net, &server, b"c", MuxKind::Yamux);
+    assert!(a.is_open(&net) && b.is_open(&net) && !c.is_open(&net));
+    assert_eq!(server.stats.ended_count(SessionEnd::TooManyFromAddress), 1);
+    net.raw_close(&b.raw);
+    net.run_for(crate::peer::SOON);
+    let d = Peer::connect(&mut net, &server, b"d", MuxKind::Yamux);
+    assert!(d.is_open(&net));
+    assert_eq!(server.stats.sessions.load(Relaxed), 2);
+}
+
+#[test]
 fn opening_and_abandoning_streams_has_a_budget() {
     let limits = RelayLimits { resets_per_interval_max: 50, ..RelayLimits::default() };
     let mut net = Net::new(92);

@@ -4,7 +4,7 @@ use std::{sync::atomic::Ordering::Relaxed, time::Duration};
 
 use dmsg_engine::{
     driver::sim::{Link, Net},
-    mux::{MuxKind, StreamId},
+    mux::{Event, MuxKind, StreamId},
     relay::{RefuseReason, RelayLimits},
 };
 
@@ -84,4 +84,90 @@ fn what_waits_is_delivered_in_order_when_the_receiver_reads_again() {
         assert!(b.finished(*at_b));
     }
     assert_eq!(server.stats.pending_bytes.load(Relaxed), 0);
+}
+
+/// So many relayed streams from `a` to `b`, dialled a backlog at a time.
+fn connect_many(net: &mut Net, a: &mut Peer, b: &mut Peer, count: usize) -> Vec<StreamId> {
+    let mut streams = Vec::new();
+    while streams.len() < count {
+        let dials: Vec<_> = (0..200.min(count - streams.len()))
+            .map(|_| a.send_request(&a.request(b.key())))
+            .collect();
+        settle(net, &mut [a, b]);
+        let opened: Vec<_> = b
+            .events
+            .drain(..)
+            .filter_map(|e| if let Event::Opened(id) = e { Some(id) } else { None })
+            .collect();
+        assert_eq!(opened.len(), dials.len());
+        for id in opened {
+            let request = b.take_object(id);
+            b.accept(id, &request);
+        }
+        settle(net, &mut [a, b]);
+        a.data.clear();
+        a.events.clear();
+        streams.extend(dials.into_iter().map(|(id, _)| id));
+    }
+    streams
+}
+
+#[test]
+fn two_thousand_stalled_streams_hold_no_more_than_the_budget() {
+    const BUDGET: u64 = 1 << 20;
+    let limits =
+        RelayLimits { session_pending_bytes_max: BUDGET as usize, ..RelayLimits::default() };
+    let mut net = Net::new(202);
+    net.set_link(Link { capacity_bytes: 64 * 1024, ..Link::default() });
+    let server = server_with(&mut net, limits);
+    let mut a = Peer::connect(&mut net, &server, b"a", MuxKind::Yamux);
+    let mut stalled = Peer::connect(&mut net, &server, b"stalled", MuxKind::Yamux);
+    let mut brisk = Peer::connect(&mut net, &server, b"brisk", MuxKind::Yamux);
+    let streams = connect_many(&mut net, &mut a, &mut stalled, 2000);
+    let (to_brisk, at_brisk) = connect_through(&mut net, &mut a, &mut brisk);
+    let quiet = move_for_a_while(&mut net, &mut a, &mut brisk, to_brisk, at_brisk);
+    net.raw_stop_reading(&stalled.raw);
+    for chunk in streams.chunks(100) {
+        for id in chunk {
+            a.send(*id, &[3; 8000]);
+        }
+        settle_for(&mut net, &mut [&mut a, &mut brisk], Duration::from_millis(20));
+        assert!(server.stats.pending_bytes.load(Relaxed) <= BUDGET, "16 MB offered");
+    }
+    let beside = move_for_a_while(&mut net, &mut a, &mut brisk, to_brisk, at_brisk);
+    assert!(beside * 10 >= quiet * 8, "the neighbour moved {beside} bytes, {quiet} before");
+    assert!(stalled.is_open(&net) && a.is_open(&net));
+    assert!(server.stats.refused_count(RefuseReason::SlowReceiver) > 1000);
+}
+
+#[test]
+fn a_pair_that_never_reads_holds_no_more_than_the_budget_of_the_process() {
+    const BUDGET: u64 = 1 << 20;
+    let limits = RelayLimits { process_pending_bytes_max: BUDGET, ..RelayLimits::default() };
+    let mut net = Net::new(203);
+    net.set_link(Link { capacity_bytes: 64 * 1024, ..Link::default() });
+    let server = server_with(&mut net, limits);
+    let mut a = Peer::connect(&mut net, &server, b"a", MuxKind::Yamux);
+    let mut b = Peer::connect(&mut net, &server, b"b", MuxKind::Yamux);
+    let pairs: Vec<_> = (0..32).map(|_| connect_through(&mut net, &mut a, &mut b)).collect();
+    let mut c = Peer::connect(&mut net, &server, b"c", MuxKind::Yamux);
+    let mut d = Peer::connect(&mut net, &server, b"d", MuxKind::Yamux);
+    let (at_c, at_d) = connect_through(&mut net, &mut c, &mut d);
+    let quiet = move_for_a_while(&mut net, &mut c, &mut d, at_c, at_d);
+    net.raw_stop_reading(&a.raw);
+    net.raw_stop_reading(&b.raw);
+    for (at_a, at_b) in pairs {
+        fill(&mut a, at_a);
+        fill(&mut b, at_b);
+        // They write, and read nothing of what comes.
+        for peer in [&mut a, &mut b] {
+            let bytes: Vec<u8> = peer.queue.pieces().flatten().copied().collect();
+            peer.queue.clear();
+            net.raw_write(&peer.raw, &bytes);
+        }
+        net.run_for(Duration::from_millis(5));
+        assert!(server.stats.pending_bytes.load(Relaxed) <= BUDGET);
+    }
+    let beside = move_for_a_while(&mut net, &mut c, &mut d, at_c, at_d);
+    assert!(beside * 10 >= quiet * 8, "the neighbours moved {beside} bytes, {quiet} before");
 }

@@ -10,7 +10,7 @@ use dmsg_engine::{
     driver::sim::Net,
     identity::SecretKey,
     mux::MuxKind,
-    relay::{Command, Cores, Relay, RelayConfig, RelayLimits, Stats},
+    relay::{Command, Cores, LANE_HIGH_BYTES, Relay, RelayConfig, RelayLimits, Stats},
 };
 
 use crate::peer::{Peer, Server, settle, settle_for};
@@ -90,4 +90,44 @@ fn late_data_of_a_former_stream_does_not_reach_the_dial_under_its_id() {
     assert_eq!(d.take_object(at_d), request, "and the new dial goes on");
     assert!(a.is_open(&net));
     assert_eq!(cores[0].0.stats.stream_halves.load(Relaxed), 2);
+}
+
+#[test]
+fn what_waits_for_a_core_that_is_behind_is_bounded_and_arrives() {
+    const STREAMS: usize = 24;
+    const EACH: usize = 300_000;
+    let mut net = Net::new(321);
+    let cores = two_cores(&mut net);
+    let mut a = Peer::connect(&mut net, &cores[0].0, b"a", MuxKind::SmuxV1);
+    let mut b = Peer::connect(&mut net, &cores[1].0, b"b", MuxKind::Yamux);
+    a.mux.ping(0, &mut a.queue);
+    let mut pairs = Vec::new();
+    for _ in 0..STREAMS {
+        let (at_a, object) = a.send_request(&a.request(b.key()));
+        settle_all(&mut net, &cores, &mut [&mut a, &mut b]);
+        let at_b = b.opened();
+        b.take_object(at_b);
+        b.accept(at_b, &object);
+        settle_all(&mut net, &cores, &mut [&mut a, &mut b]);
+        a.take_object(at_a);
+        pairs.push((at_a, at_b));
+    }
+    // smux 1 has no windows: nothing but the lane's bound stops the source while core 1 does not look at its mail.
+    let sent: Vec<u8> = (0..EACH).map(|i| (i * 7 + (i >> 9)) as u8).collect();
+    for (at_a, _) in &pairs {
+        a.send(*at_a, &sent);
+    }
+    settle_for(&mut net, &mut [&mut a], Duration::from_secs(1));
+    let waiting = cores[0].0.cores.bytes_between(0, 1);
+    assert!(waiting > LANE_HIGH_BYTES, "{waiting} bytes wait");
+    assert!(waiting < LANE_HIGH_BYTES + 256 * 1024, "{waiting} bytes wait");
+    assert!(net.raw_unsent_bytes(&a.raw) > 0, "the source is not read any more");
+    for _ in 0..40 {
+        settle_all(&mut net, &cores, &mut [&mut a, &mut b]);
+    }
+    for (_, at_b) in &pairs {
+        assert!(b.taken(*at_b) == sent, "all bytes in order");
+    }
+    assert_eq!(cores[0].0.cores.bytes_between(0, 1), 0);
+    assert!(a.is_open(&net) && b.is_open(&net));
 }

@@ -58,7 +58,7 @@ pub struct DiscoveryService(Arc<Shared>);
 struct Shared {
     config: DiscoveryConfig,
     store: Arc<dyn Store>,
-    limiter: RateLimiter,
+    limiter: RateLimiter<PublicKey>,
     metrics: Metrics,
     lists: lists::Lists,
     started_at: UnixNanos,

@@ -74,7 +74,7 @@ impl Default for ServeConfig {
     fn default() -> Self {
         Self {
             head_timeout: Duration::from_secs(30),
-            idle_timeout: Duration::from_secs(115),
+            idle_timeout: super::SERVER_IDLE_TIMEOUT,
             stall_timeout: Duration::from_secs(30),
             shutdown_grace: Duration::from_secs(2),
             head_max_bytes: 16 * 1024,
