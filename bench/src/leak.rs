@@ -52,7 +52,7 @@ const AFTER_MAX: Duration = Duration::from_secs(20);
 const BODY_BYTES: usize = 4096;
 
 #[derive(Debug, clap::Args)]
-pub struct Args {
+pub(crate) struct Args {
     /// Response bodies to keep unread
     #[arg(long, default_value_t = 200_000)]
     bodies: usize,
@@ -78,7 +78,7 @@ pub struct Args {
     output: OutputArgs,
 }
 
-pub fn run(args: &Args) -> Result<()> {
+pub(crate) fn run(args: &Args) -> Result<()> {
     let _ = cpu::raise_file_limit();
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let report = runtime.block_on(storm(args))?;
