@@ -2,6 +2,7 @@
 
 mod discovery;
 mod instructions;
+mod leak;
 mod relay;
 
 use clap::{Parser, Subcommand};
@@ -26,6 +27,8 @@ enum Command {
     /// A discovery of a run, in a process of its own
     #[command(hide = true)]
     DiscoveryParty(discovery::PartyArgs),
+    /// Keep response bodies unread by the hundred thousand, beside tasks that go on making requests
+    Leak(leak::Args),
     /// A party of a run, in a process of its own
     #[command(hide = true)]
     Party(relay::PartyArgs),
@@ -45,6 +48,7 @@ fn main() -> std::process::ExitCode {
         Some(Command::Relay(args)) => relay::run(&args),
         Some(Command::Discovery(args)) => discovery::run(&args),
         Some(Command::DiscoveryParty(args)) => discovery::serve_party(&args),
+        Some(Command::Leak(args)) => leak::run(&args),
         Some(Command::Party(args)) => relay::serve(&args),
         Some(Command::Instructions { name }) => instructions::run(name.as_deref()),
         Some(Command::Gate) => show_gate(),
