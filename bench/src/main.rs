@@ -1,6 +1,8 @@
 //! `dmsg-bench`: starts every party itself on loopback, measures, and reports. See the library's docs for its parts.
 
+mod discovery;
 mod instructions;
+mod leak;
 mod relay;
 
 use clap::{Parser, Subcommand};
@@ -20,6 +22,13 @@ struct Cli {
 enum Command {
     /// Measure the data plane: relay, rivals, ceilings (the same as without a subcommand)
     Relay(relay::Args),
+    /// Measure a discovery full of entries, in each of its stores
+    Discovery(discovery::Args),
+    /// A discovery of a run, in a process of its own
+    #[command(hide = true)]
+    DiscoveryParty(discovery::PartyArgs),
+    /// Keep response bodies unread by the hundred thousand, beside tasks that go on making requests
+    Leak(leak::Args),
     /// A party of a run, in a process of its own
     #[command(hide = true)]
     Party(relay::PartyArgs),
@@ -37,6 +46,9 @@ fn main() -> std::process::ExitCode {
     let done = match cli.command {
         None => relay::run(&cli.relay),
         Some(Command::Relay(args)) => relay::run(&args),
+        Some(Command::Discovery(args)) => discovery::run(&args),
+        Some(Command::DiscoveryParty(args)) => discovery::serve_party(&args),
+        Some(Command::Leak(args)) => leak::run(&args),
         Some(Command::Party(args)) => relay::serve(&args),
         Some(Command::Instructions { name }) => instructions::run(name.as_deref()),
         Some(Command::Gate) => show_gate(),

@@ -5,16 +5,28 @@
 //! ```
 //!
 //! Requests are parsed and written anew, never passed through as bytes, so both sides agree on where
-//! one ends. Bodies stream in both directions. The service learns the caller's key from `Dmsg-Caller-Key`
-//! and `X-Forwarded-For`; whatever a caller put there itself is removed, in every spelling.
-//! Upgrades (web sockets) are not offered.
+//! one ends. Bodies stream in both directions, with announced trailers. The service learns the caller's key from
+//! `Dmsg-Caller-Key` and `X-Forwarded-For`; whatever a caller put there itself is removed, in every spelling.
+//!
+//! A request to switch protocols (web sockets) goes on as one, and only after the service's 101 do raw bytes pass
+//! (`proxy/tunnel.rs`). A body behind `Expect: 100-continue` waits for the service's word. A request that has been here
+//! before (`Via`) is a loop and refused. Not passed on: informational responses (hyper cannot send them), CONNECT and TRACE.
 
-use std::{net::IpAddr, pin::Pin, sync::Arc, task::Context, task::Poll, time::Duration};
+mod tunnel;
+
+use std::{
+    net::IpAddr,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll, ready},
+    time::Duration,
+};
 
 use axum::body::Body;
 use bytes::Bytes;
 use http::{
-    HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode, Uri, header,
+    HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri, Version,
+    header,
     uri::{Authority, PathAndQuery, Scheme},
 };
 use http_body::{Frame, SizeHint};
@@ -23,7 +35,11 @@ use hyper_util::{
     rt::{TokioExecutor, TokioTimer},
 };
 
-use crate::http::{progress::Progress, server::CallerKey};
+use crate::http::{
+    expect::{self, Gate},
+    progress::Progress,
+    server::CallerKey,
+};
 
 /// The header that names the caller. Only we set it.
 pub const CALLER_KEY_HEADER: HeaderName = HeaderName::from_static("dmsg-caller-key");
@@ -37,6 +53,17 @@ pub const ANSWER_TIMEOUT: Duration = Duration::from_secs(25);
 
 /// Idle connections kept to the service.
 const IDLE_MAX: usize = 32;
+
+/// How long one is kept: less than the 5 s after which common servers close theirs, so that no request meets the closing.
+const IDLE_TIMEOUT: Duration = Duration::from_secs(4);
+
+/// Bytes and headers of the service's response head.
+const HEAD_MAX_BYTES: usize = 64 * 1024;
+const HEADERS_MAX: usize = 100;
+
+const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
+const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 
 /// Why an address is not proxied to.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -91,6 +118,10 @@ impl Target {
 
     fn uri(&self, of: &Uri) -> Option<Uri> {
         let tail = of.path_and_query().map_or("/", PathAndQuery::as_str);
+        // A service that resolves `..` would leave the base.
+        if !tail.starts_with('/') || (!self.base.is_empty() && has_dot_segment(of.path())) {
+            return None;
+        }
         Uri::builder()
             .scheme(Scheme::HTTP)
             .authority(self.authority.clone())
@@ -98,6 +129,17 @@ impl Target {
             .build()
             .ok()
     }
+}
+
+/// Whether a path goes up or stays, in any spelling that services are known to resolve.
+fn has_dot_segment(path: &str) -> bool {
+    let is_dots = |segment: &str| {
+        let segment = segment.to_ascii_lowercase().replace("%2e", ".");
+        let name = segment.split(';').next().unwrap_or_default();
+        matches!(name, "." | "..")
+    };
+    let path = path.replace("%2f", "/").replace("%2F", "/").replace("%5c", "/").replace("%5C", "/");
+    path.split(['/', '\\']).any(is_dots)
 }
 
 /// An IPv4 address inside an IPv6 one is that IPv4 address; 0.0.0.0 is not loopback, whatever the kernel makes of it.
@@ -115,6 +157,8 @@ pub struct Proxy {
     target: Target,
     client: Client<HttpConnector, Forwarded>,
     answer_timeout: Duration,
+    /// What we are called in `Via`: random, so that it says nothing, and nobody else has it.
+    pseudonym: Arc<str>,
 }
 
 impl Proxy {
@@ -127,8 +171,12 @@ impl Proxy {
         let client = Client::builder(TokioExecutor::new())
             .pool_timer(TokioTimer::new())
             .pool_max_idle_per_host(IDLE_MAX)
+            .pool_idle_timeout(IDLE_TIMEOUT)
+            .http1_max_buf_size(HEAD_MAX_BYTES)
+            .http1_max_headers(HEADERS_MAX)
             .build(connector);
-        Self { target, client, answer_timeout: ANSWER_TIMEOUT }
+        let pseudonym = format!("dmsg-{:016x}", rand::random::<u64>()).into();
+        Self { target, client, answer_timeout: ANSWER_TIMEOUT, pseudonym }
     }
 
     /// The same, with another limit from the end of a request to the head of the service's answer.
@@ -137,30 +185,52 @@ impl Proxy {
         Self { answer_timeout, ..self }
     }
 
-    /// Forwards a request and gives the service's answer, or 502 or 504.
-    pub async fn respond(&self, request: Request<Body>) -> Response<Body> {
+    /// Forwards a request and gives the service's answer, or says why there is none (400, 501, 502, 504, 508).
+    pub async fn respond(&self, mut request: Request<Body>) -> Response<Body> {
+        if matches!(*request.method(), Method::CONNECT | Method::TRACE) {
+            return problem(StatusCode::NOT_IMPLEMENTED, "this method is not forwarded\n");
+        }
+        if self.is_loop(request.headers()) {
+            return problem(StatusCode::LOOP_DETECTED, "the service leads back to this proxy\n");
+        }
         let Some(uri) = self.target.uri(request.uri()) else {
             return problem(StatusCode::BAD_REQUEST, "the request target cannot be forwarded\n");
         };
-        let caller = request.extensions().get::<CallerKey>().copied();
-        let (head, body) = request.into_parts();
-        let progress = Arc::new(Progress::default());
-        let mut forwarded = Request::new(Forwarded { body, progress: Arc::clone(&progress) });
-        *forwarded.method_mut() = head.method;
-        *forwarded.uri_mut() = uri;
-        *forwarded.headers_mut() = request_headers(head.headers, &self.target.authority, caller);
+        let switch = tunnel::asked(request.version(), request.headers());
+        let caller_side = hyper::upgrade::on(&mut request);
+        let (forwarded, waiting) = self.forwarded(request, uri, switch.as_ref());
         let reply = tokio::select! {
             reply = self.client.request(forwarded) => reply,
-            () = progress.stalled(self.answer_timeout) => {
+            () = waiting.progress.stalled(self.answer_timeout) => {
                 return problem(StatusCode::GATEWAY_TIMEOUT, "the service does not answer\n");
             }
         };
+        if let Some(keeper) = &waiting.keeper {
+            keeper.refuse();
+        }
         match reply {
+            Ok(mut response) if response.status() == StatusCode::SWITCHING_PROTOCOLS => {
+                let Some(switch) = switch else {
+                    return problem(StatusCode::BAD_GATEWAY, "the service switched unasked\n");
+                };
+                tunnel::open(caller_side, hyper::upgrade::on(&mut response));
+                let (mut head, _) = response.into_parts();
+                let switched = head.headers.get(header::UPGRADE).cloned().unwrap_or(switch);
+                strip_hop_by_hop(&mut head.headers);
+                tunnel::set(&mut head.headers, switched);
+                Response::from_parts(head, Body::empty())
+            }
             Ok(response) => {
                 let (mut head, body) = response.into_parts();
+                if has_two_lengths(&head.headers) {
+                    let why = "the service states the length of its answer twice\n";
+                    return problem(StatusCode::BAD_GATEWAY, why);
+                }
                 strip_hop_by_hop(&mut head.headers);
                 self.localise_redirect(&mut head.headers);
-                Response::from_parts(head, Body::new(body))
+                // Ours is HTTP/1.1, so that the end of a body without a length is said and not only heard.
+                head.version = Version::HTTP_11;
+                Response::from_parts(head, Body::new(Answer { body, keeper: waiting.keeper }))
             }
             Err(error) => {
                 tracing::debug!(target = %self.target.authority, %error, "upstream failed");
@@ -172,6 +242,52 @@ impl Proxy {
                 problem(StatusCode::BAD_GATEWAY, why)
             }
         }
+    }
+
+    /// The request as the service gets it.
+    fn forwarded(
+        &self,
+        request: Request<Body>,
+        uri: Uri,
+        switch: Option<&HeaderValue>,
+    ) -> (Request<Forwarded>, Waiting) {
+        let caller = request.extensions().get::<CallerKey>().copied();
+        let (head, body) = request.into_parts();
+        let progress = Arc::new(Progress::default());
+        let asks_first = head.version == Version::HTTP_11
+            && !http_body::Body::is_end_stream(&body)
+            && expect::asks_first(&head.headers);
+        let (gate, keeper) = asks_first.then(expect::gate).unzip();
+        let mut forwarded = Request::new(Forwarded { body, gate, progress: Arc::clone(&progress) });
+        if let Some(keeper) = &keeper {
+            expect::open_on_continue(&mut forwarded, keeper);
+        }
+        // A caller that takes trailers says so hop by hop, and so do we.
+        let takes_trailers = tunnel::is_named(&head.headers, "te")
+            && head.headers.get(header::TE).is_some_and(|te| te.as_bytes() == b"trailers");
+        let mut headers = request_headers(head.headers, &self.target.authority, caller);
+        if !asks_first {
+            headers.remove(header::EXPECT);
+        }
+        if takes_trailers {
+            headers.insert(header::TE, HeaderValue::from_static("trailers"));
+            headers.insert(header::CONNECTION, HeaderValue::from_static("te"));
+        }
+        if let Some(switch) = switch {
+            tunnel::set(&mut headers, switch.clone());
+        }
+        if let Ok(via) = HeaderValue::try_from(format!("1.1 {}", self.pseudonym)) {
+            headers.append(header::VIA, via);
+        }
+        *forwarded.method_mut() = head.method;
+        *forwarded.uri_mut() = uri;
+        *forwarded.headers_mut() = headers;
+        (forwarded, Waiting { progress, keeper })
+    }
+
+    fn is_loop(&self, headers: &HeaderMap) -> bool {
+        let mut via = headers.get_all(header::VIA).iter().filter_map(|via| via.to_str().ok());
+        via.any(|via| via.contains(&*self.pseudonym))
     }
 
     /// A redirect to the service's own local address would lead callers to their own machine.
@@ -196,6 +312,7 @@ fn request_headers(
     host: &Authority,
     caller: Option<CallerKey>,
 ) -> HeaderMap {
+    let asked_host = headers.get(header::HOST).cloned();
     strip_hop_by_hop(&mut headers);
     let claims: Vec<HeaderName> =
         headers.keys().filter(|name| is_claim(name.as_str())).cloned().collect();
@@ -208,9 +325,13 @@ fn request_headers(
     if let Some(CallerKey(key)) = caller
         && let Ok(key) = HeaderValue::from_str(&key.to_string())
     {
-        headers.insert(HeaderName::from_static("x-forwarded-for"), key.clone());
+        headers.insert(X_FORWARDED_FOR, key.clone());
         headers.insert(CALLER_KEY_HEADER, key);
     }
+    if let Some(host) = asked_host {
+        headers.insert(X_FORWARDED_HOST, host);
+    }
+    headers.insert(X_FORWARDED_PROTO, HeaderValue::from_static("http"));
     headers
 }
 
@@ -218,7 +339,7 @@ fn request_headers(
 fn is_claim(name: &str) -> bool {
     let name = name.replace('_', "-");
     ["dmsg-", "x-forwarded-"].iter().any(|prefix| name.starts_with(prefix))
-        || matches!(name.as_str(), "forwarded" | "x-real-ip" | "via")
+        || matches!(name.as_str(), "forwarded" | "x-real-ip")
 }
 
 /// RFC 9110 §7.6.1.
@@ -239,7 +360,6 @@ pub(crate) fn strip_hop_by_hop(headers: &mut HeaderMap) {
         header::PROXY_AUTHENTICATE,
         header::PROXY_AUTHORIZATION,
         header::TE,
-        header::TRAILER,
         header::TRANSFER_ENCODING,
         header::UPGRADE,
         HeaderName::from_static("keep-alive"),
@@ -247,6 +367,16 @@ pub(crate) fn strip_hop_by_hop(headers: &mut HeaderMap) {
     ] {
         headers.remove(name);
     }
+}
+
+/// Whoever reads such a response otherwise than we do sees another one behind it.
+fn has_two_lengths(headers: &HeaderMap) -> bool {
+    let mut lengths = headers.get_all(header::CONTENT_LENGTH).iter();
+    let Some(length) = lengths.next() else { return false };
+    // A list of equal lengths is still more than one.
+    lengths.next().is_some()
+        || !length.as_bytes().iter().all(u8::is_ascii_digit)
+        || headers.contains_key(header::TRANSFER_ENCODING)
 }
 
 fn problem(status: StatusCode, why: &'static str) -> Response<Body> {
@@ -257,9 +387,50 @@ fn problem(status: StatusCode, why: &'static str) -> Response<Body> {
     response
 }
 
+/// What the answer's side knows of a request on its way.
+struct Waiting {
+    progress: Arc<Progress>,
+    keeper: Option<expect::GateKeeper>,
+}
+
+/// The body of the service's answer. With it ends the connection whose request body was refused.
+struct Answer {
+    body: hyper::body::Incoming,
+    keeper: Option<expect::GateKeeper>,
+}
+
+impl Drop for Answer {
+    fn drop(&mut self) {
+        if let Some(keeper) = &self.keeper {
+            keeper.close();
+        }
+    }
+}
+
+impl http_body::Body for Answer {
+    type Data = Bytes;
+    type Error = hyper::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        Pin::new(&mut self.body).poll_frame(cx)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
 /// A request body on its way to the service.
 struct Forwarded {
     body: Body,
+    gate: Option<Gate>,
     progress: Arc<Progress>,
 }
 
@@ -271,6 +442,15 @@ impl http_body::Body for Forwarded {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
+        if let Some(gate) = &self.gate {
+            if gate.is_refused() {
+                // The caller's side must not wait for somebody to read this.
+                self.body = Body::empty();
+            }
+            let Some(gate) = &mut self.gate else { return Poll::Pending };
+            ready!(gate.poll_open(cx)).map_err(axum::Error::new)?;
+            self.gate = None;
+        }
         let polled = Pin::new(&mut self.body).poll_frame(cx);
         if polled.is_ready() {
             self.progress.touch();
@@ -342,6 +522,12 @@ mod tests {
         assert_eq!(uri.to_string(), "http://localhost:1/base/x?y");
         let uri = target.uri(&"http://evil/x".parse().unwrap()).unwrap();
         assert_eq!(uri.to_string(), "http://localhost:1/base/x");
+        for out in ["/..", "/../x", "/a/%2e%2E/x", "/.%2e;a/x", "/a%2f..%2fx", "/a\\..\\x", "*"] {
+            let Ok(uri) = out.parse() else { continue };
+            assert!(target.uri(&uri).is_none(), "{out}");
+        }
+        let bare = Target::parse("http://localhost:1", false).unwrap();
+        assert!(bare.uri(&"/../x".parse().unwrap()).is_some(), "there is no base to leave");
     }
 
     #[test]

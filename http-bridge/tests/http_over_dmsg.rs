@@ -4,7 +4,10 @@
 use std::{
     convert::Infallible,
     net::Ipv4Addr,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
     time::{Duration, Instant},
 };
 
@@ -21,7 +24,7 @@ use dmsg_engine::{
 };
 use dmsg_http::{
     http::{
-        HttpClient, HttpError, Request, RequestBody,
+        HttpClient, HttpConfig, HttpError, Request, RequestBody,
         server::{CallerKey, ServeConfig, serve},
     },
     url::{DEFAULT_PORT, DmsgUrl},
@@ -85,6 +88,7 @@ fn router() -> Router {
         .route("/who", get(|Extension(key): Extension<CallerKey>| async move { key.0.to_string() }))
         .route("/echo", post(|body: Body| async move { http::Response::new(body) }))
         .route("/endless", get(endless))
+        .route("/page", get(|| async { vec![7; 4096] }))
         .route("/short", get(|| async { "short" }))
 }
 
@@ -108,6 +112,53 @@ async fn megabytes_travel_in_both_directions_at_once() {
     let response = client.send(request).await.unwrap();
     assert!(response.into_body().read_to_end(1 << 24).await.unwrap() == sent);
     assert_eq!(client.stream_counts(), (1, 0));
+}
+
+/// Hundreds of bodies kept unread, a multiple of the streams there may be, and every other request
+/// succeeds. `dmsg-bench leak` is the same at full size, with its times.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn bodies_kept_unread_beyond_every_limit_cost_nobody_a_request() {
+    const BODIES: usize = 1000;
+    let network = Network::start("leak").await;
+    let mut config = HttpConfig::default();
+    config.streams_max = 100;
+    config.unread_min_age = Some(Duration::from_millis(20));
+    config.wait_timeout = Duration::from_secs(20);
+    let client = HttpClient::with_config(network.caller.clone(), config);
+    let done = Arc::new(AtomicBool::new(false));
+    let others: Vec<_> = (0..16)
+        .map(|_| {
+            let (client, url, done) = (client.clone(), network.url("/short"), Arc::clone(&done));
+            tokio::spawn(async move {
+                let mut answered = 0;
+                while !done.load(Relaxed) {
+                    let response = client.send(Request::get(url.clone())).await.unwrap();
+                    assert_eq!(response.into_body().read_to_end(100).await.unwrap(), "short");
+                    answered += 1;
+                }
+                answered
+            })
+        })
+        .collect();
+    let mut kept = Vec::new();
+    for round in 0..BODIES {
+        // A whole page of it unread, so that the stream is not over with the head.
+        let target = if round % 2 == 0 { "/page" } else { "/endless" };
+        kept.push(client.send(Request::get(network.url(target))).await.unwrap().into_body());
+        assert!(client.stream_counts().1 <= 100, "the limit is hard");
+    }
+    done.store(true, Relaxed);
+    for other in others {
+        assert!(other.await.unwrap() > 0);
+    }
+    let error = kept[1].frame().await.unwrap().map(drop).unwrap_err();
+    assert!(matches!(error, HttpError::Reclaimed { .. }), "{error}");
+    let census = network.caller.census();
+    assert_eq!((census.len(), &*census[0].holder.label), (1, "http"));
+    drop(kept);
+    client.close_idle();
+    network.caller_is_free().await;
+    assert_eq!((client.stream_counts().1, network.caller.stats().streams), (0, 0));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

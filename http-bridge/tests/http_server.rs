@@ -208,7 +208,7 @@ async fn an_upload_that_stops_is_given_up() {
         .unwrap();
     let mut reply = String::new();
     stream.read_to_string(&mut reply).await.unwrap();
-    assert!(reply.starts_with("HTTP/1.1 400 "), "{reply:?}");
+    assert!(reply.starts_with("HTTP/1.1 408 "), "{reply:?}");
 }
 
 #[tokio::test(start_paused = true)]

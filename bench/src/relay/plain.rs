@@ -1,4 +1,4 @@
-//! Plain TCP, one hop: the load sends, a process counts and drops. What merely receiving costs, below which no relay can be.
+//! Plain TCP, one hop: the load sends, a process counts and drops. The receiving half of what any relay does.
 
 use std::{
     io::{Read, Write},
@@ -32,8 +32,8 @@ pub(super) fn tcp(bench: &Bench, report: &mut Report) -> Result<()> {
     }
     let title = "Plain TCP, one hop, 64 connections: bytes received";
     let mut section = Section::new("plain-tcp", title, "GB", true);
-    section.method = "Received, counted and dropped; a relay receives and sends, so it cannot do half as well. At most 2 MiB \
-        are under way."
+    section.method = "Received, counted and dropped: the receiving half of what a relay does, by a receiver that is faster than \
+        the load and so takes small pieces. At most 2 MiB are under way."
         .to_owned();
     let running = Running::start(bench, contender)?;
     let connect = |at| plain_connection(&running, at, false);

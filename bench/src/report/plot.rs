@@ -8,6 +8,9 @@ use crate::{Error, Result};
 const WIDTH: u32 = 900;
 const HEIGHT: u32 = 420;
 
+/// Room to the right of what is drawn, as a part of it, for the legend.
+const LEGEND_ROOM: f64 = 0.22;
+
 /// One curve.
 #[derive(Debug, Clone, serde::Serialize)]
 pub struct Curve {
@@ -64,7 +67,7 @@ fn draw_bars(area: &Area<'_>, section: &Section) -> Result<()> {
         .margin(12)
         .x_label_area_size(30)
         .y_label_area_size(64)
-        .build_cartesian_2d(0.0..group * columns as f64, 0.0..top)
+        .build_cartesian_2d(0.0..group * columns as f64 * (1.0 + LEGEND_ROOM), 0.0..top)
         .map_err(told)?;
     chart
         .configure_mesh()
@@ -117,7 +120,7 @@ fn draw_curves(area: &Area<'_>, section: &Section, curves: &Curves) -> Result<()
         .margin(12)
         .x_label_area_size(40)
         .y_label_area_size(64)
-        .build_cartesian_2d(0.0..right, 0.0..top)
+        .build_cartesian_2d(0.0..right * (1.0 + LEGEND_ROOM), 0.0..top)
         .map_err(told)?;
     chart
         .configure_mesh()

@@ -4,6 +4,7 @@
 
 mod cancel;
 mod cycles;
+mod dead_service;
 mod dialling;
 mod echo;
 mod inbound;

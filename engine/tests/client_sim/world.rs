@@ -213,6 +213,18 @@ impl World {
         self.dial_under(client, to, lease, candidates)
     }
 
+    /// Starts a dial whose place is taken already.
+    pub fn dial_leased(
+        &mut self,
+        client: usize,
+        to: Addr,
+        lease: Arc<Lease>,
+        servers: &[usize],
+    ) -> PendingDial {
+        let candidates = servers.iter().map(|&index| self.servers[index].target()).collect();
+        self.dial_under(client, to, lease, candidates)
+    }
+
     fn dial_under(
         &mut self,
         client: usize,

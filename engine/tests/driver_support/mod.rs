@@ -407,7 +407,6 @@ pub fn variants() -> Vec<Variant> {
         Variant::uring("no deferral", Features { defer_taskrun: false, ..all }),
         Variant::uring("no multishot recv", Features { multishot_recv: false, ..all }),
         Variant::uring("no bundles", Features { bundles: false, ..all }),
-        Variant::uring("no restrictions", Features { restrictions: false, ..all }),
         Variant::uring("no multishot accept", Features { multishot_accept: false, ..all }),
         Variant::uring("no buffer ring", Features { buffer_ring: false, ..all }),
         Variant::uring("none", Features::NONE),

@@ -200,7 +200,7 @@ impl Running {
         servers: Vec<ServerRecord>,
         driver: DriverKind,
     ) -> Result<(), Failure> {
-        let client = start_client(key, router(self.service.clone()), servers, driver)?;
+        let client = self.start_client(key, servers, driver, false)?;
         let listener = client.listen(DEFAULT_PORT).map_err(|error| other(&error))?;
         self.serve(listener, ServeConfig::default());
         let shown = show_servers(client.clone(), self.service.clone());
@@ -213,6 +213,43 @@ impl Running {
         }));
         self.client = Some(client);
         Ok(())
+    }
+
+    /// A client of this process that is listed in the discovery, with a session to every server.
+    pub(super) fn listed_client(
+        &self,
+        key: SecretKey,
+        driver: DriverKind,
+    ) -> Result<Client, Failure> {
+        self.start_client(key, Vec::new(), driver, true)
+    }
+
+    /// A client with a session to every server in our own store (`discovery.md §4.4`), and to `servers`. The discovery
+    /// itself has no entry in itself.
+    fn start_client(
+        &self,
+        key: SecretKey,
+        servers: Vec<ServerRecord>,
+        driver: DriverKind,
+        publishes: bool,
+    ) -> Result<Client, Failure> {
+        let options = DirectoryOptions { all_servers: true, ..DirectoryOptions::default() };
+        let directory = HttpDirectory::new(Arc::new(self.ask()), key.clone(), options);
+        let map = Arc::new(StaticMap::new(servers));
+        let directory = Resolver::layered(map, directory, ServerChoice::Merged, publishes);
+        let config = ClientConfig {
+            min_sessions: 0,
+            driver,
+            update_interval: SERVERS_INTERVAL,
+            ..ClientConfig::new(key)
+        };
+        Client::start(config, Arc::new(directory)).map_err(|error| other(&error))
+    }
+
+    /// A client of the discovery's API that takes no socket.
+    pub(super) fn ask(&self) -> DiscoveryClient {
+        let transport = Arc::new(InProcess(router(self.service.clone())));
+        DiscoveryClient::bound(transport, ClientOptions::default())
     }
 
     fn serve(&mut self, accept: impl Accept, config: ServeConfig) {
@@ -248,30 +285,6 @@ fn other(error: &dyn std::error::Error) -> Failure {
     Failure::new(Exit::Other, error.to_string())
 }
 
-/// A client with a session to every server in our own store (`discovery.md §4.4`), and to `servers`. It has no entry in
-/// itself.
-fn start_client(
-    key: SecretKey,
-    router: Router,
-    servers: Vec<ServerRecord>,
-    driver: DriverKind,
-) -> Result<Client, Failure> {
-    let ourselves = Arc::new(InProcess(router));
-    let client = DiscoveryClient::new("http://ourselves", ourselves, ClientOptions::default())
-        .map_err(|error| other(&error))?;
-    let options = DirectoryOptions { all_servers: true, ..DirectoryOptions::default() };
-    let directory = HttpDirectory::new(Arc::new(client), key.clone(), options);
-    let map = Arc::new(StaticMap::new(servers));
-    let directory = Resolver::layered(map, directory, ServerChoice::Merged, false);
-    let config = ClientConfig {
-        min_sessions: 0,
-        driver,
-        update_interval: SERVERS_INTERVAL,
-        ..ClientConfig::new(key)
-    };
-    Client::start(config, Arc::new(directory)).map_err(|error| other(&error))
-}
-
 /// Keeps the health page's list of servers true; never ends.
 async fn show_servers(client: Client, service: DiscoveryService) {
     let mut ticks = tokio::time::interval(SERVERS_INTERVAL);
@@ -286,7 +299,7 @@ fn note_servers(client: &Client, service: &DiscoveryService) {
 }
 
 /// Requests to a router of this process.
-struct InProcess(Router);
+pub(super) struct InProcess(pub(super) Router);
 
 impl HttpTransport for InProcess {
     fn exchange(&self, request: Request<Bytes>, limits: Limits) -> ExchangeFuture<'_> {

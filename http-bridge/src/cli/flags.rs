@@ -24,7 +24,7 @@ use crate::{
 const READY_WAIT: Duration = Duration::from_secs(20);
 
 /// Who we are.
-#[derive(Debug, Args)]
+#[derive(Debug, Clone, Args)]
 pub(super) struct IdentityFlags {
     /// File with the secret key in hex, as `dmsg key new --out` writes it.
     #[arg(long, value_name = "FILE")]
@@ -219,7 +219,7 @@ impl ClientFlags {
         Ok((client, overlay.published()))
     }
 
-    fn overlay(&self, key: SecretKey) -> Result<OverlayConfig, Failure> {
+    pub(super) fn overlay(&self, key: SecretKey) -> Result<OverlayConfig, Failure> {
         let servers: Vec<ServerRecord> = self.server.iter().map(record).collect();
         let mut config = match &self.discovery {
             None if servers.is_empty() => {

@@ -3,15 +3,20 @@
 //! ```text
 //!   discovery ── HTTP on loopback, and DMSG port 80
 //!   relay 1, relay 2 ── registered with it
+//!   transport discovery, service discovery, address resolver, route finder, uptime tracker,
+//!   config bootstrapper ── HTTP on loopback, and DMSG port 80 of a key each
 //!   web ── a client whose port 80 shows the deployment's state; the same page on loopback for a browser
 //! ```
+//!
+//! The parts find each other within the process, so with `--dmsg-only` nothing listens but the relays.
 
+mod services;
 mod state;
 
 use std::{
     fs, io,
     io::Write,
-    net::{Ipv4Addr, SocketAddr},
+    net::Ipv4Addr,
     path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
@@ -19,33 +24,33 @@ use std::{
 
 use clap::Args;
 use dmsg_engine::{
-    client::{Client, ClientConfig},
+    client::Client,
     driver::DriverKind,
     identity::{PublicKey, SecretKey},
     server::{Server, ServerConfig},
 };
 use futures_util::future::join_all;
 use tokio::net::TcpListener;
-use tokio_util::sync::CancellationToken;
 
+use self::services::{LocalServices, Plan};
 use super::{
     discovery::{self, Running},
     exit::{Exit, Failure},
     flags::{DriverFlag, fresh_key, read_key},
     hints::{self, Hints},
+    hosting::Hosted,
     invocation,
     key::write_key,
     server::follow_capacity,
     stop_signal,
 };
-use crate::transport::TcpTransport;
 use crate::{
+    deployment::file::{self, Access},
     discovery::{
-        ClientOptions, DiscoveryClient, DiscoveryConfig, HttpDirectory, ServerRegistration,
-        client::{DirectoryOptions, RegistrationConfig, RegistrationStatus},
-        store::Store,
+        DiscoveryConfig, ServerRegistration,
+        client::{RegistrationConfig, RegistrationStatus},
     },
-    http::server::{ServeConfig, ServeStats, serve},
+    service::ServiceKind,
     url::DEFAULT_PORT,
 };
 
@@ -60,6 +65,10 @@ const RELAY_COUNT: usize = 2;
 
 /// Withdrawing the relays' entries may take this long, so that all is over within 2 s.
 const WITHDRAW_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// How often, and at what distance, a relay's port of the last time is tried.
+const PORT_TRIES_MAX: u32 = 20;
+const PORT_RETRY: Duration = Duration::from_millis(100);
 
 /// How long the parts may take to find each other.
 const READY_TIMEOUT: Duration = Duration::from_secs(30);
@@ -79,6 +88,14 @@ pub(super) struct LocalArgs {
     #[arg(long, value_name = "PORT")]
     discovery_port: Option<u16>,
 
+    /// No HTTP at all: everything is reached through the relays, this network's page too.
+    #[arg(long, conflicts_with_all = ["port", "discovery_port"])]
+    dmsg_only: bool,
+
+    /// File to write the deployment document into, as visors and `dmsg config` read it.
+    #[arg(long, value_name = "FILE")]
+    deployment_out: Option<PathBuf>,
+
     /// What moves the bytes.
     #[arg(long, value_enum, default_value_t)]
     driver: DriverFlag,
@@ -93,7 +110,7 @@ pub(super) async fn run(args: LocalArgs) -> Result<(), Failure> {
         deployment = Deployment::start(&args) => deployment?,
         () = stop_signal() => return Ok(()),
     };
-    let hints = deployment.hints();
+    let hints = deployment.hints(args.deployment_out.as_deref());
     match io::stdout().write_all(hints.as_bytes()).map_err(|error| Failure::stdout(&error)) {
         Err(failure) if failure.exit != Exit::Ok => return Err(failure),
         _ => {}
@@ -114,12 +131,8 @@ struct Relay {
 struct Deployment {
     discovery: Running,
     relays: Vec<Relay>,
-    web: Client,
-    page: SocketAddr,
-    /// Where the discovery speaks HTTP.
-    discovery_url: String,
-    servers: Vec<tokio::task::JoinHandle<()>>,
-    stop: CancellationToken,
+    services: LocalServices,
+    web: Hosted,
 }
 
 impl Deployment {
@@ -127,49 +140,58 @@ impl Deployment {
         let folder = args.dir.as_deref();
         let driver = DriverKind::from(args.driver);
         let discovery_key = keep_key(folder, "discovery")?;
-        let mut discovery =
-            start_discovery(folder, args.discovery_port, discovery_key.public_key()).await?;
-        let address = discovery.http.expect("it was started with a listener");
-        let url = format!("http://{address}");
+        let mut discovery = start_discovery(args, discovery_key.public_key()).await?;
         let mut relays = Vec::new();
         for number in 1..=RELAY_COUNT {
-            let store = Arc::clone(&discovery.store);
-            let relay = Relay::start(folder, number, &url, store, driver)?;
+            let relay = Relay::start(folder, number, &discovery, driver).await?;
             relay.registered().await?;
             relays.push(relay);
         }
         // Clients come after the relays they are to find, so that none has to look twice.
         discovery.serve_dmsg(discovery_key, Vec::new(), driver)?;
-        let listener = listen(args.port, PAGE_PORT).await?;
-        let page = listener.local_addr().map_err(|error| other(&error))?;
-        let web = start_web(folder, &url, driver)?;
-        let dmsg_listener = web.listen(DEFAULT_PORT).map_err(|error| other(&error))?;
-        let stats = Arc::new(ServeStats::default());
-        let router = state::router(state::Sources {
+        let plan = Plan {
+            folder,
+            discovery: &discovery,
             relays: relays.iter().map(|relay| Arc::clone(&relay.server)).collect(),
+            driver,
+            dmsg_only: args.dmsg_only,
+        };
+        let services = LocalServices::start(&plan).await?;
+        let document = services.document(&plan);
+        let web = discovery.listed_client(keep_key(folder, "web")?, driver)?;
+        let requests = Arc::default();
+        let router = state::router(state::Sources {
+            relays: plan.relays,
             store: Arc::clone(&discovery.store),
-            discovery_address: address,
+            discovery_http: discovery.http,
             discovery_client: discovery.client.clone(),
+            services: services.0.iter().map(state::Source::of).collect(),
             web: web.clone(),
-            requests: Arc::clone(&stats),
+            requests: Arc::clone(&requests),
             program: invocation::program(),
         });
-        let stop = CancellationToken::new();
-        let config = ServeConfig::default;
-        let stopped = || stop.clone().cancelled_owned();
-        let servers = vec![
-            tokio::spawn(serve(listener, router.clone(), config(), Arc::clone(&stats), stopped())),
-            tokio::spawn(serve(dmsg_listener, router, config(), stats, stopped())),
-        ];
-        let deployment = Self { discovery, relays, web, page, discovery_url: url, servers, stop };
+        let listener = match args.dmsg_only {
+            true => None,
+            false => Some(listen(args.port, PAGE_PORT).await?),
+        };
+        let web = Hosted::counted(router, requests, listener, Some(web))?;
+        let deployment = Self { discovery, relays, services, web };
         deployment.ready().await?;
+        if let Some(path) = &args.deployment_out {
+            write_document(path, &document)?;
+        }
         Ok(deployment)
+    }
+
+    fn web_client(&self) -> &Client {
+        self.web.client.as_ref().expect("it was started with one")
     }
 
     /// Waits until a client that starts now finds everything.
     async fn ready(&self) -> Result<(), Failure> {
         let all = async {
-            self.web.ready().await?;
+            self.web_client().ready().await?;
+            self.services.ready().await?;
             // One session per relay, so that clients behind either can ask.
             self.discovery.reachable(RELAY_COUNT).await;
             Ok(())
@@ -181,71 +203,92 @@ impl Deployment {
     }
 
     /// Commands to copy.
-    fn hints(&self) -> String {
-        let web = self.web.public_key();
-        let discovery = &self.discovery_url;
-        let over_dmsg = self
-            .discovery
-            .client
-            .as_ref()
-            .map(|client| format!("dmsg://{}:{DEFAULT_PORT}", client.public_key()));
+    fn hints(&self, document: Option<&Path>) -> String {
+        let (dmsg, web) = (invocation::program(), self.web_client().public_key());
+        let over_dmsg = self.discovery.client.as_ref().map(dmsg_url).unwrap_or_default();
         let relay = self
             .relays
             .first()
             .map(|relay| format!("{}@{}", relay.server.public_key(), relay.server.local_addr()));
-        let (over_dmsg, relay) = (over_dmsg.unwrap_or_default(), relay.unwrap_or_default());
-        format!(
-            "A DMSG network runs on this machine until you press Ctrl-C.\n\n\
-             Its live state, in a browser:\n  http://{page}/\n\n\
-             The same page through a relay:\n  \
-             {dmsg} curl --discovery {discovery} dmsg://{web}/\n\n\
-             Offer a folder (prints its dmsg:// address):\n  \
-             {dmsg} serve --discovery {discovery} --dir .\n\n\
-             Offer a local HTTP service:\n  \
-             {dmsg} serve --discovery {discovery} --to http://127.0.0.1:3000\n\n\
-             Without plain HTTP at all, the discovery itself reached through a relay:\n  \
-             {dmsg} curl --discovery {over_dmsg} --server {relay} dmsg://{web}/\n",
-            page = self.page,
-            dmsg = invocation::program(),
-        )
+        let over_dmsg = format!("{over_dmsg} --server {}", relay.unwrap_or_default());
+        let discovery = match self.discovery.http {
+            Some(address) => format!("http://{address}"),
+            None => over_dmsg.clone(),
+        };
+        let mut text = "A DMSG network runs on this machine until you press Ctrl-C.\n\n".to_owned();
+        let mut add = |what: &str, command: String| {
+            text.push_str(&format!("{what}:\n  {command}\n\n"));
+        };
+        if let Some(page) = self.web.http {
+            add("Its live state, in a browser", format!("http://{page}/"));
+        }
+        let page = format!("{dmsg} curl --discovery {discovery} dmsg://{web}/");
+        add("The same page through a relay", page);
+        let serve = |what: &str| format!("{dmsg} serve --discovery {discovery} {what}");
+        add("Offer a folder (prints its dmsg:// address)", serve("--dir ."));
+        add("Offer a local HTTP service", serve("--to http://127.0.0.1:3000"));
+        if self.discovery.http.is_some() {
+            add(
+                "Without plain HTTP at all, the discovery itself reached through a relay",
+                format!("{dmsg} curl --discovery {over_dmsg} dmsg://{web}/"),
+            );
+        }
+        for service in &self.services.0 {
+            let Some(client) = &service.hosted.client else { continue };
+            if service.kind == ServiceKind::ConfigBootstrapper {
+                let url = format!("{}/", dmsg_url(client));
+                add(
+                    "The deployment, for visors",
+                    format!("{dmsg} curl --discovery {over_dmsg} {url}"),
+                );
+            }
+        }
+        if let Some(path) = document {
+            let check = format!("{dmsg} config check --probe --deployment {}", path.display());
+            add("Every server and service of it, tried", check);
+        }
+        text.push_str("Its services:\n");
+        for service in &self.services.0 {
+            let http =
+                service.hosted.http.map(|http| format!("http://{http} ")).unwrap_or_default();
+            let dmsg = service.hosted.client.as_ref().map(dmsg_url).unwrap_or_default();
+            text.push_str(&format!("  {:<20} {http}{dmsg}\n", service.kind.name()));
+        }
+        text
     }
 
     /// Everything at once, within 2 s.
     async fn stop(self) {
-        self.stop.cancel();
-        self.web.close().await;
+        let web = self.web_client().clone();
+        tokio::join!(self.services.stop(), self.web.stop(), web.close());
         let (servers, withdrawals): (Vec<_>, Vec<_>) =
             self.relays.into_iter().map(Relay::stop).unzip();
         join_all(withdrawals).await;
         self.discovery.stop().await;
-        for server in self.servers {
-            let _ = server.await;
-        }
-        drop(self.web);
+        drop(web);
         tokio::task::block_in_place(|| drop(servers));
     }
 }
 
 impl Relay {
-    fn start(
+    async fn start(
         folder: Option<&Path>,
         number: usize,
-        discovery: &str,
-        store: Arc<dyn Store>,
+        discovery: &Running,
         driver: DriverKind,
     ) -> Result<Self, Failure> {
         let key = keep_key(folder, &format!("relay-{number}"))?;
+        let store = Arc::clone(&discovery.store);
         let (newcomers, heard) = hints::channel();
-        let mut config = ServerConfig::new(key.clone(), (Ipv4Addr::LOCALHOST, 0).into());
-        config.driver = driver;
-        config.newcomers = Some(newcomers);
-        let server = Arc::new(Server::start(config).map_err(|error| other(&error))?);
-        let client = DiscoveryClient::new(
-            discovery,
-            Arc::new(TcpTransport::new()),
-            ClientOptions::default(),
-        )
-        .map_err(|error| other(&error))?;
+        let start = |port| {
+            let mut config = ServerConfig::new(key.clone(), (Ipv4Addr::LOCALHOST, port).into());
+            config.driver = driver;
+            config.newcomers = Some(newcomers.clone());
+            Server::start(config)
+        };
+        let kept = folder.map(|folder| folder.join(format!("relay-{number}.port")));
+        let server = on_kept_port(kept.as_deref(), start).await?;
+        let (server, client) = (Arc::new(server), discovery.ask());
         let config = RegistrationConfig {
             close_timeout: WITHDRAW_TIMEOUT,
             ..RegistrationConfig::new(key, server.local_addr().to_string())
@@ -286,30 +329,54 @@ impl Relay {
     }
 }
 
-async fn start_discovery(
-    folder: Option<&Path>,
-    port: Option<u16>,
-    key: PublicKey,
-) -> Result<Running, Failure> {
-    let store = discovery::open_store(folder.map(|f| f.join("discovery.redb")).as_deref())?;
-    let config =
-        DiscoveryConfig { test_mode: true, dmsg_key: Some(key), ..DiscoveryConfig::default() };
-    Running::start(config, store, Some(listen(port, DISCOVERY_PORT).await?))
+/// Starts a relay on the port that the file names, so that documents and clients from before a restart find it again. A
+/// process that was killed may hold its port for a moment longer; if somebody else has it, any port is taken.
+async fn on_kept_port(
+    kept: Option<&Path>,
+    start: impl Fn(u16) -> io::Result<Server>,
+) -> Result<Server, Failure> {
+    let last: Option<u16> =
+        kept.and_then(|path| fs::read_to_string(path).ok()?.trim().parse().ok());
+    let mut server = start(last.unwrap_or(0));
+    for _ in 0..PORT_TRIES_MAX {
+        if server.is_ok() || last.is_none() {
+            break;
+        }
+        tokio::time::sleep(PORT_RETRY).await;
+        server = start(last.unwrap_or(0));
+    }
+    let server = server.or_else(|_| start(0)).map_err(|error| other(&error))?;
+    if let Some(path) = kept {
+        let port = server.local_addr().port();
+        fs::write(path, port.to_string())
+            .map_err(|error| Failure::new(Exit::Write, format!("{}: {error}", path.display())))?;
+        if last.is_some_and(|last| last != port) {
+            tracing::warn!(port, "a relay's port of the last time is taken; its address is new");
+        }
+    }
+    Ok(server)
 }
 
-fn start_web(
-    folder: Option<&Path>,
-    discovery: &str,
-    driver: DriverKind,
-) -> Result<Client, Failure> {
-    let key = keep_key(folder, "web")?;
-    let client =
-        DiscoveryClient::new(discovery, Arc::new(TcpTransport::new()), ClientOptions::default())
-            .map_err(|error| other(&error))?;
-    let options = DirectoryOptions { all_servers: true, ..DirectoryOptions::default() };
-    let directory = HttpDirectory::new(Arc::new(client), key.clone(), options);
-    let config = ClientConfig { min_sessions: 0, driver, ..ClientConfig::new(key) };
-    Client::start(config, Arc::new(directory)).map_err(|error| other(&error))
+async fn start_discovery(args: &LocalArgs, key: PublicKey) -> Result<Running, Failure> {
+    let file = args.dir.as_ref().map(|folder| folder.join("discovery.redb"));
+    let store = discovery::open_store(file.as_deref())?;
+    let config =
+        DiscoveryConfig { test_mode: true, dmsg_key: Some(key), ..DiscoveryConfig::default() };
+    let listener = match args.dmsg_only {
+        true => None,
+        false => Some(listen(args.discovery_port, DISCOVERY_PORT).await?),
+    };
+    Running::start(config, store, listener)
+}
+
+/// Replaces the file as a whole.
+fn write_document(path: &Path, document: &crate::deployment::Services) -> Result<(), Failure> {
+    file::replace(path, services::file_text(document).as_bytes(), Access::Shared)
+        .map_err(|error| Failure::new(Exit::Write, format!("{}: {error}", path.display())))
+}
+
+fn dmsg_url(client: &Client) -> String {
+    format!("dmsg://{}:{DEFAULT_PORT}", client.public_key())
 }
 
 /// The asked-for port, or else the usual one, or else any.

@@ -12,12 +12,14 @@ mod discovery;
 mod exit;
 mod flags;
 mod hints;
+mod hosting;
 mod invocation;
 mod key;
 mod local;
 mod proxy;
 mod serve;
 mod server;
+mod service;
 mod up;
 
 use std::{ffi::OsString, io::IsTerminal, path::PathBuf, process::ExitCode};
@@ -52,6 +54,8 @@ enum Command {
     Server(server::ServerArgs),
     /// Run a discovery service.
     Discovery(discovery::DiscoveryArgs),
+    /// Run one of the other services of a deployment.
+    Service(Box<service::ServiceArgs>),
     /// Run a whole network in this process, on loopback.
     Local(local::LocalArgs),
     /// Run a config bootstrapper.
@@ -125,6 +129,7 @@ fn dispatch(command: Command, config: Option<PathBuf>) -> Result<(), Failure> {
         Command::Key(args) => key::run(args),
         Command::Server(args) => on_runtime(server::run(args)),
         Command::Discovery(args) => on_runtime(discovery::run(args)),
+        Command::Service(args) => on_runtime(service::run(*args)),
         Command::Local(args) => on_runtime(local::run(args)),
         Command::Conf(args) => on_runtime(conf::run(*args)),
         Command::Config(args) => on_runtime(deployment::run(*args)),

@@ -40,6 +40,14 @@ pub(super) struct ServeArgs {
     #[arg(long, value_name = "SECONDS", default_value_t = ANSWER_TIMEOUT.as_secs_f64())]
     answer_timeout: f64,
 
+    /// Bytes of a request's body that are taken; more is a 413.
+    #[arg(long, value_name = "BYTES", default_value_t = ServeConfig::default().body_max_bytes)]
+    max_body: u64,
+
+    /// Seconds that requests under way get to finish when this program is told to stop.
+    #[arg(long, value_name = "SECONDS", default_value_t = 10.0)]
+    drain: f64,
+
     /// DMSG port to listen on.
     #[arg(long, value_name = "PORT", default_value_t = crate::url::DEFAULT_PORT)]
     port: Port,
@@ -66,6 +74,7 @@ enum Offer {
 
 pub(super) async fn run(args: ServeArgs) -> Result<(), Failure> {
     let offer = offer(&args)?;
+    let drain = seconds("--drain", args.drain)?;
     let key = args.client.identity.given_or_fresh()?;
     let (engine, mut published) = args.client.start(key, Visibility::Published)?;
     let listener =
@@ -82,7 +91,11 @@ pub(super) async fn run(args: ServeArgs) -> Result<(), Failure> {
         writeln!(std::io::stdout(), "{url}").map_err(|error| Failure::stdout(&error))?;
         std::future::pending().await
     };
-    let config = ServeConfig::default();
+    let config = ServeConfig {
+        body_max_bytes: args.max_body,
+        shutdown_grace: drain,
+        ..ServeConfig::default()
+    };
     let served = serve(listener, service, config, Arc::new(ServeStats::default()), stop_signal());
     let result = tokio::select! {
         () = served => Ok(()),

@@ -1,15 +1,14 @@
-//! A token bucket for each DMSG key (`discovery.md §4.1`).
+//! A token bucket for each caller: a DMSG key (`discovery.md §4.1`), or whatever else names one.
 //!
 //! A bucket is one moment: when it would be full again, if nobody took more. So a bucket whose moment has passed
 //! says nothing and can be dropped; that is what bounds the map.
 
 use std::{
     collections::HashMap,
+    hash::Hash,
     sync::{Mutex, PoisonError},
     time::{Duration, Instant},
 };
-
-use dmsg_engine::identity::PublicKey;
 
 /// How fast one caller may ask.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -29,22 +28,28 @@ impl Default for RateLimit {
     }
 }
 
-pub(super) struct RateLimiter {
+/// The buckets of callers that are named by `K`.
+pub(crate) struct RateLimiter<K> {
     cost: Duration,
     capacity: Duration,
     callers_max: usize,
-    full_at: Mutex<HashMap<PublicKey, Instant>>,
+    full_at: Mutex<HashMap<K, Instant>>,
 }
 
-impl RateLimiter {
-    pub(super) fn new(limit: RateLimit) -> Self {
+impl<K: Eq + Hash + Copy> RateLimiter<K> {
+    pub(crate) fn new(limit: RateLimit) -> Self {
         let cost = Duration::from_secs(1) / limit.per_second.max(1);
-        let capacity = cost * limit.burst.max(1);
-        Self { cost, capacity, callers_max: limit.callers_max, full_at: Mutex::default() }
+        Self::one_each(cost, limit.burst, limit.callers_max)
+    }
+
+    /// One request in each `interval` in the long run, and `burst` at once.
+    pub(crate) fn one_each(interval: Duration, burst: u32, callers_max: usize) -> Self {
+        let capacity = interval * burst.max(1);
+        Self { cost: interval, capacity, callers_max, full_at: Mutex::default() }
     }
 
     /// Whether `caller` may ask at `now`; takes a token if so.
-    pub(super) fn admit(&self, caller: PublicKey, now: Instant) -> bool {
+    pub(crate) fn admit(&self, caller: K, now: Instant) -> bool {
         let mut buckets = self.full_at.lock().unwrap_or_else(PoisonError::into_inner);
         if buckets.len() >= self.callers_max && !buckets.contains_key(&caller) {
             buckets.retain(|_, full_at| *full_at > now);
@@ -62,7 +67,7 @@ impl RateLimiter {
     }
 
     /// Forgets the callers whose buckets are full.
-    pub(super) fn sweep(&self, now: Instant) {
+    pub(crate) fn sweep(&self, now: Instant) {
         let mut buckets = self.full_at.lock().unwrap_or_else(PoisonError::into_inner);
         buckets.retain(|_, full_at| *full_at > now);
     }
@@ -70,7 +75,7 @@ impl RateLimiter {
 
 #[cfg(test)]
 mod tests {
-    use dmsg_engine::identity::SecretKey;
+    use dmsg_engine::identity::{PublicKey, SecretKey};
 
     use super::*;
 
@@ -78,7 +83,7 @@ mod tests {
         SecretKey::from_seed(name.as_bytes()).public_key()
     }
 
-    fn admitted(limiter: &RateLimiter, name: &str, now: Instant) -> usize {
+    fn admitted(limiter: &RateLimiter<PublicKey>, name: &str, now: Instant) -> usize {
         (0..1000).filter(|_| limiter.admit(caller(name), now)).count()
     }
 

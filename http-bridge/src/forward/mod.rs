@@ -71,9 +71,10 @@ pub async fn forward<D: Dial>(
     shutdown: impl Future<Output = ()> + Send,
 ) {
     let limits = ServeConfig {
-        connections_max: config.connections_max,
-        // All of them come from this machine.
-        connections_per_key_max: config.connections_max,
+        // An HTTP tunnel keeps its place among the connections and has a bound of its own below; beyond that one, a program
+        // still gets an answer that says so. All of them come from this machine.
+        connections_max: config.connections_max.saturating_mul(2),
+        connections_per_key_max: config.connections_max.saturating_mul(2),
         head_max_bytes: 64 * 1024,
         is_proxy: true,
         ..ServeConfig::default()

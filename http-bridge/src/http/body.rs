@@ -76,6 +76,7 @@ impl ResponseBody {
         limits: BodyLimits,
         upgrade: Option<OnUpgrade>,
     ) -> Self {
+        conn.state().set_unread();
         let live = Some(Live { incoming, conn, is_reusable, sending, upgrade });
         let idle = Box::pin(sleep(limits.idle));
         let mut body = Self { live, limits, read_bytes: 0, idle, is_waiting: false };
@@ -107,7 +108,9 @@ impl ResponseBody {
         };
         let to = conn.to;
         let io = upgrade.await.map_err(|error| HttpError::from_hyper(to, error))?;
-        conn.state().hold();
+        if !conn.state().hold() {
+            return Err(HttpError::Reclaimed { to });
+        }
         Ok(Upgraded::new(io, conn))
     }
 
@@ -141,8 +144,15 @@ impl Body for ResponseBody {
         if live.upgrade.is_some() {
             return Poll::Ready(None);
         }
+        if !live.conn.state().set_busy() {
+            this.live = None;
+            return Poll::Ready(Some(Err(HttpError::Reclaimed { to })));
+        }
         let polled = Pin::new(&mut live.incoming).poll_frame(cx);
-        live.conn.state().progress.touch();
+        match &polled {
+            Poll::Pending => live.conn.state().set_waiting(this.limits.idle),
+            Poll::Ready(_) => live.conn.state().set_unread(),
+        }
         if let Some((deadline, after)) = this.limits.deadline
             && Instant::now() >= deadline
         {
@@ -220,6 +230,7 @@ impl Drop for ResponseBody {
 
 /// Reads the rest of a body nobody wants, within bounds, and keeps the stream if that works.
 async fn drain(mut live: Live) {
+    live.conn.state().set_busy();
     let rest = async {
         let mut drained = 0;
         loop {

@@ -15,7 +15,7 @@ use hyper_util::rt::TokioIo;
 use tokio::time::{Instant, timeout, timeout_at};
 
 use super::{
-    Dial, HttpError, Request, RequestBody, ResponseBody,
+    Dial, HttpError, POOL_IDLE_TIMEOUT, Request, RequestBody, ResponseBody, SERVER_IDLE_TIMEOUT,
     body::BodyLimits,
     pool::{Conn, Pool},
     request::SentBody,
@@ -59,6 +59,15 @@ pub struct HttpConfig {
     pub idle_per_destination_max: usize,
     /// Idle streams kept in all. Default 256.
     pub idle_max: usize,
+    /// What for, in the census of streams. Default `http`.
+    pub label: Arc<str>,
+    /// Requests that may wait for a stream when all are in use. Default 1024: as many again.
+    pub waiting_max: usize,
+    /// How long they may. Default 5 s.
+    pub wait_timeout: Duration,
+    /// When a stream is needed and all are in use, the response is given up that has lain unread for
+    /// longest, and for at least this long; `None`: none is. Default 250 ms.
+    pub unread_min_age: Option<Duration>,
     /// Streams in use at once. Default 1024: an eighth of a client's streams, so that one HTTP
     /// client cannot starve the rest of the process.
     pub streams_max: usize,
@@ -75,10 +84,14 @@ impl Default for HttpConfig {
             response_body_max_bytes: u64::MAX,
             head_max_bytes: 64 * 1024,
             headers_max: 100,
-            idle_timeout: Duration::from_secs(90),
+            idle_timeout: POOL_IDLE_TIMEOUT,
             abandoned_timeout: Duration::from_secs(300),
             idle_per_destination_max: 4,
             idle_max: 256,
+            label: "http".into(),
+            waiting_max: 1024,
+            wait_timeout: Duration::from_secs(5),
+            unread_min_age: Some(Duration::from_millis(250)),
             streams_max: 1024,
         }
     }
@@ -123,6 +136,14 @@ impl<D: Dial> HttpClient<D> {
     /// A client with its own limits.
     #[must_use]
     pub fn with_config(dial: D, config: HttpConfig) -> Self {
+        let mut config = config;
+        if config.idle_timeout >= SERVER_IDLE_TIMEOUT {
+            tracing::warn!(
+                asked = ?config.idle_timeout, used = ?POOL_IDLE_TIMEOUT,
+                "idle streams must be given up before servers close them"
+            );
+            config.idle_timeout = POOL_IDLE_TIMEOUT;
+        }
         let pool = Pool::new(config.clone());
         Self { inner: Arc::new(Inner { dial, config, pool }) }
     }
@@ -232,7 +253,7 @@ impl<D: Dial> HttpClient<D> {
     }
 
     async fn pooled(&self, to: Addr) -> Result<Option<Conn>, HttpError> {
-        while let Some(mut conn) = self.inner.pool.take(to)? {
+        while let Some(mut conn) = self.inner.pool.take(to).await? {
             if matches!(timeout(POOLED_READY_TIMEOUT, conn.sender.ready()).await, Ok(Ok(()))) {
                 return Ok(Some(conn));
             }
@@ -242,12 +263,13 @@ impl<D: Dial> HttpClient<D> {
 
     async fn connect(&self, to: Addr) -> Result<Conn, HttpError> {
         let Inner { dial, config, pool } = &*self.inner;
-        let lease = pool.lease()?;
+        let lease = pool.lease(to).await?;
         let after = config.connect_timeout;
-        let stream = timeout(after, dial.dial(to))
+        let stream = timeout(after, dial.dial_for(to, &config.label))
             .await
             .map_err(|_| HttpError::ConnectTimeout { to, after })?
             .map_err(|source| HttpError::Connect { to, source })?;
+        let below = D::usage(&stream);
         let (sender, connection) = http1::Builder::new()
             .title_case_headers(true)
             .max_buf_size(config.head_max_bytes.max(8 * 1024))
@@ -260,7 +282,7 @@ impl<D: Dial> HttpClient<D> {
                 tracing::debug!(%to, %error, "HTTP stream ended");
             }
         });
-        Ok(pool.conn(to, sender, task.abort_handle(), lease))
+        Ok(pool.conn(to, sender, task.abort_handle(), below, lease))
     }
 
     async fn exchange(

@@ -29,6 +29,8 @@ pub(crate) const CONTINUE_TIMEOUT: Duration = Duration::from_secs(1);
 const WAITING: u8 = 0;
 const OPEN: u8 = 1;
 const REFUSED: u8 = 2;
+/// Refused, and the response is over too: the connection can go.
+const CLOSED: u8 = 3;
 
 #[derive(Default)]
 struct Shared {
@@ -60,6 +62,13 @@ impl GateKeeper {
     pub(crate) fn refuse(&self) {
         self.0.decide(REFUSED);
     }
+
+    /// The response is over. A body that was refused ends with an error now, which closes its connection.
+    pub(crate) fn close(&self) {
+        if self.0.state.compare_exchange(REFUSED, CLOSED, SeqCst, SeqCst).is_ok() {
+            self.0.waker.wake();
+        }
+    }
 }
 
 /// Whether a request asks its peer before it sends its body.
@@ -85,12 +94,23 @@ pub(crate) fn open_on_continue<B>(request: &mut Request<B>, keeper: &GateKeeper)
     });
 }
 
+/// The peer answered without the body.
+#[derive(Debug, thiserror::Error)]
+#[error("the peer does not want the body")]
+pub(crate) struct Refused;
+
 impl Gate {
-    /// Ready when the body may be sent; never, if it may not.
-    pub(crate) fn poll_open(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+    /// Whether the body is not wanted.
+    pub(crate) fn is_refused(&self) -> bool {
+        self.shared.state.load(SeqCst) >= REFUSED
+    }
+
+    /// Ready when the body may be sent, or has to be given up; pending for as long as a refusal is being read.
+    pub(crate) fn poll_open(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Refused>> {
         self.shared.waker.register(cx.waker());
         match self.shared.state.load(SeqCst) {
-            OPEN => return Poll::Ready(()),
+            OPEN => return Poll::Ready(Ok(())),
+            CLOSED => return Poll::Ready(Err(Refused)),
             REFUSED => return Poll::Pending,
             _ => {}
         }

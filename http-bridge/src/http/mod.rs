@@ -11,6 +11,8 @@
 //! module adds what hyper leaves open: pooling, deadlines, limits, who the caller is, and the promise
 //! that a response body which nobody reads cannot hold a stream for ever.
 
+use std::time::Duration;
+
 mod body;
 mod builder;
 mod client;
@@ -37,6 +39,18 @@ pub use upgrade::Upgraded;
 
 /// An error of any kind, from the layer below.
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
+
+/// How long deployed clients let a stream be quiet (`wire.md §4.8`). The limits of idle connections
+/// derive from it, each side giving up before the next one does: pool < server < stream. Otherwise a
+/// client would write requests to streams that are being closed.
+pub const STREAM_IDLE_TIMEOUT: Duration = Duration::from_secs(120);
+
+/// How long a server keeps a connection without a request.
+pub const SERVER_IDLE_TIMEOUT: Duration =
+    STREAM_IDLE_TIMEOUT.saturating_sub(Duration::from_secs(5));
+
+/// How long a client keeps a stream for its next request: a slow line's worth below the server.
+pub const POOL_IDLE_TIMEOUT: Duration = SERVER_IDLE_TIMEOUT.saturating_sub(Duration::from_secs(25));
 
 /// What our clients call themselves.
 pub const USER_AGENT: &str = concat!("dmsg/", env!("CARGO_PKG_VERSION"));

@@ -7,29 +7,34 @@
 //!                     └──────────────▶ closed ◀─────────┘                closed ◀────┘
 //! ```
 //!
-//! A [`Conn`] is the guard: dropping it closes the stream, wherever it is. Each leased one knows its last
-//! progress, so a response body whose holder neither reads nor drops it is found and its stream
-//! reclaimed: at once when the client runs out of streams, else after `abandoned_timeout`.
-//! One timer task serves the whole pool and ends when the pool is empty.
+//! A [`Conn`] is the guard: dropping it closes the stream, wherever it is. Places are counted by the
+//! engine's [`StreamPool`], with limits of this client's own, and each use of a stream is told both to
+//! that pool and to the one below which the stream itself comes from. So a response body whose holder
+//! neither reads nor drops it is found and its stream reset: at once when a place is needed, here or
+//! below, else after `abandoned_timeout`. One timer task serves the whole pool and ends when the pool
+//! is empty.
 
 use std::{
     collections::HashMap,
-    sync::{
-        Arc, Mutex, MutexGuard, PoisonError, Weak,
-        atomic::{AtomicBool, Ordering::Relaxed},
-    },
+    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
     time::Duration,
 };
 
-use dmsg_engine::wire::Addr;
+use dmsg_engine::{
+    pool::{Holder, StreamLimits, StreamPermit, StreamPool, StreamUse},
+    wire::Addr,
+};
 use hyper::client::conn::http1::SendRequest;
-use tokio::{task::AbortHandle, time::Instant};
+use tokio::{
+    sync::oneshot,
+    task::AbortHandle,
+    time::{Instant, interval, timeout},
+};
 
 use super::{HttpConfig, HttpError, progress::Progress, request::SentBody};
 
-/// Under pressure, only responses without progress for this long are reclaimed: a reader that is
-/// merely slow must not lose its stream to a newcomer.
-const STALE_AFTER: Duration = Duration::from_secs(30);
+/// How often one who waits for a place looks whether an unread response has come of age.
+const PLACES_LOOK_INTERVAL: Duration = Duration::from_millis(50);
 
 /// The timer task looks at least this often.
 const SWEEP_INTERVAL_MAX: Duration = Duration::from_secs(5);
@@ -40,6 +45,8 @@ pub(super) struct Conn {
     pub(super) to: Addr,
     /// `None` while it is idle in the pool.
     lease: Option<Lease>,
+    /// The record of the stream in the layer below.
+    below: Option<Arc<StreamUse>>,
     pool: Weak<Pool>,
     task: AbortOnDrop,
 }
@@ -54,48 +61,49 @@ impl Drop for AbortOnDrop {
 
 /// One stream's place among `streams_max`, held from dial to close. Dropping it frees the place.
 pub(super) struct Lease {
-    id: u64,
-    state: Arc<LeaseState>,
-    pool: Weak<Pool>,
+    permit: StreamPermit,
+    state: Option<Arc<LeaseState>>,
 }
 
-impl Drop for Lease {
-    fn drop(&mut self) {
-        if let Some(pool) = self.pool.upgrade() {
-            lock(&pool.state).leases.remove(&self.id);
-        }
-    }
-}
-
-/// A leased stream: when it last made progress, and how to end it.
+/// A leased stream: when it last made progress, and who else is to know.
 pub(super) struct LeaseState {
     pub(super) progress: Progress,
-    reclaimed: AtomicBool,
-    /// An upgraded stream: nobody can say whether it is stale.
-    held: AtomicBool,
-    abort: Mutex<Option<AbortHandle>>,
+    usage: Arc<StreamUse>,
+    below: Option<Arc<StreamUse>>,
 }
 
 impl LeaseState {
-    /// Whether the pool took the stream back.
+    /// Whether a pool took the stream back.
     pub(super) fn is_reclaimed(&self) -> bool {
-        self.reclaimed.load(Relaxed)
+        self.uses().any(StreamUse::is_reclaimed)
     }
 
-    /// Exempts the stream from being reclaimed.
-    pub(super) fn hold(&self) {
-        self.held.store(true, Relaxed);
+    /// The holder works with the response. False if it was reclaimed.
+    pub(super) fn set_busy(&self) -> bool {
+        self.uses().all(StreamUse::set_busy)
     }
 
-    fn is_stale(&self, after: Duration) -> bool {
-        !self.held.load(Relaxed) && self.progress.last().elapsed() >= after
+    /// An upgraded stream: nobody can say whether it is stale, so it is never reclaimed.
+    pub(super) fn hold(&self) -> bool {
+        self.set_busy()
     }
 
-    fn reclaim(&self) {
-        self.reclaimed.store(true, Relaxed);
-        if let Some(abort) = lock(&self.abort).take() {
-            abort.abort();
+    /// The holder has the head, or a piece of the body, and more is there for it to fetch.
+    pub(super) fn set_unread(&self) {
+        for usage in self.uses() {
+            usage.set_unread();
         }
+    }
+
+    /// The holder waits for the next piece, and gives up after `patience` by itself.
+    pub(super) fn set_waiting(&self, patience: Duration) {
+        for usage in self.uses() {
+            usage.set_unread_after(patience);
+        }
+    }
+
+    fn uses(&self) -> impl Iterator<Item = &StreamUse> {
+        std::iter::once(&*self.usage).chain(self.below.as_deref())
     }
 }
 
@@ -109,49 +117,57 @@ struct State {
     /// Newest last.
     idle: HashMap<Addr, Vec<Idle>>,
     idle_count: usize,
-    /// Streams being opened or in use.
-    leases: HashMap<u64, Arc<LeaseState>>,
-    next_lease: u64,
     is_sweeping: bool,
 }
 
 /// The streams of one HTTP client.
 pub(super) struct Pool {
     config: HttpConfig,
+    places: StreamPool,
     state: Mutex<State>,
 }
 
 impl Pool {
     pub(super) fn new(config: HttpConfig) -> Arc<Self> {
-        Arc::new(Self { config, state: Mutex::default() })
+        let limits = StreamLimits {
+            total_max: config.streams_max,
+            per_destination_max: config.streams_max,
+            waiting_max: config.waiting_max,
+            waiting_per_destination_max: config.waiting_max,
+            unread_min_age: config.unread_min_age,
+        };
+        // Tokio's clock, so that tests can pass the time.
+        let places = StreamPool::with_clock(limits, Arc::new(|| Instant::now().into_std()));
+        Arc::new(Self { config, places, state: Mutex::default() })
     }
 
-    /// Reserves room for one more stream; reclaims the stalest unread response if there is none.
-    pub(super) fn lease(self: &Arc<Self>) -> Result<Lease, HttpError> {
-        let mut state = lock(&self.state);
+    /// Reserves room for one more stream, if need be that of the stalest unread response; waits for
+    /// it behind others as long as `wait_timeout`.
+    pub(super) async fn lease(self: &Arc<Self>, to: Addr) -> Result<Lease, HttpError> {
         let max = self.config.streams_max;
-        if state.leases.len() >= max {
-            let (id, stalest) = state
-                .leases
-                .iter()
-                .filter(|(_, lease)| lease.is_stale(STALE_AFTER))
-                .min_by_key(|(_, lease)| lease.progress.last())
-                .map(|(id, lease)| (*id, Arc::clone(lease)))
-                .ok_or(HttpError::StreamsExhausted { max })?;
-            stalest.reclaim();
-            state.leases.remove(&id);
+        let holder = Holder { label: Arc::clone(&self.config.label), destination: Some(to.key) };
+        let permit = match self.places.try_acquire(&holder) {
+            Ok(permit) => permit,
+            Err(_) => {
+                let turn = self.places.enqueue(holder);
+                let turn = turn.map_err(|_| HttpError::StreamsExhausted { max })?;
+                timeout(self.config.wait_timeout, self.wait(turn))
+                    .await
+                    .map_err(|_| HttpError::StreamsExhausted { max })?
+            }
+        };
+        self.sweep_soon(&mut lock(&self.state));
+        Ok(Lease { permit, state: None })
+    }
+
+    async fn wait(&self, mut turn: oneshot::Receiver<StreamPermit>) -> StreamPermit {
+        let mut look = interval(PLACES_LOOK_INTERVAL);
+        loop {
+            tokio::select! {
+                Ok(permit) = &mut turn => return permit,
+                _ = look.tick() => self.places.pump(),
+            }
         }
-        let id = state.next_lease;
-        state.next_lease += 1;
-        let lease = Arc::new(LeaseState {
-            progress: Progress::default(),
-            reclaimed: AtomicBool::new(false),
-            held: AtomicBool::new(false),
-            abort: Mutex::new(None),
-        });
-        state.leases.insert(id, Arc::clone(&lease));
-        self.sweep_soon(&mut state);
-        Ok(Lease { id, state: lease, pool: Arc::downgrade(self) })
     }
 
     /// Binds a new stream to its lease. `task` runs hyper's side of it.
@@ -160,37 +176,51 @@ impl Pool {
         to: Addr,
         sender: SendRequest<SentBody>,
         task: AbortHandle,
+        below: Option<Arc<StreamUse>>,
         lease: Lease,
     ) -> Conn {
-        let task = AbortOnDrop(task);
-        let mut conn = Conn { sender, to, lease: None, pool: Arc::downgrade(self), task };
+        if let Some(below) = &below {
+            // What hyper has buffered of a stream that is gone is of no use any more.
+            let task = task.clone();
+            below.on_reclaim(move |_| task.abort());
+        }
+        let (task, pool) = (AbortOnDrop(task), Arc::downgrade(self));
+        let mut conn = Conn { sender, to, lease: None, below, pool, task };
         conn.bind(lease);
         conn
     }
 
     /// The newest idle stream to `to`, leased again.
-    pub(super) fn take(self: &Arc<Self>, to: Addr) -> Result<Option<Conn>, HttpError> {
+    pub(super) async fn take(self: &Arc<Self>, to: Addr) -> Result<Option<Conn>, HttpError> {
         let mut dead = Vec::new();
         let found = {
             let mut state = lock(&self.state);
             loop {
                 let Some(idle) = state.pop_newest(to) else { break None };
-                if !idle.conn.sender.is_closed() && idle.since.elapsed() < self.config.idle_timeout
+                let is_ours = idle.conn.below.as_ref().is_none_or(|below| below.set_busy());
+                if is_ours
+                    && !idle.conn.sender.is_closed()
+                    && idle.since.elapsed() < self.config.idle_timeout
                 {
                     break Some(idle.conn);
                 }
                 dead.push(idle);
             }
         };
+        drop(dead);
         let Some(mut conn) = found else { return Ok(None) };
-        conn.bind(self.lease()?);
+        conn.bind(self.lease(to).await?);
         Ok(Some(conn))
     }
 
     fn put(self: &Arc<Self>, mut conn: Conn) {
-        let reclaimed = conn.lease.take().is_none_or(|lease| lease.state.is_reclaimed());
-        if conn.sender.is_closed() || reclaimed {
+        let is_reclaimed = conn.state().is_reclaimed();
+        conn.lease = None;
+        if conn.sender.is_closed() || is_reclaimed {
             return;
+        }
+        if let Some(below) = &conn.below {
+            below.set_idle();
         }
         let mut evicted = Vec::new();
         let mut state = lock(&self.state);
@@ -220,8 +250,7 @@ impl Pool {
 
     /// Idle and leased streams.
     pub(super) fn counts(&self) -> (usize, usize) {
-        let state = lock(&self.state);
-        (state.idle_count, state.leases.len())
+        (lock(&self.state).idle_count, self.places.used_count())
     }
 
     fn sweep_soon(self: &Arc<Self>, state: &mut State) {
@@ -245,15 +274,11 @@ impl Pool {
                 expired.extend(state.pop_oldest(to));
             }
         }
-        for lease in state.leases.values().filter(|lease| !lease.is_reclaimed()) {
-            if lease.is_stale(self.config.abandoned_timeout) {
-                lease.reclaim();
-            }
-        }
-        let goes_on = state.idle_count > 0 || !state.leases.is_empty();
+        let goes_on = state.idle_count > 0 || self.places.used_count() > 0;
         state.is_sweeping = goes_on;
         drop(state);
         drop(expired);
+        self.places.reclaim_stale(self.config.abandoned_timeout);
         goes_on
     }
 }
@@ -301,14 +326,25 @@ impl State {
 }
 
 impl Conn {
-    fn bind(&mut self, lease: Lease) {
-        *lock(&lease.state.abort) = Some(self.task.0.clone());
+    fn bind(&mut self, mut lease: Lease) {
+        let usage = Arc::clone(lease.permit.usage());
+        let (task, below) = (self.task.0.clone(), self.below.clone());
+        usage.on_reclaim(move |_| {
+            // A reset, so that neither port nor relay wait for the peer's end.
+            if let Some(below) = below {
+                below.reclaim();
+            }
+            task.abort();
+        });
+        let below = self.below.clone();
+        lease.state = Some(Arc::new(LeaseState { progress: Progress::default(), usage, below }));
         self.lease = Some(lease);
     }
 
     /// The record of the exchange under way.
     pub(super) fn state(&self) -> &Arc<LeaseState> {
-        &self.lease.as_ref().expect("only the pool holds streams without a lease").state
+        let state = self.lease.as_ref().and_then(|lease| lease.state.as_ref());
+        state.expect("only the pool holds streams without a lease")
     }
 
     /// Ends the lease and keeps the stream for the next request.

@@ -206,7 +206,7 @@ impl Body for SentBody {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         if let Some(gate) = &mut self.gate {
-            ready!(gate.poll_open(cx));
+            ready!(gate.poll_open(cx))?;
             self.gate = None;
         }
         let frame = match &mut self.body {

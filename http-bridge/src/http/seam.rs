@@ -4,12 +4,14 @@ use std::{
     future::Future,
     hash::Hash,
     net::{IpAddr, SocketAddr},
+    sync::Arc,
     time::Duration,
 };
 
 use dmsg_engine::{
-    client::{Client, Listener, Stream},
+    client::{Client, DialOptions, Listener, Stream},
     identity::PublicKey,
+    pool::StreamUse,
     wire::Addr,
 };
 use http::Extensions;
@@ -30,6 +32,23 @@ pub trait Dial: Send + Sync + 'static {
 
     /// Opens a stream. Dropping the future gives up the attempt.
     fn dial(&self, to: Addr) -> impl Future<Output = Result<Self::Stream, BoxError>> + Send;
+
+    /// The same, saying what for; [`Client::census`] shows it.
+    fn dial_for(
+        &self,
+        to: Addr,
+        label: &Arc<str>,
+    ) -> impl Future<Output = Result<Self::Stream, BoxError>> + Send {
+        let _ = label;
+        self.dial(to)
+    }
+
+    /// Where the layer below learns how a stream is used, if it wants to know: it may take back one
+    /// whose data lies unread.
+    fn usage(stream: &Self::Stream) -> Option<Arc<StreamUse>> {
+        let _ = stream;
+        None
+    }
 }
 
 /// Accepts streams.
@@ -49,7 +68,7 @@ pub trait Accept: Send + 'static {
 /// Who is at the other end of an accepted stream.
 pub trait Peer: Clone + Send + Sync + 'static {
     /// What limits per caller count by.
-    type Id: Eq + Hash + Copy + Send + 'static;
+    type Id: Eq + Hash + Copy + Send + Unpin + 'static;
 
     /// The caller.
     fn id(&self) -> Self::Id;
@@ -100,6 +119,15 @@ impl Dial for Client {
 
     async fn dial(&self, to: Addr) -> Result<Stream, BoxError> {
         Ok(Self::dial(self, to).await?)
+    }
+
+    async fn dial_for(&self, to: Addr, label: &Arc<str>) -> Result<Stream, BoxError> {
+        let options = DialOptions { label: Arc::clone(label), ..DialOptions::default() };
+        Ok(self.dial_with(to, options).await?)
+    }
+
+    fn usage(stream: &Stream) -> Option<Arc<StreamUse>> {
+        Some(stream.usage())
     }
 }
 

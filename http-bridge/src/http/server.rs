@@ -1,9 +1,10 @@
 //! HTTP/1.1 on accepted streams (`dmsg-http.md §4`).
 //!
-//! [`serve`] runs an axum router (or any tower service of that shape) on whatever an [`Accept`]
-//! yields. It keeps the limits: connections in all and per key, time and size of a request's head,
-//! time between requests, time without progress of a body or a reply. A handler finds in the
-//! request's extensions who is calling: [`CallerKey`], authenticated by the stream's handshake, and the
+//! [`serve`] runs an axum router (or any tower service of requests) on whatever an [`Accept`]
+//! yields. It keeps the limits: connections in all and per key, time and size of a request's head, time, rate and size of
+//! its body, time between requests, time without progress of a reply. Requests that two parsers could read in two ways are
+//! refused (`framing.rs`). A handler may switch protocols (web sockets); its stream keeps its place among the connections. It
+//! finds in the request's extensions who is calling: [`CallerKey`], authenticated by the stream's handshake, and the
 //! caller's address. A handler that panics answers 500 and harms nobody else.
 //!
 //! Limits are per connection; HTTP/1.1 runs one request at a time on it, so a bound on connections
@@ -19,8 +20,10 @@ use std::{
 };
 
 use axum::body::Body;
+use bytes::Bytes;
 use futures_util::FutureExt;
-use http::{HeaderValue, Request, Response, StatusCode, Version, header};
+use http::{HeaderValue, Method, Request, Response, StatusCode, Version, header};
+use http_body::Body as HttpBody;
 use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::TokioIo;
 use tokio::{
@@ -31,10 +34,10 @@ use tokio_util::sync::CancellationToken;
 use tower::{Service, ServiceExt};
 
 use self::{
-    admission::Admission,
-    clock::{Clock, Clocked, ClockedBody},
+    admission::{Admission, Permit},
+    clock::{Clock, Clocked, ClockedBody, TOO_LARGE},
 };
-use super::{Accept, Peer};
+use super::{Accept, BoxError, Peer, expect};
 
 pub use self::admission::ServeStats;
 pub use crate::discovery::CallerKey;
@@ -51,11 +54,14 @@ pub struct ServeConfig {
     /// Without progress of a request body that is being read, or of a reply that is being
     /// written. Default 30 s.
     pub stall_timeout: Duration,
-    /// For requests under way at shutdown. Default 2 s.
+    /// For requests under way at shutdown; upgraded streams end as soon as these are done. Default 2 s.
     pub shutdown_grace: Duration,
     /// Bytes of a request's head. Default 16 KiB.
     pub head_max_bytes: usize,
-    /// Connections at once. Default 1024.
+    /// Bytes of a request's body. Default 1 GiB: bodies stream, so this bounds no memory, only how long one caller can keep a
+    /// handler busy. Extractors of axum keep their own limit, 2 MiB.
+    pub body_max_bytes: u64,
+    /// Connections at once, upgraded ones included. Default 1024.
     pub connections_max: usize,
     /// Connections of one key at once. Default 64, so that sixteen keys are needed to fill a server.
     pub connections_per_key_max: usize,
@@ -68,10 +74,11 @@ impl Default for ServeConfig {
     fn default() -> Self {
         Self {
             head_timeout: Duration::from_secs(30),
-            idle_timeout: Duration::from_secs(115),
+            idle_timeout: super::SERVER_IDLE_TIMEOUT,
             stall_timeout: Duration::from_secs(30),
             shutdown_grace: Duration::from_secs(2),
             head_max_bytes: 16 * 1024,
+            body_max_bytes: 1 << 30,
             connections_max: 1024,
             connections_per_key_max: 64,
             is_proxy: false,
@@ -81,7 +88,7 @@ impl Default for ServeConfig {
 
 /// Serves until `shutdown` ends or no further stream can come; then lets running requests finish
 /// within the grace. `stats` counts along and may be shared with a status page.
-pub async fn serve<A, S>(
+pub async fn serve<A, S, B>(
     mut accept: A,
     service: S,
     config: ServeConfig,
@@ -89,16 +96,17 @@ pub async fn serve<A, S>(
     shutdown: impl Future<Output = ()> + Send,
 ) where
     A: Accept,
-    S: Service<Request<Body>, Response = Response<Body>, Error = Infallible>
+    S: Service<Request<Body>, Response = Response<B>, Error: Into<BoxError>>
         + Clone
         + Send
         + Sync
         + 'static,
     S::Future: Send,
+    B: HttpBody<Data = Bytes, Error: Into<BoxError>> + Send + 'static,
 {
     let config = Arc::new(config);
     let admission = Admission::new(&config, Arc::clone(&stats));
-    let stop = CancellationToken::new();
+    let (stop, cut) = (CancellationToken::new(), CancellationToken::new());
     let mut connections = JoinSet::new();
     let mut shutdown = pin!(shutdown);
     loop {
@@ -124,12 +132,10 @@ pub async fn serve<A, S>(
             stats: Arc::clone(&stats),
             remote,
             stop: stop.clone(),
+            cut: cut.clone(),
         };
         let service = service.clone();
-        connections.spawn(async move {
-            connection.run(stream, service).await;
-            drop(permit);
-        });
+        connections.spawn(connection.run(stream, service, permit));
     }
     // The port is free for a successor as soon as we stop.
     drop(accept);
@@ -138,6 +144,7 @@ pub async fn serve<A, S>(
     if tokio::time::timeout(config.shutdown_grace, all_done).await.is_err() {
         tracing::info!("requests were cut at shutdown: they took longer than the grace");
     }
+    cut.cancel();
 }
 
 struct Connection<P> {
@@ -145,39 +152,57 @@ struct Connection<P> {
     stats: Arc<ServeStats>,
     remote: P,
     stop: CancellationToken,
+    /// Ends upgraded streams.
+    cut: CancellationToken,
 }
 
 impl<P: Peer> Connection<P> {
-    async fn run<T, S>(self, stream: T, service: S)
+    async fn run<T, S, B>(self, stream: T, service: S, permit: Permit<P::Id>)
     where
         T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-        S: Service<Request<Body>, Response = Response<Body>, Error = Infallible>
+        S: Service<Request<Body>, Response = Response<B>, Error: Into<BoxError>>
             + Clone
             + Send
             + Sync
             + 'static,
         S::Future: Send,
+        B: HttpBody<Data = Bytes, Error: Into<BoxError>> + Send + 'static,
     {
         let clock = Clock::new(&self.config);
         let (stats, remote) = (Arc::clone(&self.stats), self.remote.clone());
-        let (stall_timeout, is_proxy) = (self.config.stall_timeout, self.config.is_proxy);
+        let (body_max_bytes, is_proxy) = (self.config.body_max_bytes, self.config.is_proxy);
         let service = service_fn(|request: Request<Incoming>| {
             let (service, clock) = (service.clone(), clock.clone());
             let (stats, remote) = (Arc::clone(&stats), remote.clone());
             async move {
                 let in_request = clock.begin_request();
                 stats.note_request();
-                let request = request.map(|body| Body::new(ClockedBody::new(body, stall_timeout)));
-                let checked = check_request(&request, clock.saw_two_lengths(), is_proxy);
-                let response = respond(service, request, remote, &stats, checked).await;
+                let bound = |body| ClockedBody::new(body, clock.clone(), body_max_bytes);
+                let request = request.map(|body| Body::new(bound(body)));
+                let checked = check_request(&request, clock.ambiguity(), is_proxy)
+                    .and_then(|()| check_size(&request, body_max_bytes));
+                let expects = expect::asks_first(request.headers());
+                let mut response = match checked {
+                    Ok(()) => respond(service, request, remote, &stats, &clock).await,
+                    Err((status, why)) => {
+                        stats.note_rejected();
+                        refuse(status, why)
+                    }
+                };
+                // Refused before its body: whether that still comes is not known (RFC 9110 §10.1.1).
+                if expects && !clock.is_body_asked() {
+                    let close = HeaderValue::from_static("close");
+                    response.headers_mut().insert(header::CONNECTION, close);
+                }
                 Ok::<_, Infallible>(response.map(|body| in_request.until_sent(body)))
             }
         });
+        let stream = Clocked::new(stream, clock.clone(), self.cut.clone(), permit);
         let connection = http1::Builder::new()
             .max_buf_size(self.config.head_max_bytes.max(8 * 1024))
             // The clock keeps this limit, since it tells a head that comes slowly from no request at all.
             .header_read_timeout(None)
-            .serve_connection(TokioIo::new(Clocked::new(stream, clock.clone())), service)
+            .serve_connection(TokioIo::new(stream), service)
             .with_upgrades();
         let mut connection = pin!(connection);
         let ended = tokio::select! {
@@ -198,24 +223,44 @@ impl<P: Peer> Connection<P> {
     }
 }
 
-/// Runs the service on a request that is unambiguous; a panic becomes a 500.
-async fn respond<S, P: Peer>(
+/// Runs the service on a request; an error or a panic becomes a 500.
+async fn respond<S, B, P: Peer>(
     service: S,
     mut request: Request<Body>,
     remote: P,
     stats: &ServeStats,
-    checked: Result<(), &'static str>,
+    clock: &Clock,
 ) -> Response<Body>
 where
-    S: Service<Request<Body>, Response = Response<Body>, Error = Infallible>,
+    S: Service<Request<Body>, Response = Response<B>, Error: Into<BoxError>>,
+    B: HttpBody<Data = Bytes, Error: Into<BoxError>> + Send + 'static,
 {
-    if let Err(why) = checked {
-        stats.note_rejected();
-        return refuse(StatusCode::BAD_REQUEST, why);
-    }
     remote.introduce(request.extensions_mut());
+    let is_connect = request.method() == Method::CONNECT;
+    let asks_upgrade = request.headers().contains_key(header::UPGRADE);
     match AssertUnwindSafe(service.oneshot(request)).catch_unwind().await {
-        Ok(Ok(response)) => response,
+        Ok(Ok(response)) => {
+            let status = response.status();
+            if status == StatusCode::SWITCHING_PROTOCOLS {
+                if !asks_upgrade {
+                    tracing::error!("a handler switched protocols, and nobody asked; answered 500");
+                    return refuse(StatusCode::INTERNAL_SERVER_ERROR, "the service failed\n");
+                }
+                clock.upgrade();
+            } else if is_connect && status.is_success() {
+                clock.upgrade();
+            } else if status.as_u16() >= 400
+                && let Some((status, why)) = clock.body_problem()
+            {
+                return refuse(status, why);
+            }
+            response.map(Body::new)
+        }
+        Ok(Err(error)) => {
+            let error: BoxError = error.into();
+            tracing::error!(caller = %remote.label(), %error, "a service failed; answered 500");
+            refuse(StatusCode::INTERNAL_SERVER_ERROR, "the service failed\n")
+        }
         Err(_) => {
             stats.note_panic();
             tracing::error!(caller = %remote.label(), "a handler panicked; answered 500");
@@ -227,27 +272,35 @@ where
 /// What hyper lets pass but two parsers could read in two ways (RFC 9112 §3.2, §6.3).
 fn check_request(
     request: &Request<Body>,
-    has_two_lengths: bool,
+    ambiguity: Option<&'static str>,
     is_proxy: bool,
-) -> Result<(), &'static str> {
+) -> Result<(), (StatusCode, &'static str)> {
+    let bad = |why| Err((StatusCode::BAD_REQUEST, why));
     let headers = request.headers();
     let mut hosts = headers.get_all(header::HOST).iter();
     let host = hosts.next();
     if hosts.next().is_some() {
-        return Err("more than one Host header\n");
+        return bad("more than one Host header\n");
     }
     if host.is_none() && request.version() >= Version::HTTP_11 {
-        return Err("no Host header\n");
+        return bad("no Host header\n");
     }
-    // hyper has removed one of them by now.
-    if has_two_lengths {
-        return Err("both Transfer-Encoding and Content-Length\n");
+    if let Some(why) = ambiguity {
+        return bad(why);
     }
     if let (Some(authority), Some(host)) = (request.uri().authority(), host)
         && !is_proxy
         && !authority.as_str().as_bytes().eq_ignore_ascii_case(host.as_bytes())
     {
-        return Err("the Host header differs from the request target\n");
+        return bad("the Host header differs from the request target\n");
+    }
+    Ok(())
+}
+
+/// A body that states a length above the bound is not waited for.
+fn check_size(request: &Request<Body>, max_bytes: u64) -> Result<(), (StatusCode, &'static str)> {
+    if request.body().size_hint().lower() > max_bytes {
+        return Err((StatusCode::PAYLOAD_TOO_LARGE, TOO_LARGE));
     }
     Ok(())
 }

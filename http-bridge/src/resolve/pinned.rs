@@ -4,6 +4,7 @@ use std::sync::{Arc, OnceLock};
 
 use dmsg_engine::{
     client::{Client, Stream, WeakClient},
+    pool::StreamUse,
     wire::Addr,
 };
 
@@ -20,15 +21,26 @@ impl LateClient {
     pub fn set(&self, client: &Client) {
         let _ = self.0.set(client.downgrade());
     }
+
+    fn client(&self) -> Result<Client, BoxError> {
+        let client = self.0.get().ok_or("the client is still starting")?;
+        Ok(client.upgrade().ok_or("the client is closed")?)
+    }
 }
 
 impl Dial for LateClient {
     type Stream = Stream;
 
     async fn dial(&self, to: Addr) -> Result<Stream, BoxError> {
-        let client = self.0.get().ok_or("the client is still starting")?;
-        let client = client.upgrade().ok_or("the client is closed")?;
-        Dial::dial(&client, to).await
+        Dial::dial(&self.client()?, to).await
+    }
+
+    async fn dial_for(&self, to: Addr, label: &Arc<str>) -> Result<Stream, BoxError> {
+        self.client()?.dial_for(to, label).await
+    }
+
+    fn usage(stream: &Stream) -> Option<Arc<StreamUse>> {
+        Client::usage(stream)
     }
 }
 
@@ -45,15 +57,29 @@ impl PinnedDial {
     pub fn new(client: LateClient, map: Arc<StaticMap>) -> Self {
         Self { client, map }
     }
+
+    fn check(&self, to: Addr) -> Result<(), BoxError> {
+        if self.map.is_pinned(&to.key) {
+            return Ok(());
+        }
+        Err(format!("{} is no service of this deployment", to.key).into())
+    }
 }
 
 impl Dial for PinnedDial {
     type Stream = Stream;
 
     async fn dial(&self, to: Addr) -> Result<Stream, BoxError> {
-        if !self.map.is_pinned(&to.key) {
-            return Err(format!("{} is no service of this deployment", to.key).into());
-        }
+        self.check(to)?;
         self.client.dial(to).await
+    }
+
+    async fn dial_for(&self, to: Addr, label: &Arc<str>) -> Result<Stream, BoxError> {
+        self.check(to)?;
+        self.client.dial_for(to, label).await
+    }
+
+    fn usage(stream: &Stream) -> Option<Arc<StreamUse>> {
+        Client::usage(stream)
     }
 }

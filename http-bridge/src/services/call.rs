@@ -11,7 +11,6 @@ use bytes::Bytes;
 use dmsg_engine::identity::{PublicKey, SecretKey, Signature};
 use http::{Method, Request, Response, StatusCode, header};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
-use tokio::time::Instant;
 
 use super::{ServiceError, auth::NonceQueue};
 use crate::transport::{HttpTransport, Limits};
@@ -124,25 +123,29 @@ impl Caller {
     }
 
     /// One exchange; a short wait that the answer asks for is kept, once.
-    pub(super) async fn exchange(
+    async fn exchange(
+        &self,
+        request: Request<Bytes>,
+        body_max_bytes: usize,
+    ) -> Result<Response<Bytes>, ServiceError> {
+        let answer = self.exchange_once(request.clone(), body_max_bytes).await?;
+        match short_wait(&answer) {
+            None => Ok(answer),
+            Some(wait) => {
+                tokio::time::sleep(wait).await;
+                self.exchange_once(request, body_max_bytes).await
+            }
+        }
+    }
+
+    /// One exchange and no more.
+    pub(super) async fn exchange_once(
         &self,
         request: Request<Bytes>,
         body_max_bytes: usize,
     ) -> Result<Response<Bytes>, ServiceError> {
         let limits = Limits { timeout: self.0.options.exchange_timeout, body_max_bytes };
-        let answer = self.0.transport.exchange(request.clone(), limits).await?;
-        let is_busy = matches!(
-            answer.status(),
-            StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE
-        );
-        let wait = is_busy.then(|| ServiceError::of(&answer).retry_after()).flatten();
-        match wait.filter(|wait| *wait <= RETRY_AFTER_MAX) {
-            None => Ok(answer),
-            Some(wait) => {
-                tokio::time::sleep_until(Instant::now() + wait).await;
-                Ok(self.0.transport.exchange(request, limits).await?)
-            }
-        }
+        Ok(self.0.transport.exchange(request, limits).await?)
     }
 
     /// A GET whose answer is JSON.
@@ -180,6 +183,14 @@ impl Caller {
     pub async fn health(&self) -> Result<Health, ServiceError> {
         self.get("/health", SMALL_BYTES_MAX).await
     }
+}
+
+/// The wait that a 429 or 503 asks for, if it is short enough to be waited out within the call.
+pub(super) fn short_wait(answer: &Response<Bytes>) -> Option<Duration> {
+    let is_busy =
+        matches!(answer.status(), StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE);
+    let wait = is_busy.then(|| ServiceError::of(answer).retry_after()).flatten();
+    wait.filter(|wait| *wait <= RETRY_AFTER_MAX)
 }
 
 /// The health page of a service (`services.md §2`); what is absent stays empty.

@@ -70,6 +70,32 @@ where
     Err(IpError::NoAgreement { answers, failed })
 }
 
+/// Whether an address can be reached from anywhere: neither private, nor local to a link or a machine, nor reserved.
+pub(super) fn is_public(address: IpAddr) -> bool {
+    match address.to_canonical() {
+        IpAddr::V4(v4) => {
+            let [a, b, c, _] = v4.octets();
+            let is_shared = a == 100 && (64..128).contains(&b);
+            let is_assigned = (a, b, c) == (192, 0, 0);
+            let is_benchmark = a == 198 && (b == 18 || b == 19);
+            let is_odd =
+                v4.is_unspecified() || v4.is_loopback() || v4.is_broadcast() || v4.is_multicast();
+            !(v4.is_private()
+                || v4.is_link_local()
+                || is_shared
+                || is_assigned
+                || is_benchmark
+                || is_odd)
+                && a != 0
+                && a < 240
+        }
+        IpAddr::V6(v6) => {
+            // What is given out is 2000::/3.
+            v6.segments()[0] & 0xe000 == 0x2000
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use dmsg_engine::identity::SecretKey;
@@ -99,6 +125,35 @@ mod tests {
         assert!(
             matches!(failed, Err(IpError::NoAgreement { answers, failed: 1 }) if answers.len() == 2)
         );
+    }
+
+    #[test]
+    fn public_addresses_are_told_from_others() {
+        for text in ["203.0.113.7", "8.8.8.8", "100.63.0.1", "2001:db8::1", "::ffff:8.8.8.8"] {
+            assert!(text.parse().is_ok_and(is_public), "{text}");
+        }
+        for text in [
+            "10.0.0.1",
+            "172.16.0.1",
+            "192.168.1.1",
+            "127.0.0.1",
+            "169.254.1.1",
+            "100.64.0.1",
+            "0.0.0.0",
+            "0.1.2.3",
+            "198.18.0.1",
+            "224.0.0.1",
+            "240.0.0.1",
+            "255.255.255.255",
+            "::1",
+            "fe80::1",
+            "fd00::1",
+            "::",
+            "ff02::1",
+            "::ffff:10.0.0.1",
+        ] {
+            assert!(text.parse().is_ok_and(|address| !is_public(address)), "{text}");
+        }
     }
 
     #[tokio::test]

@@ -51,6 +51,11 @@ impl Running {
         Self { child, stdout }
     }
 
+    /// Its process.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
     /// The next line of its stdout.
     pub fn line(&mut self) -> String {
         let mut line = String::new();

@@ -38,7 +38,7 @@ fn client() -> HttpClient<PipeDial> {
 async fn json_text_forms_and_queries_go_both_ways() {
     let client = client();
     let sent = json!({"a": [1, 2]});
-    let reply = client.post(&url("/json")).json(&sent).send().await.unwrap();
+    let reply = client.post(url("/json")).json(&sent).send().await.unwrap();
     assert_eq!(reply.headers()["content-type"], "application/json");
     assert_eq!(reply.json::<Value>().await.unwrap(), json!({"got": sent}));
 

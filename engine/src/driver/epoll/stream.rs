@@ -71,7 +71,12 @@ impl<M: Machine> Driver<M> {
                 count += 1;
             }
             let socket = SockRef::from(&conn.stream);
-            match socket.send_vectored_with_flags(&pieces[..count], libc::MSG_NOSIGNAL) {
+            let sent = match &pieces[..count] {
+                // No message to copy and check, and most sends of a chatty connection are like this.
+                [only] => socket.send_with_flags(only, libc::MSG_NOSIGNAL),
+                pieces => socket.send_vectored_with_flags(pieces, libc::MSG_NOSIGNAL),
+            };
+            match sent {
                 Ok(len) => queue.advance(len),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => conn.writable = false,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}

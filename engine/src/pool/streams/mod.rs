@@ -245,6 +245,19 @@ impl StreamPool {
         }
     }
 
+    /// Takes back every stream that has been unread for at least `age`, and every idle one, whether
+    /// there is room or not.
+    pub fn reclaim_stale(&self, age: Duration) {
+        let limits = StreamLimits { unread_min_age: Some(age), ..self.0.limits.clone() };
+        let now = self.0.now();
+        loop {
+            let victim = self.lock().victim(None, Scope::Total, &limits, now);
+            let Some(victim) = victim else { break };
+            victim.fire();
+        }
+        self.pump();
+    }
+
     /// Takes back the stalest abandoned stream that is tagged `tag`. False if there is none.
     pub fn reclaim_tagged(&self, tag: u64) -> bool {
         let now = self.0.now();
@@ -363,11 +376,15 @@ impl StreamUse {
 
     /// The holder made progress, and more is there for it. False if it was reclaimed before.
     pub fn set_unread(&self) -> bool {
-        let set = self.set(UNREAD);
-        if set && !self.queued.swap(true, Ordering::SeqCst) {
-            self.pool.lock().queue(self);
-        }
-        set
+        self.set(UNREAD) && self.queue_once()
+    }
+
+    /// The holder waits for data and will look again after `patience` at the latest; if it does not,
+    /// the stream counts as unread from then on. False if it was reclaimed before.
+    pub fn set_unread_after(&self, patience: Duration) -> bool {
+        let patience = u64::try_from(patience.as_micros()).unwrap_or(TIME_MAX);
+        let since = self.pool.0.now().saturating_add(patience).min(TIME_MAX);
+        self.set_at(UNREAD, since) && self.queue_once()
     }
 
     /// The stream is kept for later use only. False if it was reclaimed before.
@@ -423,8 +440,20 @@ impl StreamUse {
         unpack(self.state.load(Ordering::SeqCst))
     }
 
+    /// Puts it among the candidates, if it is not there. Always true.
+    fn queue_once(&self) -> bool {
+        if !self.queued.swap(true, Ordering::SeqCst) {
+            self.pool.lock().queue(self);
+        }
+        true
+    }
+
     fn set(&self, state: u64) -> bool {
-        let next = pack(state, self.pool.0.now());
+        self.set_at(state, self.pool.0.now())
+    }
+
+    fn set_at(&self, state: u64, since: u64) -> bool {
+        let next = pack(state, since);
         self.state
             .fetch_update(Ordering::SeqCst, Ordering::SeqCst, |word| {
                 (unpack(word).0 != RECLAIMED).then_some(next)

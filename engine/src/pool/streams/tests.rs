@@ -170,6 +170,29 @@ fn a_waiter_is_served_from_what_comes_of_age() {
 }
 
 #[test]
+fn a_holder_that_waits_is_spared_until_its_own_time_is_over() {
+    let (pool, time) = pool(limits(1, 1));
+    let held = fill(&pool, 1, 1);
+    held[0].usage().set_unread_after(Duration::from_secs(30));
+    pass(&time, 30_200);
+    assert!(pool.try_acquire(&holder(1)).is_err());
+    pass(&time, 50);
+    assert!(pool.try_acquire(&holder(1)).is_ok());
+}
+
+#[test]
+fn stale_streams_are_taken_back_without_need_too() {
+    let (pool, time) = pool(limits(3, 3));
+    let held = fill(&pool, 1, 3);
+    held[0].usage().set_unread();
+    pass(&time, 1000);
+    held[1].usage().set_unread();
+    pool.reclaim_stale(Duration::from_secs(1));
+    let reclaimed: Vec<_> = held.iter().map(|permit| permit.usage().is_reclaimed()).collect();
+    assert_eq!(reclaimed, [true, false, false]);
+}
+
+#[test]
 fn streams_of_one_tag_are_reclaimed_apart() {
     let (pool, time) = pool(limits(3, 3));
     let held = fill(&pool, 1, 3);
@@ -199,12 +222,12 @@ fn a_census_says_who_holds_how_much_since_when() {
 #[test]
 fn two_hundred_thousand_leaks_reclaim_each_other_and_count_to_zero() {
     let (pool, time) = pool(limits(1000, 1000));
-    let mut leaked = Vec::new();
+    let (mut leaked, holder) = (Vec::new(), holder(1));
     for round in 0..200_000 {
         if round % 100 == 0 {
             pass(&time, 26);
         }
-        let permit = pool.try_acquire(&holder(1)).unwrap();
+        let permit = pool.try_acquire(&holder).unwrap();
         permit.usage().set_unread();
         leaked.push(permit);
     }

@@ -10,6 +10,7 @@ use dmsg_engine::{client::Client, identity::PublicKey, server::Server};
 use http::header;
 use serde::Serialize;
 
+use super::services::LocalService;
 use crate::{
     cli::flags::driver_name,
     discovery::{
@@ -17,6 +18,8 @@ use crate::{
         store::{ClientFilter, Store},
     },
     http::server::ServeStats,
+    service::ServiceKind,
+    services::host::Service,
     url::DEFAULT_PORT,
 };
 
@@ -25,12 +28,55 @@ use crate::{
 pub(super) struct Sources {
     pub(super) relays: Vec<Arc<Server>>,
     pub(super) store: Arc<dyn Store>,
-    pub(super) discovery_address: SocketAddr,
+    pub(super) discovery_http: Option<SocketAddr>,
     pub(super) discovery_client: Option<Client>,
+    pub(super) services: Vec<Source>,
     pub(super) web: Client,
     pub(super) requests: Arc<ServeStats>,
     /// How the commands to copy begin.
     pub(super) program: String,
+}
+
+/// A service of the deployment.
+#[derive(Clone)]
+pub(super) struct Source {
+    kind: ServiceKind,
+    http: Option<SocketAddr>,
+    client: Option<Client>,
+    service: Option<Arc<dyn Service>>,
+}
+
+impl Source {
+    pub(super) fn of(local: &LocalService) -> Self {
+        Self {
+            kind: local.kind,
+            http: local.hosted.http,
+            client: local.hosted.client.clone(),
+            service: local.service.clone(),
+        }
+    }
+
+    fn row(&self) -> ServiceRow {
+        let tables = self.service.as_ref().map(|service| service.tables());
+        ServiceRow {
+            name: self.kind.name(),
+            http: self.http.map(|address| format!("http://{address}")),
+            dmsg: self.client.as_ref().map(url),
+            sessions: self.client.as_ref().map_or(0, |client| client.sessions().len()),
+            records: tables.map(|tables| tables.iter().map(|(_, count, _)| count).sum()),
+            requests: self.service.as_ref().map(|service| service.host().requests()),
+        }
+    }
+}
+
+#[derive(Serialize)]
+struct ServiceRow {
+    name: &'static str,
+    http: Option<String>,
+    dmsg: Option<String>,
+    sessions: usize,
+    records: Option<usize>,
+    requests: Option<u64>,
 }
 
 /// Clients that the page lists; the number of all is above the list.
@@ -42,13 +88,14 @@ struct State {
     uptime_ms: u128,
     clients: Vec<Listed>,
     discovery: Discovery,
+    services: Vec<ServiceRow>,
     relays: Vec<Relay>,
     web: Web,
 }
 
 #[derive(Serialize)]
 struct Discovery {
-    http: String,
+    http: Option<String>,
     dmsg: Option<String>,
     sessions: usize,
     clients: usize,
@@ -117,12 +164,13 @@ impl Sources {
             uptime_ms: started.elapsed().as_millis(),
             clients: self.clients(),
             discovery: Discovery {
-                http: format!("http://{}", self.discovery_address),
+                http: self.discovery_http.map(|address| format!("http://{address}")),
                 dmsg: self.discovery_client.as_ref().map(url),
                 sessions: self.discovery_client.as_ref().map_or(0, |c| c.sessions().len()),
                 clients: counts.clients,
                 servers: counts.servers,
             },
+            services: self.services.iter().map(Source::row).collect(),
             relays: self.relays.iter().map(|server| relay(server)).collect(),
             web: Web {
                 dmsg: url(&self.web),

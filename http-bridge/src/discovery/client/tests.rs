@@ -237,6 +237,39 @@ async fn withdrawing_signs_a_fresh_iteration_and_nothing_stored_is_fine() {
     assert!(script.written().is_empty());
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_long_wait_that_was_asked_for_outlives_the_call_and_is_bounded() {
+    let start = tokio::time::Instant::now();
+    let answered = Arc::new(Mutex::new(Vec::new()));
+    let (client, script) = client({
+        let answered = Arc::clone(&answered);
+        move |_| {
+            answered.lock().unwrap().push(start.elapsed().as_secs());
+            // A proxy's page, in plain text, with a wait far beyond reason.
+            let text = "come back tomorrow";
+            Some(
+                Response::builder()
+                    .status(503)
+                    .header("retry-after", "86400")
+                    .body(text.into())
+                    .unwrap(),
+            )
+        }
+    });
+    for _ in 0..20 {
+        let result = client.update(&secret(), &[], &publish).await;
+        let asked = result.unwrap_err().retry_after();
+        assert!(asked.is_some(), "it says how long");
+        tokio::time::sleep(Duration::from_secs(10)).await;
+    }
+    // Asked at the beginning and then every 120 s, not by every caller that comes by.
+    let answered = answered.lock().unwrap().clone();
+    assert_eq!(answered.len(), script.asked.lock().unwrap().len());
+    assert_eq!(answered[0], 0);
+    assert!(answered.len() >= 2, "{answered:?}");
+    assert!(answered.windows(2).all(|pair| pair[1] - pair[0] == 120), "{answered:?}");
+}
+
 #[test]
 fn a_base_address_needs_scheme_and_host() {
     for base in ["", "dmsgd.example", "/path", "http://", "http:// x"] {

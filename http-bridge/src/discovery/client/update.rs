@@ -22,13 +22,41 @@ const BACKOFF_FIRST: Duration = Duration::from_millis(100);
 /// millisecond reaches 2^40 after 34 years.
 const UNVERIFIED_SEQUENCE_MAX: u64 = 1 << 40;
 
-/// The last iteration that the discovery took from us.
+/// A wait that the discovery asks for with 429 or 503 is kept up to this, whoever calls meanwhile: for longer it would
+/// have forgotten a server twice over.
+const QUIET_MAX: Duration = Duration::from_secs(120);
+
+/// What is known of the discovery's side of our writes.
 #[derive(Debug, Default)]
-pub(super) struct Written(Option<(PublicKey, u64)>);
+pub(super) struct Written {
+    /// The last iteration that it took from us.
+    last: Option<(PublicKey, u64)>,
+    /// When it wants to hear from us again. It outlives the call that was told so: callers give up and come back.
+    quiet_until: Option<Instant>,
+}
 
 impl Written {
     fn sequence_of(&self, key: PublicKey) -> Option<u64> {
-        self.0.filter(|(of, _)| *of == key).map(|(_, sequence)| sequence)
+        self.last.filter(|(of, _)| *of == key).map(|(_, sequence)| sequence)
+    }
+
+    fn told_to_wait(&mut self, error: &ClientError) {
+        if let Some(wait) = error.retry_after() {
+            self.quiet_until = Some(Instant::now() + wait.min(QUIET_MAX));
+        }
+    }
+
+    /// Keeps quiet as long as it was told to; an error at once if that is beyond `deadline`.
+    async fn keep_quiet(&self, deadline: Instant) -> Result<(), ClientError> {
+        let Some(until) = self.quiet_until.filter(|until| *until > Instant::now()) else {
+            return Ok(());
+        };
+        if until > deadline {
+            let retry_after = until.saturating_duration_since(Instant::now());
+            return Err(ClientError::RateLimited { retry_after });
+        }
+        tokio::time::sleep_until(until).await;
+        Ok(())
     }
 }
 
@@ -79,20 +107,24 @@ impl DiscoveryClient {
         let tries = async {
             let mut backoff = BACKOFF_FIRST;
             for tries_left in (0..UPDATE_TRIES_MAX).rev() {
+                written.keep_quiet(deadline).await?;
                 let result = self.try_once(secret, labels, change, &verb, &written).await;
+                if let Err(error) = &result {
+                    written.told_to_wait(error);
+                }
                 let wait = match result {
                     Ok(entry) => {
                         let sequence = entry.as_ref().map(|entry| (key, entry.sequence));
-                        written.0 = sequence.or(written.0);
+                        *written = Written { last: sequence.or(written.last), quiet_until: None };
                         return Ok(entry);
                     }
                     Err(error) if tries_left == 0 => return Err(exhausted(error)),
                     Err(ClientError::Refused(
                         EntryError::SequenceNotGreater | EntryError::TimestampBehind,
                     )) => backoff,
-                    Err(
-                        error @ (ClientError::RateLimited { .. } | ClientError::Unavailable { .. }),
-                    ) => error.retry_after().unwrap_or_default().max(backoff),
+                    Err(ClientError::RateLimited { .. } | ClientError::Unavailable { .. }) => {
+                        backoff
+                    }
                     Err(error) => return Err(error),
                 };
                 tokio::time::sleep(wait).await;

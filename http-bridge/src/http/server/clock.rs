@@ -19,31 +19,51 @@ use std::{
 
 use axum::body::Body;
 use bytes::Bytes;
+use http::StatusCode;
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     time::{Instant, Sleep, sleep, sleep_until},
 };
+use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
 use super::{ServeConfig, framing::FramingWatch};
 use crate::http::BoxError;
+
+/// Bytes per second that a request's body must bring on average, once the stall limit is used up: a twentieth of what a
+/// 56 kbit/s modem did. Whoever sends a byte every 29 s is cut after the first few.
+const BODY_RATE_MIN: u64 = 256;
+
+/// What callers are told whose body passes a bound.
+pub(super) const TOO_LARGE: &str = "the request's body is larger than this service takes\n";
+const TOO_SLOW: &str = "the request's body stopped coming, or comes too slowly\n";
 
 /// A clock without a limit looks again after this long.
 const LOOK_AGAIN: Duration = Duration::from_secs(5);
 
 #[derive(Clone, Copy)]
 enum Phase {
-    Idle { since: Instant },
-    Head { since: Instant },
+    Idle {
+        since: Instant,
+    },
+    Head {
+        since: Instant,
+    },
     Request,
+    /// It is no HTTP any more. Whoever took the stream over watches its time.
+    Upgraded,
 }
 
 struct State {
     phase: Phase,
     /// Since when a write has been waiting.
     write_stalled: Option<Instant>,
-    /// Whether a request came that states its length twice. The connection answers nothing else from then on.
-    has_two_lengths: bool,
+    /// Why a request that came is ambiguous. The connection answers nothing else from then on.
+    ambiguity: Option<&'static str>,
+    /// Why the body of the request under way was given up.
+    body_problem: Option<(StatusCode, &'static str)>,
+    /// Whether the handler asked for that body.
+    is_body_asked: bool,
 }
 
 /// The shared clock of one connection.
@@ -62,7 +82,9 @@ impl Clock {
             state: Arc::new(Mutex::new(State {
                 phase,
                 write_stalled: None,
-                has_two_lengths: false,
+                ambiguity: None,
+                body_problem: None,
+                is_body_asked: false,
             })),
             head_timeout: config.head_timeout,
             idle_timeout: config.idle_timeout,
@@ -91,7 +113,7 @@ impl Clock {
         let phase = match state.phase {
             Phase::Idle { since } => Some((since + self.idle_timeout, "no request")),
             Phase::Head { since } => Some((since + self.head_timeout, "request head too slow")),
-            Phase::Request => None,
+            Phase::Request | Phase::Upgraded => None,
         };
         let write =
             state.write_stalled.map(|since| (since + self.stall_timeout, "reply not taken"));
@@ -100,18 +122,40 @@ impl Clock {
 
     /// A request's head is complete. The guard ends the request when its reply is sent.
     pub(super) fn begin_request(&self) -> InRequest {
-        self.lock().phase = Phase::Request;
+        let mut state = self.lock();
+        state.phase = Phase::Request;
+        state.body_problem = None;
+        state.is_body_asked = false;
         InRequest(self.clone())
     }
 
-    /// Whether a request of this connection stated its length twice.
-    pub(super) fn saw_two_lengths(&self) -> bool {
-        self.lock().has_two_lengths
+    /// The connection's stream is handed over with the reply under way.
+    pub(super) fn upgrade(&self) {
+        self.lock().phase = Phase::Upgraded;
     }
 
-    fn note_read(&self, has_two_lengths: bool) {
+    fn is_upgraded(&self) -> bool {
+        matches!(self.lock().phase, Phase::Upgraded)
+    }
+
+    /// Which rule a request of this connection breaks.
+    pub(super) fn ambiguity(&self) -> Option<&'static str> {
+        self.lock().ambiguity
+    }
+
+    /// Whether the handler asked for the body of the request under way.
+    pub(super) fn is_body_asked(&self) -> bool {
+        self.lock().is_body_asked
+    }
+
+    /// Why the body of the request under way was given up, and what the caller should be told.
+    pub(super) fn body_problem(&self) -> Option<(StatusCode, &'static str)> {
+        self.lock().body_problem
+    }
+
+    fn note_read(&self, ambiguity: Option<&'static str>) {
         let mut state = self.lock();
-        state.has_two_lengths |= has_two_lengths;
+        state.ambiguity = state.ambiguity.or(ambiguity);
         if let Phase::Idle { .. } = state.phase {
             state.phase = Phase::Head { since: Instant::now() };
         }
@@ -146,7 +190,10 @@ impl InRequest {
 
 impl Drop for InRequest {
     fn drop(&mut self) {
-        self.0.lock().phase = Phase::Idle { since: Instant::now() };
+        let mut state = self.0.lock();
+        if let Phase::Request = state.phase {
+            state.phase = Phase::Idle { since: Instant::now() };
+        }
     }
 }
 
@@ -175,16 +222,41 @@ impl HttpBody for Guarded {
     }
 }
 
-/// A request body whose pieces must come within a limit of each other while they are waited for.
+/// A request body within its bounds: pieces within a limit of each other while they are waited for, a least rate over all
+/// of that waiting, a greatest size. Time in which nobody waits for it is the handler's and counts for nothing.
 pub(super) struct ClockedBody<B> {
     body: B,
-    limit: Duration,
-    waiting: Option<Pin<Box<Sleep>>>,
+    clock: Clock,
+    max_bytes: u64,
+    read_bytes: u64,
+    is_asked: bool,
+    waited: Duration,
+    waiting: Option<(Instant, Pin<Box<Sleep>>)>,
 }
 
 impl<B> ClockedBody<B> {
-    pub(super) fn new(body: B, limit: Duration) -> Self {
-        Self { body, limit, waiting: None }
+    pub(super) fn new(body: B, clock: Clock, max_bytes: u64) -> Self {
+        Self {
+            body,
+            clock,
+            max_bytes,
+            read_bytes: 0,
+            is_asked: false,
+            waited: Duration::ZERO,
+            waiting: None,
+        }
+    }
+
+    /// How long the next piece may be waited for.
+    fn patience(&self) -> Duration {
+        let earned = Duration::from_secs(self.read_bytes / BODY_RATE_MIN);
+        let left = (self.clock.stall_timeout + earned).saturating_sub(self.waited);
+        left.min(self.clock.stall_timeout)
+    }
+
+    fn fail(&self, status: StatusCode, why: &'static str) -> BoxError {
+        self.clock.lock().body_problem = Some((status, why));
+        io::Error::other(why.trim_end()).into()
     }
 }
 
@@ -201,14 +273,26 @@ where
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         let this = &mut *self;
+        if !std::mem::replace(&mut this.is_asked, true) {
+            this.clock.lock().is_body_asked = true;
+        }
         if let Poll::Ready(frame) = Pin::new(&mut this.body).poll_frame(cx) {
-            this.waiting = None;
+            if let Some((since, _)) = this.waiting.take() {
+                this.waited += since.elapsed();
+            }
+            if let Some(Ok(piece)) = &frame {
+                this.read_bytes += piece.data_ref().map_or(0, Bytes::len) as u64;
+                if this.read_bytes > this.max_bytes {
+                    let error = this.fail(StatusCode::PAYLOAD_TOO_LARGE, TOO_LARGE);
+                    return Poll::Ready(Some(Err(error)));
+                }
+            }
             return Poll::Ready(frame.map(|frame| frame.map_err(Into::into)));
         }
-        let limit = this.limit;
-        ready!(this.waiting.get_or_insert_with(|| Box::pin(sleep(limit))).as_mut().poll(cx));
-        let error = io::Error::new(io::ErrorKind::TimedOut, "the request body stopped coming");
-        Poll::Ready(Some(Err(error.into())))
+        let patience = this.patience();
+        let begin = || (Instant::now(), Box::pin(sleep(patience)));
+        ready!(this.waiting.get_or_insert_with(begin).1.as_mut().poll(cx));
+        Poll::Ready(Some(Err(this.fail(StatusCode::REQUEST_TIMEOUT, TOO_SLOW))))
     }
 
     fn is_end_stream(&self) -> bool {
@@ -221,35 +305,46 @@ where
 }
 
 /// The stream of a connection, which tells the clock of reads and writes.
-pub(super) struct Clocked<T> {
+pub(super) struct Clocked<T, P> {
     stream: T,
     clock: Clock,
     framing: FramingWatch,
+    /// Ends an upgraded stream, which no connection task looks after.
+    cut: Pin<Box<WaitForCancellationFutureOwned>>,
+    _permit: P,
 }
 
-impl<T> Clocked<T> {
-    pub(super) fn new(stream: T, clock: Clock) -> Self {
-        Self { stream, clock, framing: FramingWatch::new() }
+impl<T, P> Clocked<T, P> {
+    /// `permit` lives as long as the stream, also behind an upgrade.
+    pub(super) fn new(stream: T, clock: Clock, cut: CancellationToken, permit: P) -> Self {
+        let cut = Box::pin(cut.cancelled_owned());
+        Self { stream, clock, framing: FramingWatch::new(), cut, _permit: permit }
     }
 }
 
-impl<T: AsyncRead + Unpin> AsyncRead for Clocked<T> {
+impl<T: AsyncRead + Unpin, P: Unpin> AsyncRead for Clocked<T, P> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
+        if self.clock.is_upgraded() {
+            if self.cut.as_mut().poll(cx).is_ready() {
+                return Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into()));
+            }
+            return Pin::new(&mut self.stream).poll_read(cx, buf);
+        }
         let before = buf.filled().len();
         let result = Pin::new(&mut self.stream).poll_read(cx, buf);
         if buf.filled().len() > before {
-            let has_two_lengths = self.framing.is_ambiguous(&buf.filled()[before..]);
-            self.clock.note_read(has_two_lengths);
+            let ambiguity = self.framing.problem(&buf.filled()[before..]);
+            self.clock.note_read(ambiguity);
         }
         result
     }
 }
 
-impl<T: AsyncWrite + Unpin> AsyncWrite for Clocked<T> {
+impl<T: AsyncWrite + Unpin, P: Unpin> AsyncWrite for Clocked<T, P> {
     fn poll_write(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,

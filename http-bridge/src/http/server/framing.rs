@@ -1,4 +1,4 @@
-//! Finds requests that state their length twice (RFC 9112 §6.3).
+//! Finds requests whose end two parsers could see in two places (RFC 9112 §2.2, §6.3).
 //!
 //! ```text
 //!              ┌──────────── Content-Length: n ──▶ Body n ────┐
@@ -6,9 +6,15 @@
 //!              └ chunked ─▶ Size ⇄ Data ─▶ (0) ─▶ Trailers ───┘
 //! ```
 //!
-//! A request with both Transfer-Encoding and Content-Length is how requests are smuggled past a proxy. hyper goes by the
-//! first and drops the second without a word, so it is looked for here, in the bytes on their way to hyper. Whatever
-//! hyper itself refuses ends the watch: the connection ends with it.
+//! Such requests are how others are smuggled past a proxy. hyper resolves these by itself, without a word:
+//!
+//! - both Transfer-Encoding and Content-Length: goes by the first;
+//! - Content-Length twice with the same value: takes one;
+//! - a Transfer-Encoding of several codings, or several of them: takes chunked if it is the last;
+//! - lines of the head that end with LF alone: takes them.
+//!
+//! They are looked for here, in the bytes on their way to hyper. Whatever hyper itself refuses (a fold, a space before a
+//! colon, Transfer-Encoding in HTTP/1.0, a bad chunk size) ends the watch: the connection ends with it.
 
 /// Bytes of a line that are kept: the longest name that matters, and twenty digits.
 const LINE_KEPT_BYTES: usize = 64;
@@ -28,6 +34,8 @@ pub(super) struct FramingWatch {
     state: State,
     /// The beginning of the current line.
     line: Vec<u8>,
+    last: u8,
+    problem: Option<&'static str>,
     is_request_line: bool,
     length: Option<u64>,
     is_chunked: bool,
@@ -38,17 +46,19 @@ impl FramingWatch {
         Self {
             state: State::Head,
             line: Vec::with_capacity(LINE_KEPT_BYTES),
+            last: 0,
+            problem: None,
             is_request_line: true,
             length: None,
             is_chunked: false,
         }
     }
 
-    /// Takes the next bytes; whether they complete a head with two lengths.
-    pub(super) fn is_ambiguous(&mut self, mut bytes: &[u8]) -> bool {
+    /// Takes the next bytes; which rule is broken by a head that they complete.
+    pub(super) fn problem(&mut self, mut bytes: &[u8]) -> Option<&'static str> {
         while let Some(&byte) = bytes.first() {
             match &mut self.state {
-                State::Done => return false,
+                State::Done => return self.problem,
                 State::Body(left) | State::ChunkData(left) => {
                     let taken = usize::try_from(*left).map_or(bytes.len(), |n| n.min(bytes.len()));
                     bytes = &bytes[taken..];
@@ -64,6 +74,7 @@ impl FramingWatch {
                 State::Head | State::ChunkSize | State::Trailers => {}
             }
             bytes = &bytes[1..];
+            let before = std::mem::replace(&mut self.last, byte);
             if byte != b'\n' {
                 if self.line.len() < LINE_KEPT_BYTES {
                     self.line.push(byte);
@@ -71,18 +82,19 @@ impl FramingWatch {
                 continue;
             }
             let line = std::mem::take(&mut self.line);
-            if self.end_line(line.strip_suffix(b"\r").unwrap_or(&line)) {
-                return true;
+            if before != b'\r' && matches!(self.state, State::Head) {
+                self.problem.get_or_insert("a line of the head ends without CR\n");
             }
+            self.end_line(line.strip_suffix(b"\r").unwrap_or(&line));
         }
-        false
+        self.problem.filter(|_| matches!(self.state, State::Done))
     }
 
-    fn end_line(&mut self, line: &[u8]) -> bool {
+    fn end_line(&mut self, line: &[u8]) {
         match self.state {
             // Empty lines before a request are allowed.
             State::Head if self.is_request_line => self.is_request_line = line.is_empty(),
-            State::Head if line.is_empty() => return self.end_head(),
+            State::Head if line.is_empty() => self.end_head(),
             State::Head => self.header(line),
             // The size of the data and of the line end behind it.
             State::ChunkSize => {
@@ -95,32 +107,40 @@ impl FramingWatch {
             State::Trailers if line.is_empty() => self.state = State::Head,
             _ => {}
         }
-        false
     }
 
     fn header(&mut self, line: &[u8]) {
         let mut halves = line.splitn(2, |byte| *byte == b':');
         let (name, value) = (halves.next().unwrap_or_default(), halves.next().unwrap_or_default());
         if name.eq_ignore_ascii_case(b"transfer-encoding") {
+            if self.is_chunked || !value.trim_ascii().eq_ignore_ascii_case(b"chunked") {
+                self.problem.get_or_insert("a Transfer-Encoding other than chunked, once\n");
+            }
             self.is_chunked = true;
         } else if name.eq_ignore_ascii_case(b"content-length") {
             match std::str::from_utf8(value).ok().and_then(|value| value.trim().parse().ok()) {
-                Some(length) => self.length = Some(length),
+                Some(length) => {
+                    if self.length.replace(length).is_some() {
+                        self.problem.get_or_insert("more than one Content-Length\n");
+                    }
+                }
                 None => self.state = State::Done,
             }
         }
     }
 
-    fn end_head(&mut self) -> bool {
+    fn end_head(&mut self) {
         self.is_request_line = true;
         let (length, is_chunked) = (self.length.take(), std::mem::take(&mut self.is_chunked));
+        if length.is_some() && is_chunked {
+            self.problem = Some("both Transfer-Encoding and Content-Length\n");
+        }
         self.state = match length {
-            Some(_) if is_chunked => State::Done,
+            _ if self.problem.is_some() => State::Done,
             None if is_chunked => State::ChunkSize,
             None | Some(0) => State::Head,
             Some(length) => State::Body(length),
         };
-        length.is_some() && is_chunked
     }
 }
 
@@ -139,9 +159,9 @@ mod tests {
 
     /// In one piece and byte by byte.
     fn is_found(text: &str) -> bool {
-        let whole = FramingWatch::new().is_ambiguous(text.as_bytes());
+        let whole = FramingWatch::new().problem(text.as_bytes()).is_some();
         let mut watch = FramingWatch::new();
-        let in_pieces = text.as_bytes().chunks(1).any(|byte| watch.is_ambiguous(byte));
+        let in_pieces = text.as_bytes().chunks(1).any(|byte| watch.problem(byte).is_some());
         assert_eq!(whole, in_pieces, "{text:?}");
         whole
     }
@@ -160,6 +180,24 @@ mod tests {
             assert!(!is_found(before), "{before:?}");
             assert!(is_found(&format!("{before}{BOTH}")), "{before:?}");
         }
+    }
+
+    #[test]
+    fn what_hyper_would_resolve_by_itself_is_found() {
+        for header in [
+            "Content-Length: 5\r\nContent-Length: 5",
+            "Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked",
+            "Transfer-Encoding: gzip, chunked",
+            "Transfer-Encoding: chunked, identity",
+            "Transfer-Encoding:",
+            "A: b\nC: d",
+        ] {
+            assert!(is_found(&format!("POST / HTTP/1.1\r\n{header}\r\n\r\n")), "{header}");
+        }
+        let long = "x".repeat(200);
+        assert!(!is_found(&format!("GET /{long} HTTP/1.1\r\nA: {long}\r\n\r\n")));
+        assert!(is_found(&format!("GET / HTTP/1.1\r\nA: {long}\n\r\n")));
+        assert!(is_found("GET / HTTP/1.1\n\n"));
     }
 
     #[test]

@@ -3,10 +3,12 @@
 //! The HTTP API only. The UDP side of `sudph` (KCP, hole punching) is not here.
 
 mod client;
+mod service;
 
 use serde::{Deserialize, Serialize};
 
 pub use client::AddressResolverClient;
+pub use service::{ADDRESSES_MAX, AddressResolver, BINDINGS_MAX};
 
 /// How a visor is dialled.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]

@@ -30,9 +30,10 @@ use http::{HeaderValue, Method, Request, Response, StatusCode};
 use serde::Deserialize;
 
 use super::{NONCE, PUBLIC, PUBLIC_IP, SIGNATURE, sign};
+use crate::access::Repeatable;
 use crate::services::{
     ServiceError,
-    call::{Caller, SMALL_BYTES_MAX, request},
+    call::{Caller, SMALL_BYTES_MAX, request, short_wait},
     error::message,
 };
 
@@ -119,16 +120,27 @@ impl NonceQueue {
         }
         let mut state = self.turn.lock().await;
         drop(waiting);
-        let mut resyncs_left = RESYNCS_MAX;
+        let (mut resyncs_left, mut waits_left) = (RESYNCS_MAX, 1);
         let mut nonce = match state.next.take() {
             Some(nonce) => nonce,
             None => self.fetch(caller, &mut state).await?,
         };
         loop {
-            let answer = caller.exchange(self.signed(&unsigned, nonce), body_max_bytes).await?;
+            let answer =
+                caller.exchange_once(self.signed(&unsigned, nonce), body_max_bytes).await?;
             if answer.status() != StatusCode::UNAUTHORIZED {
                 state.used(nonce, answer.status());
-                return Ok(answer);
+                match short_wait(&answer).filter(|_| waits_left > 0) {
+                    None => return Ok(answer),
+                    Some(wait) => tokio::time::sleep(wait).await,
+                }
+                waits_left -= 1;
+                // The answer may have used the number up: the same signature would not do.
+                nonce = match state.next.take() {
+                    Some(nonce) => nonce,
+                    None => self.fetch(caller, &mut state).await?,
+                };
+                continue;
             }
             if resyncs_left < RESYNCS_MAX {
                 tokio::time::sleep(rand::random_range(Duration::ZERO..=RESYNC_JITTER_MAX)).await;
@@ -153,8 +165,12 @@ impl NonceQueue {
             next_nonce: u64,
         }
         let path = format!("/security/nonces/{}", self.public_key());
-        let answer =
-            caller.exchange(request(Method::GET, &path, Bytes::new())?, SMALL_BYTES_MAX).await?;
+        let request = request(Method::GET, &path, Bytes::new())?;
+        let mut answer = caller.exchange_once(request.clone(), SMALL_BYTES_MAX).await?;
+        if let Some(wait) = short_wait(&answer) {
+            tokio::time::sleep(wait).await;
+            answer = caller.exchange_once(request, SMALL_BYTES_MAX).await?;
+        }
         if answer.status() != StatusCode::OK {
             return Err(ServiceError::of(&answer));
         }
@@ -179,6 +195,8 @@ impl NonceQueue {
         if let Some(address) = *self.public_ip.read().unwrap_or_else(PoisonError::into_inner) {
             headers.insert(PUBLIC_IP, value(address.to_string()));
         }
+        // The number lets it through once, however often it arrives.
+        request.extensions_mut().insert(Repeatable(true));
         request
     }
 }

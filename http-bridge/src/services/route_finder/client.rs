@@ -7,6 +7,7 @@ use serde::Serialize;
 
 use super::{Edge, Route, RouteOptions, Routes, is_sound};
 use crate::{
+    access::Repeatable,
     services::{
         CallOptions, Caller, ServiceError,
         call::{LIST_BYTES_MAX, json, read, request},
@@ -49,7 +50,10 @@ impl RouteFinderClient {
         }
         let path = "/routes";
         let body = json(path, &Question { edges, options })?;
-        let answer = self.0.call(request(Method::POST, path, body)?, LIST_BYTES_MAX).await?;
+        let mut question = request(Method::POST, path, body)?;
+        // A POST in name only.
+        question.extensions_mut().insert(Repeatable(true));
+        let answer = self.0.call(question, LIST_BYTES_MAX).await?;
         let found: HashMap<Edge, Option<Vec<Route>>> = read(path, answer.body())?;
         let mut routes = Routes::new();
         for edge in edges {

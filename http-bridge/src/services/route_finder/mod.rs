@@ -1,6 +1,8 @@
 //! Routes over the transports (`services.md §7`).
 
 mod client;
+mod graph;
+mod service;
 
 use std::{collections::HashMap, str::FromStr};
 
@@ -10,6 +12,8 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error};
 use super::{keys, transport_discovery::TransportId};
 
 pub use client::RouteFinderClient;
+pub use graph::{Graph, ROUTES_DEFAULT, ROUTES_MAX};
+pub use service::{EDGES_MAX, REFRESH_INTERVAL, RouteFinder};
 
 /// From whom to whom; one string, `<from>:<to>`, in JSON.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

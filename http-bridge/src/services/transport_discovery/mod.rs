@@ -8,7 +8,11 @@
 mod client;
 mod entry;
 mod id;
+mod service;
 
 pub use client::TransportDiscoveryClient;
 pub use entry::{EntryProblem, SignedTransport, Transport};
 pub use id::{BadTransportId, TransportId};
+pub use service::{
+    BATCH_MAX, RegistryLimits, TRANSPORTS_MAX, TRANSPORTS_PER_EDGE_MAX, TransportDiscovery,
+};

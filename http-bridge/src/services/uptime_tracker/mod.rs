@@ -1,6 +1,7 @@
 //! Which visors are up, and for how long (`services.md §8`).
 
 mod client;
+mod service;
 
 use std::collections::BTreeMap;
 
@@ -11,6 +12,7 @@ use super::keys;
 
 pub(super) use client::heartbeat;
 pub use client::{UptimeQuery, UptimeTrackerClient};
+pub use service::{DAYS_MAX, UptimeTracker, VISORS_MAX};
 
 /// How often a visor tells that it is up; each time counts for as long.
 pub const HEARTBEAT_INTERVAL: std::time::Duration = std::time::Duration::from_secs(300);

@@ -80,7 +80,11 @@ impl Service {
                 match (self.handler)(counts.handled) {
                     Reply::Status(status) => {
                         guard.answered(&who, StatusCode::from_u16(status).unwrap());
-                        reply(status, "{}".into())
+                        let mut answer = reply(status, "{}".into())?;
+                        if status == 503 {
+                            answer.headers_mut().insert("retry-after", "1".parse().unwrap());
+                        }
+                        Some(answer)
                     }
                     Reply::Silence => None,
                 }
@@ -163,6 +167,22 @@ async fn services_that_count_other_answers_too_are_found_out() {
         assert_eq!(post(&client).await, Ok(if n % 2 == 0 { 200 } else { 201 }));
     }
     assert_eq!(go.counts(), Counts { fetches: 1, refused: 0, handled: 5 });
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_503_that_used_the_number_up_is_waited_out_with_the_next_one() {
+    let service =
+        Service::new(GuardConfig::default(), |n| Reply::Status(if n == 2 { 503 } else { 201 }));
+    let caller = caller(&service);
+    assert_eq!(post(&caller).await, Ok(201));
+    let start = tokio::time::Instant::now();
+    assert_eq!(post(&caller).await, Ok(201));
+    assert!(start.elapsed() >= Duration::from_secs(1));
+    // A service that stays busy is believed after one wait.
+    let busy = Service::new(GuardConfig::default(), |_| Reply::Status(503));
+    let refused = post(&self::caller(&busy)).await;
+    assert!(matches!(refused, Err(ServiceError::Unavailable { .. })), "{refused:?}");
+    assert_eq!(busy.counts().handled, 2);
 }
 
 #[tokio::test(start_paused = true)]

@@ -1,0 +1,325 @@
+//! A Transport Discovery (`services.md §4.2`): small, but it believes nobody.
+//!
+//! Unlike Go's, it checks the signatures of both edges and that the caller is one of them, stores a list as a whole or not
+//! at all, takes a transport again that it knows, and forgets one that neither edge has asked about for a
+//! while: a visor asks for its own transports every 5 minutes, and that refreshes them.
+
+use std::sync::Arc;
+
+use axum::{
+    Router,
+    body::Body,
+    extract::{Path, Request, State},
+    response::{IntoResponse, Response},
+    routing::{delete, get, post},
+};
+use bytes::Bytes;
+use dmsg_engine::identity::PublicKey;
+use http::StatusCode;
+use serde::{Serialize, de::DeserializeOwned};
+
+use super::{SignedTransport, Transport, TransportId};
+use crate::{
+    discovery::UnixNanos,
+    services::{
+        KeyText,
+        host::{ApiError, Host, HostConfig, LIST_BYTES_MAX, Service, list, null, receive},
+        records::{Database, Edit, Record, Records, RecordsError, Shelf},
+    },
+};
+
+/// Transports at most. One is 300 bytes of JSON and about as much of indexes: 60 MiB.
+pub const TRANSPORTS_MAX: usize = 100_000;
+
+/// Transports of one request at most: two signatures of 60 µs each are 30 ms of one core.
+pub const BATCH_MAX: usize = 256;
+
+/// Transports of one visor at most, so that nobody fills the table alone. Real visors have some dozens.
+pub const TRANSPORTS_PER_EDGE_MAX: usize = 2048;
+
+impl Record for SignedTransport {
+    fn owners(&self) -> Vec<PublicKey> {
+        self.entry.edges.to_vec()
+    }
+}
+
+/// How much a registry holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RegistryLimits {
+    /// [`TRANSPORTS_MAX`].
+    pub transports_max: usize,
+    /// [`TRANSPORTS_PER_EDGE_MAX`].
+    pub per_edge_max: usize,
+}
+
+impl Default for RegistryLimits {
+    fn default() -> Self {
+        Self { transports_max: TRANSPORTS_MAX, per_edge_max: TRANSPORTS_PER_EDGE_MAX }
+    }
+}
+
+/// The service.
+pub struct TransportDiscovery {
+    host: Host,
+    limits: RegistryLimits,
+    transports: Records<SignedTransport>,
+}
+
+type Shared = State<Arc<TransportDiscovery>>;
+type Edits = Vec<Edit<SignedTransport>>;
+
+impl TransportDiscovery {
+    /// A service that keeps its transports in `database`.
+    pub fn new(config: HostConfig, database: &Database) -> Result<Self, RecordsError> {
+        Self::bounded(config, database, RegistryLimits::default())
+    }
+
+    /// The same with other limits.
+    pub fn bounded(
+        config: HostConfig,
+        database: &Database,
+        limits: RegistryLimits,
+    ) -> Result<Self, RecordsError> {
+        let host = Host::new(config);
+        let transports = Records::open(database, "transports", limits.transports_max, host.now())?;
+        Ok(Self { host, limits, transports })
+    }
+
+    /// Every transport that is registered now.
+    #[must_use]
+    pub fn transports(&self) -> Vec<Transport> {
+        self.transports.read().all(self.host.now()).map(|signed| signed.entry.clone()).collect()
+    }
+
+    async fn register(
+        &self,
+        caller: PublicKey,
+        transports: Vec<SignedTransport>,
+    ) -> Result<Vec<SignedTransport>, ApiError> {
+        if transports.len() > BATCH_MAX {
+            return Err(ApiError::bad(format!("more than {BATCH_MAX} transports in one request")));
+        }
+        if transports.iter().any(|signed| !signed.entry.edges.contains(&caller)) {
+            return Err(ApiError::flat(
+                StatusCode::FORBIDDEN,
+                "caller is no edge of the transport",
+            ));
+        }
+        let checked = tokio::task::spawn_blocking(move || {
+            let problem = transports.iter().find_map(|signed| signed.verify().err());
+            problem.map_or(Ok(transports), |problem| Err(ApiError::bad(problem)))
+        });
+        let transports = checked.await.map_err(|_| ApiError::bad("the check did not end"))??;
+        let (now, deadline) = (self.host.now(), self.host.deadline());
+        self.transports
+            .edit(|shelf| {
+                let is_new = |signed: &&SignedTransport| {
+                    shelf.get(&signed.entry.id.to_string(), now).is_none()
+                };
+                let new = transports.iter().filter(is_new).count();
+                let max = self.limits.per_edge_max;
+                if new > 0 && shelf.of(&caller, now).len() + new > max {
+                    let text = format!("more than {max} transports of one visor");
+                    return Err(ApiError::flat(StatusCode::FORBIDDEN, text));
+                }
+                let stored: Vec<_> =
+                    transports.into_iter().map(|signed| registered(shelf, signed, now)).collect();
+                let edits = stored.iter().map(|signed| put(signed.clone(), deadline)).collect();
+                Ok((stored, edits))
+            })
+            .await
+    }
+
+    /// Deletes transports of the caller's; any of another's is an error, and then nothing is deleted.
+    async fn remove(&self, caller: PublicKey, ids: &[TransportId]) -> Result<usize, ApiError> {
+        let now = self.host.now();
+        self.transports
+            .edit(|shelf| {
+                let mut edits = Edits::new();
+                for id in ids {
+                    let key = id.to_string();
+                    let Some(signed) = shelf.get(&key, now) else { continue };
+                    if !signed.entry.edges.contains(&caller) {
+                        return Err(ApiError::bad("caller is no edge of the transport"));
+                    }
+                    edits.push(Edit::Remove { key });
+                }
+                Ok((edits.len(), edits))
+            })
+            .await
+    }
+
+    /// The transports of a visor. If it asks itself, they live on; one written in the last quarter of their time is
+    /// enough, as each costs a write.
+    async fn of(&self, edge: PublicKey, caller: PublicKey) -> Result<Vec<Transport>, ApiError> {
+        let (now, deadline) = (self.host.now(), self.host.deadline());
+        let ttl = self.host.config().entry_ttl.filter(|_| edge == caller);
+        let refresh_before = ttl.map(|ttl| now.plus(ttl * 3 / 4));
+        let found = self.transports.read().of(&edge, now);
+        let is_due = |shelf: &Shelf<SignedTransport>, key: &str| {
+            let at = shelf.deadline(key);
+            at.zip(refresh_before).is_some_and(|(at, before)| at < before)
+        };
+        if refresh_before.is_some() {
+            self.transports
+                .edit(|shelf| {
+                    let due = shelf.of(&edge, now).into_iter();
+                    let due = due.filter(|signed| is_due(shelf, &signed.entry.id.to_string()));
+                    let edits = due.map(|signed| put((*signed).clone(), deadline)).collect();
+                    Ok::<_, ApiError>(((), edits))
+                })
+                .await?;
+        }
+        Ok(found.iter().map(|signed| signed.entry.clone()).collect())
+    }
+}
+
+fn put(value: SignedTransport, deadline: UnixNanos) -> Edit<SignedTransport> {
+    Edit::Put { key: value.entry.id.to_string(), value, deadline }
+}
+
+/// The transport with the time of its first registration.
+fn registered(
+    shelf: &Shelf<SignedTransport>,
+    mut signed: SignedTransport,
+    now: UnixNanos,
+) -> SignedTransport {
+    let known = shelf.get(&signed.entry.id.to_string(), now);
+    signed.registered = known.map_or(now.0 / 1_000_000_000, |known| known.registered);
+    signed
+}
+
+impl Service for TransportDiscovery {
+    fn host(&self) -> &Host {
+        &self.host
+    }
+
+    fn paths(self: Arc<Self>) -> Router {
+        Router::new()
+            .route("/transports/", post(register))
+            .route("/transports/{target}", get(find).delete(remove))
+            .route("/transports/deregister", delete(deregister))
+            .route("/transports/delete-batch", post(remove_all))
+            .route("/transports/edges", post(find_all))
+            .route("/v3/transports/{target}", get(find))
+            .route("/all-transports", get(all))
+            .route("/statuses", post(async || StatusCode::GONE))
+            .with_state(self)
+    }
+
+    fn expire(&self, now: UnixNanos) {
+        self.transports.expire(now);
+        self.host.sweep();
+    }
+
+    fn tables(&self) -> Vec<(&'static str, usize, usize)> {
+        vec![("transports", self.transports.count(), self.transports.max())]
+    }
+}
+
+async fn register(State(service): Shared, request: Request) -> Response {
+    service
+        .host
+        .signed(request, LIST_BYTES_MAX, async |caller, body| {
+            let stored = service.register(caller.key, read(&body)?).await?;
+            Ok((StatusCode::CREATED, axum::Json(stored)).into_response())
+        })
+        .await
+}
+
+async fn find(State(service): Shared, Path(target): Path<String>, request: Request) -> Response {
+    service
+        .host
+        .signed(request, 0, async |caller, _| match target.split_once(':') {
+            Some(("id", id)) => {
+                let id: TransportId = id.parse().map_err(ApiError::bad)?;
+                let found = service.transports.read().get(&id.to_string(), service.host.now());
+                found.map(|signed| json(&signed.entry)).ok_or_else(not_found)
+            }
+            Some(("edge", key)) => {
+                let found = service.of(key.parse().map_err(ApiError::bad)?, caller.key).await?;
+                Ok(list(&service.host, found))
+            }
+            _ => Err(ApiError::bad("id:UUID or edge:KEY is wanted")),
+        })
+        .await
+}
+
+async fn find_all(State(service): Shared, request: Request) -> Response {
+    service
+        .host
+        .signed(request, LIST_BYTES_MAX, async |caller, body| {
+            let keys: Vec<KeyText> = read(&body)?;
+            if keys.len() > BATCH_MAX {
+                return Err(ApiError::bad(format!("more than {BATCH_MAX} keys in one request")));
+            }
+            let mut found = Vec::new();
+            for key in keys {
+                found.extend(service.of(key.0, caller.key).await?);
+            }
+            found.sort_by_key(|transport| transport.id);
+            found.dedup();
+            Ok(list(&service.host, found))
+        })
+        .await
+}
+
+async fn remove(State(service): Shared, Path(target): Path<String>, request: Request) -> Response {
+    service
+        .host
+        .signed(request, LIST_BYTES_MAX, async |caller, _| {
+            let id = target.strip_prefix("id:").unwrap_or(&target);
+            let id: TransportId = id.parse().map_err(ApiError::bad)?;
+            match service.remove(caller.key, &[id]).await? {
+                0 => Err(not_found()),
+                _ => Ok("transport deleted".into_response()),
+            }
+        })
+        .await
+}
+
+async fn remove_all(State(service): Shared, request: Request) -> Response {
+    service
+        .host
+        .signed(request, LIST_BYTES_MAX, async |caller, body| {
+            let ids: Vec<TransportId> = read(&body)?;
+            if ids.len() > BATCH_MAX {
+                return Err(ApiError::bad(format!("more than {BATCH_MAX} ids in one request")));
+            }
+            service.remove(caller.key, &ids).await?;
+            Ok("transports deleted".into_response())
+        })
+        .await
+}
+
+async fn all(State(service): Shared) -> Response {
+    list(&service.host, service.transports())
+}
+
+async fn deregister(State(service): Shared, headers: http::HeaderMap, body: Body) -> Response {
+    let work = async {
+        if let Err(status) = service.host.admit_monitor(&headers) {
+            return Ok(status.into_response());
+        }
+        let body = receive(body, LIST_BYTES_MAX).await?;
+        let ids: Vec<TransportId> = read(&body)?;
+        let edits = ids.iter().map(|id| Edit::Remove { key: id.to_string() }).collect();
+        service.transports.edit(|_| Ok::<_, ApiError>(((), edits))).await?;
+        Ok(null())
+    };
+    work.await.unwrap_or_else(ApiError::into_response)
+}
+
+fn not_found() -> ApiError {
+    ApiError::flat(StatusCode::NOT_FOUND, "transport not found")
+}
+
+fn json(value: &impl Serialize) -> Response {
+    axum::Json(value).into_response()
+}
+
+/// A list from a request; `null` is an empty one.
+fn read<T: DeserializeOwned>(body: &Bytes) -> Result<Vec<T>, ApiError> {
+    let list: Option<Vec<T>> = serde_json::from_slice(body).map_err(ApiError::bad)?;
+    Ok(list.unwrap_or_default())
+}
