@@ -149,7 +149,15 @@ impl DiscoveryService {
         let signed = check_new(&raw, now, self.0.config.test_mode)?;
         let deadline = self.deadline(&raw, legacy_timeout, now);
         let record = Record::new(&raw, signed, self.label(&raw), deadline)?;
-        Ok(self.0.store.put(record, now)?)
+        let written = self.0.store.put(record, now)?;
+        self.keep()?;
+        Ok(written)
+    }
+
+    /// Makes what was written survive us before anybody is told that it was: a client that was told does not write
+    /// again for minutes. One sync serves all who wait for it.
+    fn keep(&self) -> Result<(), RequestError> {
+        Ok(self.0.store.flush()?)
     }
 
     fn deadline(&self, raw: &RawEntry, legacy_timeout: bool, now: UnixNanos) -> UnixNanos {
@@ -200,7 +208,9 @@ impl DiscoveryService {
         let guard = move |stored: &Record| {
             if stored.timestamp > oldest { Err(EntryError::TimestampBehind) } else { Ok(()) }
         };
-        Ok(self.0.store.delete(&key, &guard, now)?)
+        let deleted = self.0.store.delete(&key, &guard, now)?;
+        self.keep()?;
+        Ok(deleted)
     }
 
     /// Whether `raw` is the entry as we serve it: a server re-sends it with our label in it, so that its own
@@ -232,7 +242,7 @@ impl DiscoveryService {
         for key in keys {
             self.0.store.delete(key, &|_| Ok(()), self.now())?;
         }
-        Ok(())
+        self.keep()
     }
 
     /// The served text of an entry; `None` asks for the null key.

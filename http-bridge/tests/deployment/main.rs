@@ -9,6 +9,7 @@ mod check;
 mod conf;
 mod gen_files;
 mod gen_sources;
+mod killed_discovery;
 mod refresh;
 mod restarts;
 mod support;

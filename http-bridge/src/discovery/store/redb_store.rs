@@ -4,9 +4,9 @@
 //!   key: 33 bytes   value: | 1 | label, 1 byte | deadline, 8 bytes LE | submitted text |
 //! ```
 //!
-//! Each change is a transaction of its own that does not wait for the disk; [`Store::flush`] (the service
-//! calls it every second) makes the changes so far durable with one sync. A crash so loses at most the last
-//! second, of data that clients refresh anyway; it never leaves a broken file.
+//! Each change is a transaction of its own that does not wait for the disk; [`Store::flush`] makes the changes so far
+//! durable with one sync, for all who wait for it. The service calls it before it answers, so a crash loses nothing that
+//! anybody was told of; it never leaves a broken file.
 //!
 //! Writers take `writing` for the whole change; readers take only the index, which no one holds across a
 //! disk access, so a slow disk does not slow lookups.
