@@ -1,6 +1,7 @@
 //! `dmsg-bench`: starts every party itself on loopback, measures, and reports. See the library's docs for its parts.
 
 mod discovery;
+mod http;
 mod instructions;
 mod leak;
 mod relay;
@@ -27,6 +28,8 @@ enum Command {
     /// A discovery of a run, in a process of its own
     #[command(hide = true)]
     DiscoveryParty(discovery::PartyArgs),
+    /// Measure HTTP requests over DMSG beside plain hyper over TCP
+    Http(http::Args),
     /// Keep response bodies unread by the hundred thousand, beside tasks that go on making requests
     Leak(leak::Args),
     /// A party of a run, in a process of its own
@@ -48,6 +51,7 @@ fn main() -> std::process::ExitCode {
         Some(Command::Relay(args)) => relay::run(&args),
         Some(Command::Discovery(args)) => discovery::run(&args),
         Some(Command::DiscoveryParty(args)) => discovery::serve_party(&args),
+        Some(Command::Http(args)) => http::run(&args),
         Some(Command::Leak(args)) => leak::run(&args),
         Some(Command::Party(args)) => relay::serve(&args),
         Some(Command::Instructions { name }) => instructions::run(name.as_deref()),
