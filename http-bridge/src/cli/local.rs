@@ -227,6 +227,8 @@ impl Deployment {
         let serve = |what: &str| format!("{dmsg} serve --discovery {discovery} {what}");
         add("Offer a folder (prints its dmsg:// address)", serve("--dir ."));
         add("Offer a local HTTP service", serve("--to http://127.0.0.1:3000"));
+        let proxy = format!("{dmsg} proxy --discovery {discovery}");
+        add("Let browsers, curl and git in (a local HTTP and SOCKS5 proxy)", proxy);
         if self.discovery.http.is_some() {
             add(
                 "Without plain HTTP at all, the discovery itself reached through a relay",

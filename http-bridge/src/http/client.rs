@@ -71,6 +71,9 @@ pub struct HttpConfig {
     /// Streams in use at once. Default 1024: an eighth of a client's streams, so that one HTTP
     /// client cannot starve the rest of the process.
     pub streams_max: usize,
+    /// Streams in use at once to one destination. Default 192, three quarters of what our servers take of one caller, so that
+    /// unread responses give way here before a server refuses us.
+    pub streams_per_destination_max: usize,
 }
 
 impl Default for HttpConfig {
@@ -93,6 +96,7 @@ impl Default for HttpConfig {
             wait_timeout: Duration::from_secs(5),
             unread_min_age: Some(Duration::from_millis(250)),
             streams_max: 1024,
+            streams_per_destination_max: 192,
         }
     }
 }

@@ -131,7 +131,7 @@ impl Pool {
     pub(super) fn new(config: HttpConfig) -> Arc<Self> {
         let limits = StreamLimits {
             total_max: config.streams_max,
-            per_destination_max: config.streams_max,
+            per_destination_max: config.streams_per_destination_max.min(config.streams_max),
             waiting_max: config.waiting_max,
             waiting_per_destination_max: config.waiting_max,
             unread_min_age: config.unread_min_age,

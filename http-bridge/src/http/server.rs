@@ -63,7 +63,7 @@ pub struct ServeConfig {
     pub body_max_bytes: u64,
     /// Connections at once, upgraded ones included. Default 1024.
     pub connections_max: usize,
-    /// Connections of one key at once. Default 64, so that sixteen keys are needed to fill a server.
+    /// Connections of one key at once. Default 256, so that sixteen keys are needed to fill a server.
     pub connections_per_key_max: usize,
     /// Requests may name any host in absolute form, whatever their `Host` header says: a proxy follows the target
     /// (RFC 9112 §3.2.2), an origin refuses what disagrees. Default no.
@@ -79,8 +79,8 @@ impl Default for ServeConfig {
             shutdown_grace: Duration::from_secs(2),
             head_max_bytes: 16 * 1024,
             body_max_bytes: 1 << 30,
-            connections_max: 1024,
-            connections_per_key_max: 64,
+            connections_max: 4096,
+            connections_per_key_max: 256,
             is_proxy: false,
         }
     }
