@@ -39,8 +39,9 @@ const INBOUND_HOLD_BYTES: usize = 256 * 1024;
 const INBOUND_LOW_BYTES: usize = INBOUND_HOLD_BYTES / 2;
 
 /// Bytes of one stream that may wait unread where no window bounds them; above it the stream is
-/// reset. Wider by far than what is still under way when the session is no longer read.
-pub(crate) const INBOUND_MAX_BYTES: usize = 1024 * 1024;
+/// reset. Wider than what is still under way when the session is no longer read: one receive of
+/// io_uring can bring all of its 2 MiB of buffers.
+pub(crate) const INBOUND_MAX_BYTES: usize = 4 * 1024 * 1024;
 
 /// Sealed bytes of one stream that may wait for the machine; a writer pends above it. One yamux
 /// window: more could not be sent anyway.

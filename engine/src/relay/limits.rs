@@ -33,8 +33,8 @@ pub struct RelayLimits {
     pub idle_timeout: Duration,
     /// A stream of which one direction has ended and the other carries nothing.
     pub linger_timeout: Duration,
-    /// Bytes that wait for one stream's slow receiver: two yamux windows; only a peer whose mux has no windows, or who
-    /// overruns them, gets there.
+    /// Bytes that wait for one stream's slow receiver. A yamux window is a twelfth of it; a peer without windows is no longer
+    /// read at 384 KiB, and one receive of io_uring can bring all of its 2 MiB of buffers behind that.
     pub stream_pending_bytes_max: usize,
     /// Bytes that wait for one session: 32 streams with a full yamux window in flight. Beyond it the stream with the most
     /// is reset.
@@ -82,7 +82,7 @@ impl Default for RelayLimits {
             dial_timeout: Duration::from_secs(5),
             idle_timeout: Duration::from_secs(300),
             linger_timeout: Duration::from_secs(10),
-            stream_pending_bytes_max: 512 * 1024,
+            stream_pending_bytes_max: 3 << 20,
             session_pending_bytes_max: 8 * 1024 * 1024,
             core_pending_bytes_max: 256 * 1024 * 1024,
             process_pending_bytes_max: 1024 * 1024 * 1024,
