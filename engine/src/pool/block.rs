@@ -11,7 +11,7 @@
 //! last slice of a block is gone, on whatever thread, the block goes back to the pool it came from, its
 //! reference count included: nothing is allocated for a block that is used again.
 //!
-//! Memory that a ring lends out for a while ([`Lease`]) travels the same way: the pool then only
+//! Memory that a ring lends out for a while (`Lease`) travels the same way: the pool then only
 //! gives the counted shell.
 //!
 //! The pool is a free list with a high-water mark, not a gate: [`BlockPool::take`] always succeeds, and

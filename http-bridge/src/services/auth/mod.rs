@@ -7,7 +7,7 @@
 //! ```
 //!
 //! The numbers make each signature good for one request. They force the requests of one key into a row:
-//! [`NonceQueue`] keeps it on the client's side, [`Guard`] checks it on the service's. Over DMSG the stream's
+//! `NonceQueue` keeps it on the client's side, `Guard` checks it on the service's. Over DMSG the stream's
 //! handshake has proved the key already; there the headers prove nothing, and may not name another key.
 
 mod guard;
