@@ -266,13 +266,14 @@ async fn storm(args: &Args) -> Result<Report> {
 
     progress("everything is dropped");
     drop(held);
-    client.close_idle();
     let dropped = Instant::now();
     let is_zero = || {
         let stats = network.caller.stats();
         (stats.streams, stats.ports_used) == (0, 0) && client.stream_counts() == (0, 0)
     };
     while !is_zero() && dropped.elapsed() < AFTER_MAX {
+        // Short rests are drained first, and their streams kept for the next request, which will not come.
+        client.close_idle();
         tokio::time::sleep(Duration::from_millis(20)).await;
         ports.push((begun.elapsed().as_secs_f64(), network.caller.ports_in_use() as f64));
     }
