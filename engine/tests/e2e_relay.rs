@@ -54,11 +54,20 @@ fn client_with(driver: DriverKind, server: &Server, mux: MuxKind) -> Client {
     Client::start(config, Arc::new(StaticDirectory { servers: vec![record] })).unwrap()
 }
 
+/// Waits until so many sessions have come up at the server: a client is ready a moment before its server knows it, and
+/// whoever dials it in that moment is refused.
+async fn server_knows(server: &Server, sessions: u64) {
+    while server.stats().sessions_total < sessions {
+        tokio::task::yield_now().await;
+    }
+}
+
 async fn echo_through(driver: DriverKind, threads: u16, bytes: usize) {
     let server = server(driver, threads);
     let (a, b) = (client(driver, &server), client(driver, &server));
     a.ready().await.unwrap();
     b.ready().await.unwrap();
+    server_knows(&server, 2).await;
     echo(&server, &a, &b, bytes).await;
     a.close().await;
     b.close().await;
@@ -126,6 +135,7 @@ async fn streams_cross_between_relay_threads() {
                 }
             });
         }
+        server_knows(&server, clients.len() as u64).await;
         for from in &clients {
             for to in &clients {
                 let dial = from.dial(Addr { key: to.public_key(), port });
@@ -149,9 +159,10 @@ async fn bulk_of_a_mux_without_windows_crosses_between_relay_threads() {
         let yamux = client(driver, &server);
         yamux.ready().await.unwrap();
         // Some of them are on the other thread.
-        for _ in 0..4 {
+        for others in 1..=4 {
             let smux = client_with(driver, &server, MuxKind::SmuxV1);
             smux.ready().await.unwrap();
+            server_knows(&server, 1 + others).await;
             server.hint_mux(&smux.public_key(), MuxKind::SmuxV1);
             let there = echo(&server, &yamux, &smux, 8 << 20);
             tokio::time::timeout(LIMIT, there).await.unwrap();
