@@ -38,7 +38,11 @@ pub use servers::ServerTarget;
 pub use session::{QUIET_MAX, QUIET_MIN};
 pub use streams::{HOLD_MAX, LINGER};
 
-use self::{dial::Dial, servers::Server, session::Session};
+use self::{
+    dial::{Dial, Patience},
+    servers::Server,
+    session::Session,
+};
 use super::{
     config::ClientConfig,
     error::{DialError, SessionEnd},
@@ -149,6 +153,8 @@ pub struct ClientMachine {
     servers: BTreeMap<PublicKey, Server>,
     sessions: BTreeMap<ConnId, Session>,
     dials: BTreeMap<DialId, Dial>,
+    /// Which peers are left alone for a while.
+    patience: Patience,
     /// Connections that still flush, once the client closes.
     closing: Option<BTreeSet<ConnId>>,
 }
@@ -166,6 +172,7 @@ impl ClientMachine {
             servers: BTreeMap::new(),
             sessions: BTreeMap::new(),
             dials: BTreeMap::new(),
+            patience: Patience::default(),
             closing: None,
         }
     }
