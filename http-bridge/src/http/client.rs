@@ -7,8 +7,9 @@
 
 use std::{sync::Arc, time::Duration};
 
+use bytes::BytesMut;
 use dmsg_engine::wire::Addr;
-use http::{HeaderMap, Method, Response, StatusCode, Version, header};
+use http::{HeaderMap, HeaderValue, Method, Response, StatusCode, Version, header};
 use http_body::Body;
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
@@ -17,6 +18,7 @@ use tokio::time::{Instant, timeout, timeout_at};
 use super::{
     Dial, HttpError, POOL_IDLE_TIMEOUT, Request, RequestBody, ResponseBody, SERVER_IDLE_TIMEOUT,
     body::BodyLimits,
+    live::Live,
     pool::{Conn, Pool},
     request::SentBody,
 };
@@ -320,23 +322,25 @@ impl<D: Dial> HttpClient<D> {
                 if response.body().size_hint().lower() > limits.max_bytes {
                     return Err(HttpError::BodyTooLarge { max: limits.max_bytes }.into());
                 }
-                if response.status() == StatusCode::SWITCHING_PROTOCOLS {
-                    if !wants_upgrade {
-                        let reason = "it switches protocols, and nobody asked".to_owned();
-                        return Err(HttpError::Malformed { to, reason }.into());
-                    }
-                    let upgrade = hyper::upgrade::on(&mut response);
-                    return Ok(response.map(|body| {
-                        ResponseBody::new(body, conn, false, sending, limits, Some(upgrade))
-                    }));
+                if response.status() == StatusCode::SWITCHING_PROTOCOLS && !wants_upgrade {
+                    let reason = "it switches protocols, and nobody asked".to_owned();
+                    return Err(HttpError::Malformed { to, reason }.into());
                 }
-                let reusable = keeps_alive
+                let upgrade = (response.status() == StatusCode::SWITCHING_PROTOCOLS)
+                    .then(|| hyper::upgrade::on(&mut response));
+                let keeps_alive = keeps_alive
+                    && upgrade.is_none()
                     && response.version() >= Version::HTTP_11
                     && !wants_close(response.headers());
-                Ok(response
-                    .map(|body| ResponseBody::new(body, conn, reusable, sending, limits, None)))
+                own_values(response.headers_mut());
+                Ok(response.map(|incoming| {
+                    let live = Live { incoming, conn, keeps_alive, sending, upgrade };
+                    ResponseBody::new(live, limits)
+                }))
             }
-            Err(_) if lease.is_reclaimed() => Err(HttpError::Reclaimed { to }.into()),
+            Err(_) if lease.is_reclaimed() => {
+                Err(HttpError::Reclaimed { to, unread_for: Duration::ZERO }.into())
+            }
             Err(mut failed) => Err(Failed {
                 unsent: failed.take_message().map(|sent| Request::from_hyper(url, sent)),
                 error: HttpError::from_hyper(to, failed.into_error()),
@@ -363,6 +367,18 @@ fn check_framing(to: Addr, headers: &HeaderMap) -> Result<(), HttpError> {
         return Err(HttpError::Malformed { to, reason });
     }
     Ok(())
+}
+
+/// Copies the values of a head out of hyper's read buffer, which they would keep for as long as the head is kept.
+fn own_values(headers: &mut HeaderMap) {
+    let mut all = BytesMut::with_capacity(headers.values().map(HeaderValue::len).sum());
+    headers.values().for_each(|value| all.extend_from_slice(value.as_bytes()));
+    let mut all = all.freeze();
+    for value in headers.values_mut() {
+        if let Ok(owned) = HeaderValue::from_maybe_shared(all.split_to(value.len())) {
+            *value = owned;
+        }
+    }
 }
 
 fn is_redirect(status: StatusCode) -> bool {

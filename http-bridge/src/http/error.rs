@@ -85,10 +85,15 @@ pub enum HttpError {
         after: Duration,
     },
     /// The holder of a body neither read nor dropped it, and its stream was needed or timed out.
-    #[error("the response of {to} lay unread for too long and its stream was reclaimed")]
+    #[error(
+        "the response of {to} was neither read nor dropped for {unread_for:?}, so its stream was taken back for others: read \
+         or drop response bodies"
+    )]
     Reclaimed {
         /// The destination.
         to: Addr,
+        /// Since its holder last made progress.
+        unread_for: Duration,
     },
     /// The body is larger than its reader allows.
     #[error("the body is larger than the {max} bytes allowed")]

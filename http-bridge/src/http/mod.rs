@@ -18,6 +18,7 @@ mod builder;
 mod client;
 mod error;
 pub(crate) mod expect;
+mod live;
 mod pool;
 pub(crate) mod progress;
 mod request;

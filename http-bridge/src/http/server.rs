@@ -13,6 +13,7 @@
 mod admission;
 mod clock;
 mod framing;
+mod reply;
 
 use std::{
     convert::Infallible, future::Future, panic::AssertUnwindSafe, pin::pin, sync::Arc,
@@ -36,6 +37,7 @@ use tower::{Service, ServiceExt};
 use self::{
     admission::{Admission, Permit},
     clock::{Clock, Clocked, ClockedBody, TOO_LARGE},
+    reply::Reply,
 };
 use super::{Accept, BoxError, Peer, expect};
 
@@ -194,7 +196,7 @@ impl<P: Peer> Connection<P> {
                     let close = HeaderValue::from_static("close");
                     response.headers_mut().insert(header::CONNECTION, close);
                 }
-                Ok::<_, Infallible>(response.map(|body| in_request.until_sent(body)))
+                Ok::<_, Infallible>(response.map(|body| Reply::body(body, clock, in_request)))
             }
         });
         let stream = Clocked::new(stream, clock.clone(), self.cut.clone(), permit);

@@ -26,7 +26,8 @@ impl std::fmt::Debug for Upgraded {
 }
 
 impl Upgraded {
-    pub(super) fn new(io: hyper::upgrade::Upgraded, conn: Conn) -> Self {
+    pub(super) fn new(io: hyper::upgrade::Upgraded, mut conn: Conn) -> Self {
+        conn.leave_http();
         Self { io: TokioIo::new(io), _conn: conn }
     }
 }

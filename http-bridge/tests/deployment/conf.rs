@@ -201,8 +201,12 @@ fn changed_files_are_handed_out_and_broken_ones_change_nothing() {
     assert_eq!(answer["transport_discovery_dmsg"], format!("dmsg://{}:80", key("tpd1")));
     // A file that is half written, and then whole.
     place.write("deployment.json", &text("tpd2")[..50]);
-    std::thread::sleep(Duration::from_millis(2500));
-    assert_eq!(json_of(&http)["transport_discovery_dmsg"], format!("dmsg://{}:80", key("tpd1")));
+    let begun = Instant::now();
+    while begun.elapsed() < Duration::from_millis(2500) {
+        let answer = json_of(&http);
+        assert_eq!(answer["transport_discovery_dmsg"], format!("dmsg://{}:80", key("tpd1")));
+        std::thread::yield_now();
+    }
     place.write("deployment.json", &text("tpd2"));
     let tpd = format!("dmsg://{}:80", key("tpd2"));
     let answer = wait_for(&http, |answer| answer["transport_discovery_dmsg"] == tpd);

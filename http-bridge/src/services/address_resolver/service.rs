@@ -69,8 +69,8 @@ impl AddressResolver {
         Ok(Self { host, bindings, sudph: Sudph::default() })
     }
 
-    /// The UDP side; nobody is bound there until [`Sudph::serve`] runs. `address` is told in the health page: visors that reach us
-    /// over DMSG learn it nowhere else.
+    /// The UDP side; nobody is bound there until [`Sudph::serve`] runs. `address` is told in the health page: visors that
+    /// reach us over DMSG learn it nowhere else.
     pub fn sudph(&self, address: String) -> Sudph {
         self.host.set_udp_address(address);
         self.sudph.clone()
