@@ -11,7 +11,11 @@
 //! The queue reads no clock; a machine asks [`TimerQueue::next_at`] for [`crate::io::Io::wake_at`]
 //! and drains [`TimerQueue::pop_due`] on `timeout`.
 
+mod heap;
+
 use std::{collections::BTreeMap, time::Instant};
+
+pub use heap::{Place, TimerHeap};
 
 /// A set of deadlines, one per key.
 #[derive(Debug, Clone)]

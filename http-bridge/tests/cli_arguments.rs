@@ -96,6 +96,9 @@ fn a_server_finds_out_what_is_wrong_before_it_tells_anybody_its_address() {
         (&["--public-address", ":80"], 2, "no host"),
         (&["--sessions-max", "0"], 2, "--sessions-max"),
         (&["--threads", "0"], 2, "--threads"),
+        (&["--cpus", "0,x"], 2, "0,2-3"),
+        (&["--cpus", "3-1"], 2, "above its end"),
+        (&["--cpus", "1023"], 1, "CPU 1023"),
         (&["--admin", &taken], 1, "admin page"),
         (&["--discovery", "http://127.0.0.1:1", "--listen", "0.0.0.0:0"], 2, "--public-address"),
     ] {

@@ -371,6 +371,9 @@ fn server_discovery_and_serve_work_apart_from_local() {
 
     let metrics = Command::new("curl").args(["-s", &format!("http://{admin}/metrics")]).output();
     if let Ok(metrics) = metrics {
-        assert!(stdout(&metrics).contains("\ndmsg_server_sessions "), "{}", stdout(&metrics));
+        for name in ["sessions", "connections", "receive_buffers_lent"] {
+            let line = format!("\ndmsg_server_{name} ");
+            assert!(stdout(&metrics).contains(&line), "{name}: {}", stdout(&metrics));
+        }
     }
 }

@@ -79,7 +79,6 @@ impl<M: Machine> Host<M> {
 
     /// Runs what is due: what becomes due meanwhile waits for the next turn.
     pub(super) fn run_due(&mut self) {
-        self.stats.conns.store(self.io.conn_count(), Relaxed);
         let mut all = std::mem::replace(&mut self.due, std::mem::take(&mut self.spare_due));
         for due in all.drain(..) {
             match due {
@@ -102,6 +101,7 @@ impl<M: Machine> Host<M> {
             self.io.take_wake_at();
             self.machine.timeout(&mut self.io);
         }
+        self.stats.conns.store(self.io.conn_count(), Relaxed);
     }
 
     /// Whether this is the turn in which the machine asked to stop; then every connection is asked

@@ -66,6 +66,8 @@ impl SendQueue {
         if slice.len() <= COPY_MAX_BYTES {
             self.push_bytes(&slice);
         } else {
+            // Room that was made and then not used is no segment.
+            self.segments.pop_back_if(|last| last.as_bytes().is_empty());
             self.len += slice.len();
             self.segments.push_back(Segment::Slice(slice));
         }
@@ -154,25 +156,35 @@ impl SendQueue {
         self.advance(sent);
     }
 
-    /// Takes up to `bytes_max` contiguous bytes off the front, without a copy where they fill their segment; `None` when there
-    /// is nothing to take.
-    pub fn pop_front(&mut self, bytes_max: usize) -> Option<Slice> {
-        if bytes_max == 0 {
-            return None;
+    /// Bytes that [`SendQueue::move_front`] can move at once: those of the first segment, at most `bytes_max`.
+    #[must_use]
+    pub fn front_len(&self, bytes_max: usize) -> usize {
+        let first =
+            self.segments.front().map_or(0, |first| first.as_bytes().len() - self.head_sent);
+        first.min(bytes_max)
+    }
+
+    /// Moves the first `bytes`, at most [`SendQueue::front_len`], to the end of `to`: by reference where they are many and fill
+    /// their segment.
+    pub fn move_front(&mut self, bytes: usize, to: &mut Self) {
+        debug_assert!(bytes <= self.front_len(bytes), "within the first segment");
+        let is_whole = self.head_sent == 0 && self.front_len(usize::MAX) == bytes;
+        if is_whole && bytes > COPY_MAX_BYTES {
+            to.segments.extend(self.segments.pop_front());
+            to.len += bytes;
+            self.len -= bytes;
+            return;
         }
-        let slice = match self.segments.front_mut()? {
-            Segment::Slice(slice) => {
-                let mut rest = slice.clone();
-                rest.advance(self.head_sent);
-                rest.split_to(bytes_max)
+        match self.segments.front() {
+            Some(Segment::Slice(slice)) => {
+                to.push_slice(slice.range(self.head_sent, self.head_sent + bytes));
             }
-            Segment::Batch(batch) => {
-                let bytes = &batch.bytes()[self.head_sent..];
-                Slice::copy_from(&bytes[..bytes.len().min(bytes_max)])
+            Some(Segment::Batch(batch)) => {
+                to.push_bytes(&batch.bytes()[self.head_sent..self.head_sent + bytes]);
             }
-        };
-        self.advance(slice.len());
-        Some(slice)
+            None => {}
+        }
+        self.advance(bytes);
     }
 
     /// Drops everything; what a send has taken does not come back.
@@ -201,6 +213,15 @@ mod tests {
     }
 
     #[test]
+    fn room_that_was_made_for_nothing_does_not_stand_in_the_way() {
+        let mut queue = SendQueue::default();
+        queue.reserve(100);
+        queue.push_slice(Slice::from_vec(vec![7; COPY_MAX_BYTES + 1]));
+        queue.push_bytes(b"abc");
+        assert_eq!((queue.pieces().count(), queue.front_len(5)), (2, 5));
+    }
+
+    #[test]
     fn short_sends_resume_at_the_right_byte() {
         let mut queue = SendQueue::default();
         let large: Vec<u8> = (0..5000).map(|i| i as u8).collect();
@@ -217,20 +238,23 @@ mod tests {
     }
 
     #[test]
-    fn popped_pieces_are_the_bytes_in_order() {
+    fn moved_pieces_are_the_bytes_in_order() {
         for bytes_max in [1, 3, 1000, usize::MAX] {
-            let mut queue = SendQueue::default();
+            let (mut queue, mut to) = (SendQueue::default(), SendQueue::default());
             let large: Vec<u8> = (0..5000).map(|i| i as u8).collect();
+            let expected = [b"abc", &large[..], b"xyz", &[7; 3000][..]].concat();
             queue.push_bytes(b"abc");
-            queue.push_slice(Slice::from_vec(large.clone()));
+            queue.push_slice(Slice::from_vec(large));
             queue.push_bytes(b"xyz");
-            let mut popped = Vec::new();
-            while let Some(slice) = queue.pop_front(bytes_max) {
-                assert!(!slice.is_empty() && slice.len() <= bytes_max);
-                popped.extend_from_slice(&slice);
-                assert_eq!(popped.len() + queue.len(), 5006);
+            queue.push_bytes(&[7; 3000]);
+            while !queue.is_empty() {
+                let len = queue.front_len(bytes_max);
+                assert!(len > 0 && len <= bytes_max);
+                queue.move_front(len, &mut to);
+                assert_eq!(queue.len() + to.len(), expected.len());
             }
-            assert_eq!(popped, [b"abc", &large[..], b"xyz"].concat());
+            assert_eq!(flat(&to), expected);
+            assert_eq!((queue.front_len(1), queue.pieces().count()), (0, 0));
         }
     }
 

@@ -8,7 +8,6 @@ use std::{net::IpAddr, sync::atomic::Ordering::Relaxed, time::Duration};
 
 use super::{
     Command, Delivery, Half, RefuseReason, Relay, SessionEnd, Stage, StreamMsg, StreamRef,
-    TimerKey,
     session::Up,
     stream::{Answer, Relaying},
 };
@@ -39,7 +38,7 @@ impl Relay {
         let stage = Stage::Request(Box::default());
         up.streams.insert(id, Half::new(stage, now));
         self.stats.stream_halves.fetch_add(1, Relaxed);
-        self.timers.set(TimerKey::Stream(conn, id), now + self.limits.dial_timeout);
+        self.set_deadline(conn, id, now + self.limits.dial_timeout);
     }
 
     /// Bytes on a stream whose request is being read.
@@ -112,7 +111,7 @@ impl Relay {
         let Some(half) = self.half(conn, id) else { return Ok(()) };
         half.stage = Stage::Dialing { peer: None };
         let deadline = io.now() + self.limits.dial_timeout + INITIATOR_SLACK;
-        self.timers.set(TimerKey::Stream(conn, id), deadline);
+        self.set_deadline(conn, id, deadline);
         let delivery = Delivery { from, conn: target.conn, destination, request };
         if target.core == self.core {
             self.deliver(io, delivery);
@@ -159,7 +158,7 @@ impl Relay {
                 let Some(up) = self.up(conn) else { return };
                 up.streams.insert(id, Half::new(stage, now));
                 self.stats.stream_halves.fetch_add(1, Relaxed);
-                self.timers.set(TimerKey::Stream(conn, id), now + self.limits.dial_timeout);
+                self.set_deadline(conn, id, now + self.limits.dial_timeout);
                 let here = StreamRef { core: self.core, conn, id };
                 self.tell(io, from, here, StreamMsg::Delivered);
             }
@@ -246,7 +245,7 @@ impl Relay {
         if let Some(half) = self.half(conn, id) {
             half.stage = Stage::Relaying(Relaying::new(peer));
             half.active = now;
-            self.timers.set(TimerKey::Stream(conn, id), now + self.limits.idle_timeout);
+            self.set_deadline(conn, id, now + self.limits.idle_timeout);
         }
     }
 

@@ -1,4 +1,4 @@
-//! The flow of a relayed stream: data and credit (`wire.md §4.6`). How it ends is in `ends.rs`.
+//! The flow of a relayed stream: data and credit (`wire.md §4.6`). What waits is in `waiting.rs`, how a stream ends in `ends.rs`.
 //!
 //! ```text
 //!   client A ─Data─▶ half A ─StreamMsg::Data─▶ half B ─ credit and room? ─▶ send queue of B
@@ -9,8 +9,7 @@
 use std::sync::atomic::Ordering::Relaxed;
 
 use super::{
-    Command, Half, RefuseReason, Relay, SessionEnd, Stage, StreamMsg, StreamRef, TimerKey,
-    stream::{Relaying, pending_len},
+    Command, Half, RefuseReason, Relay, SessionEnd, Stage, StreamMsg, StreamRef, stream::Relaying,
 };
 use crate::{
     io::{ConnId, Io},
@@ -27,9 +26,6 @@ const AHEAD_MAX_BYTES: i64 = AHEAD_LOW_BYTES + 128 * 1024;
 /// Its session is read again when it is this much ahead. A receiver who has read everything has
 /// granted all but less than its first window, so this is always reached.
 const AHEAD_LOW_BYTES: i64 = INITIAL_WINDOW_BYTES as i64;
-
-/// A half hands over this much before the next one of its session gets its turn.
-const TURN_BYTES: usize = 16 * 1024;
 
 /// What our client's frames mean for its half.
 impl Relay {
@@ -85,7 +81,7 @@ impl Relay {
                 if over {
                     self.drop_half(io, conn, id);
                 } else {
-                    self.timers.set(TimerKey::Stream(conn, id), linger);
+                    self.set_deadline(conn, id, linger);
                 }
             }
             Stage::Request(_) => {
@@ -176,7 +172,7 @@ impl Relay {
             }
             (Stage::Relaying(relaying), StreamMsg::Finish) => {
                 relaying.peer_done = true;
-                self.timers.set(TimerKey::Stream(conn, id), io.now() + self.limits.linger_timeout);
+                self.set_deadline(conn, id, io.now() + self.limits.linger_timeout);
                 self.finish_if_drained(io, conn, id);
             }
             (Stage::Relaying(_), StreamMsg::Reset | StreamMsg::Refused(_)) => {
@@ -204,25 +200,35 @@ impl Relay {
         let credit = up.mux().send_credit(id) as usize;
         let Some(half) = up.streams.get_mut(id) else { return };
         half.active = now;
-        let Stage::Relaying(relaying) = &mut half.stage else { return };
+        let Stage::Relaying(relaying) = &half.stage else { return };
         if !full && relaying.pending.is_empty() && credit >= data.len() {
             return self.hand_over(io, conn, id, data);
         }
-        let len = data.len();
-        relaying.pending.push_slice(data.compact());
-        up.pending_bytes += len;
-        self.pending_bytes += len;
-        self.stats.pending_bytes.fetch_add(len as u64, Relaxed);
-        self.list_ready(conn, id);
-        // There may be credit for a part of it, and nothing else that would ever send that part.
-        self.drain(io, conn);
-        let waiting = self.half(conn, id).map_or(0, |half| pending_len(half));
-        self.enforce_budget(io, conn, id, waiting);
+        self.wait(io, conn, id, |pending| pending.push_slice(data.compact()));
+    }
+
+    /// Puts payload into our client's send queue.
+    fn hand_over(&mut self, io: &mut Io, conn: ConnId, id: StreamId, data: Slice) {
+        let bytes = u32::try_from(data.len()).expect("a slice is below 4 GiB");
+        let (Some(up), Some(queue)) = (self.up(conn), io.queue(conn)) else { return };
+        up.budget.note_data_sent(1);
+        let mux = up.mux();
+        mux.send(id, data, queue);
+        if !mux.has_windows() {
+            // smux v1 tells us nothing of its receiver; what the connection takes counts as taken.
+            let Some(Half { stage: Stage::Relaying(Relaying { peer, .. }), .. }) =
+                up.streams.get(id)
+            else {
+                return;
+            };
+            let (to, here) = (*peer, StreamRef { core: self.core, conn, id });
+            self.tell(io, to, here, StreamMsg::Credit(bytes));
+        }
     }
 
     /// The far receiver lets our client send more. What our client's connection cannot take now is gathered, or a far
     /// receiver that gives it byte by byte would fill the queue of a client that does not read.
-    fn peer_credit(&mut self, io: &mut Io, conn: ConnId, id: StreamId, bytes: u32) {
+    pub(super) fn peer_credit(&mut self, io: &mut Io, conn: ConnId, id: StreamId, bytes: u32) {
         let (now, full) = (io.now(), io.is_full(conn));
         let Some(up) = self.up(conn) else { return };
         let Some(half) = up.streams.get_mut(id) else { return };
@@ -252,68 +258,6 @@ impl Relay {
         }
     }
 
-    /// Gives a half with something pending its place among those that may send, unless it waits for credit.
-    fn list_ready(&mut self, conn: ConnId, id: StreamId) {
-        let Some(up) = self.up(conn) else { return };
-        let credit = up.mux().send_credit(id);
-        if let Some(Half { stage: Stage::Relaying(relaying), .. }) = up.streams.get_mut(id)
-            && credit > 0
-            && !relaying.pending.is_empty()
-            && !std::mem::replace(&mut relaying.queued, true)
-        {
-            up.ready.push_back(id);
-        }
-    }
-
-    /// Puts payload into our client's send queue.
-    fn hand_over(&mut self, io: &mut Io, conn: ConnId, id: StreamId, data: Slice) {
-        let bytes = u32::try_from(data.len()).expect("a slice is below 4 GiB");
-        let (Some(up), Some(queue)) = (self.up(conn), io.queue(conn)) else { return };
-        up.budget.note_data_sent(1);
-        let mux = up.mux();
-        mux.send(id, data, queue);
-        if !mux.has_windows() {
-            // smux v1 tells us nothing of its receiver; what the connection takes counts as taken.
-            let Some(Half { stage: Stage::Relaying(Relaying { peer, .. }), .. }) =
-                up.streams.get(id)
-            else {
-                return;
-            };
-            let (to, here) = (*peer, StreamRef { core: self.core, conn, id });
-            self.tell(io, to, here, StreamMsg::Credit(bytes));
-        }
-    }
-
-    /// Keeps what waits within its bounds: the heaviest stream goes, of this session or, if the core is full, of the
-    /// heaviest session.
-    fn enforce_budget(&mut self, io: &mut Io, conn: ConnId, id: StreamId, waiting: usize) {
-        let stream_max = self.limits.stream_pending_bytes_max;
-        if waiting > stream_max {
-            return self.break_off(io, conn, id, RefuseReason::SlowReceiver);
-        }
-        while let Some((conn, id)) = self.heaviest_over_budget(conn) {
-            self.break_off(io, conn, id, RefuseReason::SlowReceiver);
-        }
-    }
-
-    /// The stream that must go for the budgets of a session and of the core to hold.
-    fn heaviest_over_budget(&mut self, conn: ConnId) -> Option<(ConnId, StreamId)> {
-        let session_max = self.limits.session_pending_bytes_max;
-        let over_session = self.up(conn).is_some_and(|up| up.pending_bytes > session_max);
-        let conn = if over_session {
-            conn
-        } else if self.pending_bytes > self.limits.core_pending_bytes_max
-            || self.stats.pending_bytes.load(Relaxed) > self.limits.process_pending_bytes_max
-        {
-            let sessions = self.sessions.iter().flatten();
-            sessions.max_by_key(|session| session.pending_bytes())?.conn
-        } else {
-            return None;
-        };
-        let streams = self.up(conn)?.streams.iter().map(|(id, half)| (pending_len(half), id));
-        streams.max().filter(|(waiting, _)| *waiting > 0).map(|(_, id)| (conn, id))
-    }
-
     /// Our client's mux may have no windows; then the only way to slow it down is not to read from it. For no longer than
     /// the linger limit: a receiver that stalls must not hold up the source's other streams.
     fn source_hold(&mut self, io: &mut Io, conn: ConnId, id: StreamId) {
@@ -325,7 +269,17 @@ impl Relay {
             && !std::mem::replace(&mut relaying.held, true)
         {
             self.hold(io, conn);
-            self.timers.set(TimerKey::Stream(conn, id), io.now() + self.limits.linger_timeout);
+            self.set_deadline(conn, id, io.now() + self.limits.linger_timeout);
+        }
+    }
+
+    /// A source without windows sent `bytes` by the block; in a block that is told, as in one that is queued.
+    pub(super) fn note_ahead(&mut self, io: &mut Io, conn: ConnId, id: StreamId, bytes: u32) {
+        if let Some(Half { stage: Stage::Relaying(relaying), .. }) = self.half(conn, id) {
+            relaying.ahead_bytes += i64::from(bytes);
+            if relaying.ahead_bytes > AHEAD_MAX_BYTES {
+                self.source_hold(io, conn, id);
+            }
         }
     }
 
@@ -334,39 +288,7 @@ impl Relay {
             && std::mem::take(&mut relaying.held)
         {
             self.release(io, conn);
-            self.timers.set(TimerKey::Stream(conn, id), io.now() + self.limits.idle_timeout);
-        }
-    }
-
-    /// Hands over what waits in a session, each half in its turn, while there is room.
-    pub(super) fn drain(&mut self, io: &mut Io, conn: ConnId) {
-        while !io.is_full(conn) {
-            let Some(up) = self.up(conn) else { return };
-            let Some(id) = up.ready.pop_front() else { return };
-            let credit = up.mux().send_credit(id) as usize;
-            let Some(Half { stage: Stage::Relaying(relaying), .. }) = up.streams.get_mut(id) else {
-                continue;
-            };
-            relaying.queued = false;
-            // Out of credit: it comes back with the next window update.
-            let Some(data) = relaying.pending.pop_front(credit.min(TURN_BYTES)) else { continue };
-            self.account_drained(conn, id, data.len());
-            self.hand_over(io, conn, id, data);
-            self.finish_if_drained(io, conn, id);
-        }
-    }
-
-    fn account_drained(&mut self, conn: ConnId, id: StreamId, len: usize) {
-        self.pending_bytes -= len;
-        self.stats.pending_bytes.fetch_sub(len as u64, Relaxed);
-        let Some(up) = self.up(conn) else { return };
-        up.pending_bytes -= len;
-        let Some(Half { stage: Stage::Relaying(relaying), .. }) = up.streams.get_mut(id) else {
-            return;
-        };
-        relaying.queued = !relaying.pending.is_empty();
-        if relaying.queued {
-            up.ready.push_back(id);
+            self.set_deadline(conn, id, io.now() + self.limits.idle_timeout);
         }
     }
 

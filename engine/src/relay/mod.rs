@@ -23,8 +23,8 @@
 //!
 //! Files: `admission.rs` who may begin a handshake · `session.rs` handshake and frames of one connection · `budget.rs`
 //! what a peer may send beside data · `dial.rs` requests and responses · `forward.rs` data and credit · `runs.rs` the
-//! same for frames that need no decision, by the block · `ends.rs` how streams end · `stream.rs` the two halves ·
-//! `cores.rs` who is where · `lanes.rs` between cores · `limits.rs` · `stats.rs`.
+//! same for frames that need no decision, by the block · `waiting.rs` what cannot be sent yet · `ends.rs` how streams
+//! end · `stream.rs` the two halves · `cores.rs` who is where · `lanes.rs` between cores · `limits.rs` · `stats.rs`.
 
 mod admission;
 mod budget;
@@ -38,6 +38,7 @@ mod runs;
 mod session;
 mod stats;
 mod stream;
+mod waiting;
 
 use std::{
     collections::VecDeque,
@@ -56,13 +57,14 @@ use crate::{
     io::{Closed, ConnId, Io, Machine},
     mux::StreamId,
     pool::Slice,
-    timers::TimerQueue,
+    timers::TimerHeap,
 };
 use admission::{AddressRate, AddressSessions};
 use lanes::Outbox;
 use runs::Plan;
 use session::Session;
 use stream::{Half, Stage};
+use waiting::SpareQueues;
 
 /// What a relay is built with.
 #[derive(Clone)]
@@ -92,9 +94,10 @@ pub struct Relay {
     unproven: VecDeque<ConnId>,
     rate: AddressRate,
     address_sessions: AddressSessions,
-    timers: TimerQueue<TimerKey>,
+    timers: TimerHeap<TimerKey>,
     /// Bytes that wait in halves of all sessions of this core.
     pending_bytes: usize,
+    spare_queues: SpareQueues,
     /// For `runs.rs`, kept for its memory; empty between verbs.
     plan: Plan,
     /// What this verb says to other cores.
@@ -129,8 +132,9 @@ impl Relay {
             sessions: Vec::new(),
             sessions_up: 0,
             unproven: VecDeque::new(),
-            timers: TimerQueue::new(),
+            timers: TimerHeap::new(),
             pending_bytes: 0,
+            spare_queues: SpareQueues::new(),
             plan: Plan::new(),
             lane_held: Vec::new(),
         }

@@ -22,6 +22,7 @@ use crate::{
     noise::{ObjectOpener, Sealer},
     pool::Slice,
     session::{Established, SessionHandshake, Step},
+    timers::Place,
 };
 
 /// A send queue that control frames alone have driven this far means the peer floods us with pings and the like without
@@ -35,6 +36,7 @@ pub(super) struct Session {
     pub(super) conn: ConnId,
     pub(super) peer: SocketAddr,
     pub(super) phase: Phase,
+    timer: Place,
     last_received: Instant,
     /// Reasons why we do not read from it: one for its own unread control frames, one per stream on hold.
     holds: u32,
@@ -62,6 +64,8 @@ pub(super) struct Up {
     /// Halves with credit that their client has not been told yet.
     pub(super) owing: BTreeSet<StreamId>,
     pub(super) budget: Budget,
+    /// Where a plan of frames may have its list of what goes to this session.
+    pub(super) plan_list: u16,
     streams_max: usize,
 }
 
@@ -84,6 +88,15 @@ impl Up {
     fn mux_or(&mut self, kind: MuxKind) -> &mut Mux {
         let config = MuxConfig { streams_max: self.streams_max };
         self.mux.get_or_insert_with(|| Mux::new(kind, Role::Server, config))
+    }
+}
+
+/// The session behind a connection, if its handshake is over.
+pub(super) fn up_of(sessions: &mut [Option<Box<Session>>], conn: ConnId) -> Option<&mut Up> {
+    let session = sessions.get_mut(conn.index())?.as_deref_mut().filter(|s| s.conn == conn)?;
+    match &mut session.phase {
+        Phase::Up(up) => Some(up),
+        Phase::Handshake(_) => None,
     }
 }
 
@@ -130,6 +143,7 @@ impl Relay {
             conn,
             peer,
             phase: Phase::Handshake(Box::new(handshake)),
+            timer: Place::NONE,
             last_received: io.now(),
             holds: 0,
             control_hold: false,
@@ -141,7 +155,7 @@ impl Relay {
         self.sessions[conn.index()] = Some(Box::new(session));
         self.unproven.push_back(conn);
         self.stats.handshakes.fetch_add(1, Relaxed);
-        self.timers.set(TimerKey::Session(conn), io.now() + self.limits.handshake_timeout);
+        self.set_tick(conn, io.now() + self.limits.handshake_timeout);
     }
 
     pub(super) fn session_received(&mut self, io: &mut Io, conn: ConnId, data: Slice) {
@@ -184,13 +198,13 @@ impl Relay {
             pending_bytes: 0,
             owing: BTreeSet::new(),
             budget: Budget::default(),
+            plan_list: 0,
             streams_max,
         }));
         self.proven(conn);
         self.sessions_up += 1;
         self.stats.sessions.fetch_add(1, Relaxed);
-        self.stats.sessions_total.fetch_add(1, Relaxed);
-        self.timers.set(TimerKey::Session(conn), io.now() + SMUX_KEEPALIVE);
+        self.set_tick(conn, io.now() + SMUX_KEEPALIVE);
         tracing::debug!(client = %remote.short(), "session up");
         // The newest session of a key wins, and the older one is closed (wire.md §3.1, G26).
         let here = SessionRef { core: self.core, conn };
@@ -199,6 +213,8 @@ impl Relay {
             Some(old) => self.outbox.push(old.core, super::Command::Evict(old.conn)),
             None => {}
         }
+        // Only now, as whoever counts sessions goes on to ask for them by their keys.
+        self.stats.sessions_total.fetch_add(1, Relaxed);
         if let Some(newcomers) = &self.newcomers {
             // A full channel means that nobody asks discovery fast enough; the peer's own first byte decides as well.
             let _dropped_when_full = newcomers.try_send(remote);
@@ -305,7 +321,14 @@ impl Relay {
         } else {
             now + (interval - quiet)
         };
-        self.timers.set(TimerKey::Session(conn), next);
+        self.set_tick(conn, next);
+    }
+
+    fn set_tick(&mut self, conn: ConnId, at: Instant) {
+        let session = self.sessions.get_mut(conn.index()).and_then(Option::as_mut);
+        if let Some(session) = session.filter(|session| session.conn == conn) {
+            self.timers.set(&mut session.timer, TimerKey::Session(conn), at);
+        }
     }
 
     /// Stops or goes on reading from a session; holds are counted, so that several causes do not undo each other.
@@ -350,9 +373,9 @@ impl Relay {
         if self.session(conn).is_none() {
             return;
         }
-        self.timers.cancel(TimerKey::Session(conn));
         self.proven(conn);
-        let Some(session) = self.sessions[conn.index()].take() else { return };
+        let Some(mut session) = self.sessions[conn.index()].take() else { return };
+        self.timers.cancel(&mut session.timer, TimerKey::Session(conn));
         self.stats.ended(why);
         let abort = matches!(
             why,
@@ -368,8 +391,8 @@ impl Relay {
         self.pending_bytes -= up.pending_bytes;
         self.stats.pending_bytes.fetch_sub(up.pending_bytes as u64, Relaxed);
         // In their order, so that a simulation replays.
-        for (id, half) in up.streams.into_sorted() {
-            self.timers.cancel(TimerKey::Stream(conn, id));
+        for (id, mut half) in up.streams.into_sorted() {
+            self.timers.cancel(&mut half.timer, TimerKey::Stream(conn, id));
             self.stats.stream_halves.fetch_sub(1, Relaxed);
             let from = StreamRef { core: self.core, conn, id };
             if let Some((to, msg)) = farewell(half.stage) {

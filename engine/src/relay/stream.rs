@@ -6,12 +6,13 @@ use crate::{
     identity::PublicKey,
     io::ConnId,
     mux::{MuxKind, StreamId, id_map::Hint},
-    pool::{SendQueue, Slice},
+    pool::Slice,
     session::ObjectReader,
+    timers::Place,
     wire::SignedObject,
 };
 
-use super::RefuseReason;
+use super::{RefuseReason, waiting::Pending};
 
 /// One half of a stream, anywhere on the server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -89,11 +90,18 @@ pub(super) struct Half {
     pub(super) early_credit: u32,
     /// Where the mux has the stream.
     pub(super) mux_hint: Hint,
+    /// Where the deadline of its stage is.
+    pub(super) timer: Place,
 }
 
 impl Half {
     pub(super) fn new(stage: Stage, now: Instant) -> Self {
-        Self { stage, active: now, early_credit: 0, mux_hint: Hint::default() }
+        Self { stage, active: now, early_credit: 0, mux_hint: Hint::default(), timer: Place::NONE }
+    }
+
+    /// Whether it relays what `from` sends.
+    pub(super) fn hears(&self, from: StreamRef) -> bool {
+        matches!(&self.stage, Stage::Relaying(relaying) if relaying.peer == from)
     }
 }
 
@@ -128,7 +136,7 @@ pub(super) struct Relaying {
     /// Where the peer's session has the peer half, on this core.
     pub(super) peer_hint: Hint,
     /// Came from the peer half, does not fit this session's send queue or credit yet.
-    pub(super) pending: SendQueue,
+    pub(super) pending: Pending,
     /// The peer half will send no more: finish once `pending` is out.
     pub(super) peer_done: bool,
     /// Our client has finished its direction.
@@ -150,7 +158,7 @@ impl Relaying {
         Self {
             peer,
             peer_hint: Hint::default(),
-            pending: SendQueue::default(),
+            pending: Pending::default(),
             peer_done: false,
             client_done: false,
             fin_sent: false,
