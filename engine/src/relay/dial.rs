@@ -18,7 +18,7 @@ use crate::{
     mux::StreamId,
     pool::Slice,
     session::{OBJECT_OVERHEAD_BYTES, Object, ObjectReader, PING_MARKER, write_object},
-    wire::{Dialect, ObjectError, RoutedRequest, SignedObject, StreamResponse},
+    wire::{Dialect, KeyBytes, ObjectError, RawRequest, SignedObject, StreamResponse},
 };
 
 /// The initiator's half outlives the destination's by this much, so that the destination's reason is the one reported.
@@ -102,7 +102,7 @@ impl Relay {
         io: &mut Io,
         conn: ConnId,
         id: StreamId,
-        destination: &[u8; PublicKey::LEN],
+        destination: &KeyBytes,
         request: SignedObject,
     ) -> Result<(), RefuseReason> {
         // Whatever bytes the table finds are a key.
@@ -298,9 +298,9 @@ impl Relay {
 fn checked_request(
     plain: Vec<u8>,
     session_key: &PublicKey,
-) -> Result<(SignedObject, RoutedRequest, [u8; PublicKey::LEN]), RefuseReason> {
+) -> Result<(SignedObject, RawRequest, KeyBytes), RefuseReason> {
     let object = SignedObject::from_bytes(plain).map_err(|_| RefuseReason::BadRequest)?;
-    let request = RoutedRequest::decode(object.gob()).map_err(|_| RefuseReason::BadRequest)?;
+    let request = RawRequest::decode(object.gob()).map_err(|_| RefuseReason::BadRequest)?;
     let destination = request.verify(&object, session_key).map_err(|error| match error {
         ObjectError::SourceKeyForeign => RefuseReason::ForeignSource,
         _ => RefuseReason::BadRequest,
