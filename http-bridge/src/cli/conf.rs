@@ -2,7 +2,8 @@
 //!
 //! ```text
 //!   document + --lists ─▶ Bootstrapper ◀─ servers ─ discovery, at the start and every 5 min
-//!                           │      └─ last good list kept in --dir
+//!    (read again when       │      └─ last good list kept in --dir
+//!     a file changes)       │
 //!                           ├─ DMSG port 80, through every server
 //!                           └─ HTTP, unless --dmsg-only
 //! ```
@@ -12,7 +13,7 @@ use std::{
     net::SocketAddr,
     path::PathBuf,
     sync::Arc,
-    time::Duration,
+    time::{Duration, SystemTime},
 };
 
 use clap::Args;
@@ -50,6 +51,9 @@ const UPDATE_INTERVAL: Duration = Duration::from_secs(60);
 
 /// The wait after a first failure to learn the servers; doubles up to the usual interval.
 const RETRY_FIRST: Duration = Duration::from_secs(1);
+
+/// How often the files are looked at: an operator's change is handed out within this.
+const RELOAD_INTERVAL: Duration = Duration::from_secs(2);
 
 /// Clients of the clear-net side may sit behind one address.
 const CONNECTIONS_PER_ADDRESS_MAX: usize = 256;
@@ -116,6 +120,13 @@ pub(super) async fn run(args: ConfArgs) -> Result<(), Failure> {
         let listener = client.listen(DEFAULT_PORT).map_err(|error| other(&error))?;
         tasks.spawn(answer(listener, bootstrapper.clone(), ServeConfig::default(), stop.clone()));
     }
+    let (reload, stopped) = (reload(args, bootstrapper.clone()), stop.clone().cancelled_owned());
+    tasks.spawn(async move {
+        tokio::select! {
+            () = stopped => {}
+            () = reload => {}
+        }
+    });
     if let Some(discovery) = discovery {
         let refresh = refresh(discovery, bootstrapper, cache);
         let stopped = stop.clone().cancelled_owned();
@@ -148,6 +159,48 @@ fn override_lists(services: &mut Services, args: &ConfArgs) -> Result<(), Failur
         .override_lists(&text)
         .map(drop)
         .map_err(|problems| Failure::usage(problems.in_file(&name)))
+}
+
+/// Reads the files again when one of them has changed, and hands out what they say; never ends. What is wrong with them is
+/// logged, and what was handed out stays.
+async fn reload(args: ConfArgs, bootstrapper: Bootstrapper) {
+    let mut seen = args.stamps();
+    let mut looks = tokio::time::interval(RELOAD_INTERVAL);
+    loop {
+        looks.tick().await;
+        let stamps = args.stamps();
+        if stamps == seen {
+            continue;
+        }
+        seen = stamps;
+        let read = args.deployment.services().and_then(|mut services| {
+            override_lists(&mut services, &args)?;
+            Ok(services)
+        });
+        match read {
+            Ok(services) => {
+                bootstrapper.replace(services);
+                tracing::info!("the deployment was read again, and is handed out");
+            }
+            Err(failure) => {
+                tracing::warn!("the deployment was not read again: {}", failure.message);
+            }
+        }
+    }
+}
+
+impl ConfArgs {
+    /// Length and time of change of each file that there is.
+    fn stamps(&self) -> Vec<Option<(u64, SystemTime)>> {
+        let document = self.deployment.deployment.clone();
+        let document = document.or_else(|| std::env::var_os("SKYDEPLOY").map(PathBuf::from));
+        let files = [document.as_ref(), self.lists.as_ref()];
+        let stamp = |path: Option<&PathBuf>| {
+            let file = std::fs::metadata(path?).ok()?;
+            Some((file.len(), file.modified().ok()?))
+        };
+        files.map(stamp).into()
+    }
 }
 
 async fn listen(address: SocketAddr) -> Result<TcpListener, Failure> {
