@@ -51,7 +51,7 @@ pub const KEEPALIVE_IDLE: Duration = Duration::from_secs(30);
 /// … then at this interval …
 pub const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
 
-/// … and given up after this many probes without answer, or at the first one that is due after [`USER_TIMEOUT`] where that is set.
+/// … and given up after this many probes without answer, or at the first one due after [`USER_TIMEOUT`] where that is set.
 pub const KEEPALIVE_COUNT: u32 = 3;
 
 /// Commands a mailbox holds by default.

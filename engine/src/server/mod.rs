@@ -26,8 +26,8 @@ use crate::{
     relay::{Command, Cores, RefuseReason, Relay, RelayConfig, RelayLimits, SessionEnd, Stats},
 };
 
-/// Hints that may wait for one core: one each for the most sessions that it can have. What cores tell each other goes beyond it and
-/// has bounds of its own (`relay/lanes.rs`).
+/// Hints that may wait for one core: one each for the most sessions that it can have. What cores tell each other goes beyond it
+/// and has bounds of its own (`relay/lanes.rs`).
 const MAILBOX_MAX: usize = 65_536;
 
 /// How long a port that is taken is tried again. The kernel takes a ring apart behind the back of a process that was
@@ -128,7 +128,7 @@ impl Server {
         let cores = Arc::new(Cores::new(count));
         let stats = Arc::new(Stats::default());
         if count > 1 && config.listen.port() != 0 {
-            // Listeners that share a port would share it with another server too, and clients meet at random. Alone one is refused.
+            // Listeners that share a port share it with another server too, and clients would meet at random. One alone is refused.
             drop(listener(config.listen, false)?);
         }
         let first = listener(config.listen, count > 1)?;
@@ -209,8 +209,8 @@ impl Server {
         if self.has_failed() { 0 } else { self.sessions_max.saturating_sub(up) }
     }
 
-    /// Whether a worker thread has ended by itself: its driver failed, or it panicked; the log says why. Its sessions are lost, the
-    /// others go on. Whoever runs the server had better start it anew.
+    /// Whether a worker thread has ended by itself: its driver failed, or it panicked; the log says why. Its sessions are lost,
+    /// the others go on. Whoever runs the server had better start it anew.
     #[must_use]
     pub fn has_failed(&self) -> bool {
         self.threads.iter().any(|thread| thread.thread.is_finished())
