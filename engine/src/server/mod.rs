@@ -128,7 +128,7 @@ impl Server {
         let cores = Arc::new(Cores::new(count));
         let stats = Arc::new(Stats::default());
         if count > 1 && config.listen.port() != 0 {
-            // Listeners that share a port share it with another server too, and clients would meet at random. One alone is refused.
+            // Listeners that share a port share it with another server too, where clients meet at random. One alone is refused.
             drop(listener(config.listen, false)?);
         }
         let first = listener(config.listen, count > 1)?;
