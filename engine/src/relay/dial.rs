@@ -28,6 +28,10 @@ const INITIATOR_SLACK: Duration = Duration::from_secs(1);
 /// behind this much: whoever reads so little could have them pile up by thousands.
 const OBJECTS_QUEUED_BYTES_MAX: usize = 4 * SEND_HIGH_BYTES;
 
+/// Sealed bytes of the longest request or answer that is taken, as at our clients; genuine ones stay below 2 KiB. So a session
+/// that begins all its 2,048 streams and ends no request holds 32 MiB, and no more than it has sent.
+const OBJECT_BYTES_MAX: usize = 16 * 1024;
+
 impl Relay {
     /// A client opened a stream: acknowledge at once (`wire.md §3.3`) and wait for its request.
     pub(super) fn client_opened(&mut self, io: &mut Io, conn: ConnId, id: StreamId) {
@@ -36,9 +40,9 @@ impl Relay {
         if let Some(queue) = io.queue(conn) {
             up.mux().accept(id, queue);
         }
-        let stage = Stage::Request(Box::default());
+        let stage = Stage::Request(Box::new(ObjectReader::with_max(OBJECT_BYTES_MAX)));
         up.streams.insert(id, Half::new(stage, now));
-        self.stats.stream_halves.fetch_add(1, Relaxed);
+        self.stats.half_begins(id);
         self.timers.set(TimerKey::Stream(conn, id), now + self.limits.dial_timeout);
     }
 
@@ -88,9 +92,16 @@ impl Relay {
         id: StreamId,
         signed: Vec<u8>,
     ) -> Result<(), RefuseReason> {
+        let requests_max = self.limits.requests_per_interval_max;
         let Some(up) = self.up(conn) else { return Ok(()) };
+        if up.budget.request(1, requests_max) {
+            return Err(RefuseReason::TooManyRequests);
+        }
         let (object, request, destination) = checked_request(signed, &up.key)?;
         if request.asks_for_ip() && destination == *self.public_key.as_bytes() {
+            if self.up(conn).is_some_and(|up| up.budget.request(1, requests_max)) {
+                return Err(RefuseReason::TooManyRequests);
+            }
             self.answer_ip(io, conn, id, &object);
             return Ok(());
         }
@@ -150,7 +161,7 @@ impl Relay {
         match self.open_to(io, conn, &destination, &request) {
             Ok(id) => {
                 let answer = Answer {
-                    reader: ObjectReader::new(),
+                    reader: ObjectReader::with_max(OBJECT_BYTES_MAX),
                     initiator: Some(from),
                     request_hash: request.hash(),
                 };
@@ -158,7 +169,7 @@ impl Relay {
                 let now = io.now();
                 let Some(up) = self.up(conn) else { return };
                 up.streams.insert(id, Half::new(stage, now));
-                self.stats.stream_halves.fetch_add(1, Relaxed);
+                self.stats.half_begins(id);
                 self.timers.set(TimerKey::Stream(conn, id), now + self.limits.dial_timeout);
                 let here = StreamRef { core: self.core, conn, id };
                 self.tell(io, from, here, StreamMsg::Delivered);
