@@ -8,7 +8,10 @@
 //! The answers are made when something changes, not when somebody asks. An empty list of servers changes nothing: the
 //! last good one stays. Where the list comes from, and on what the router is served, is the matter of `dmsg conf`.
 
-use std::sync::{Arc, RwLock};
+use std::{
+    collections::HashMap,
+    sync::{Arc, RwLock},
+};
 
 use axum::{
     Router,
@@ -86,18 +89,20 @@ impl Bootstrapper {
         self.read(|content| content.services.clone())
     }
 
-    /// Takes a fresh list of servers over; what the document says beyond key and address of a server stays as long as its
+    /// Takes a discovery's fresh list of servers over, as far as it is fit for a document; what the document says beyond key and address of a server stays as long as its
     /// address does, since it may be signed. Whether anything changed.
     pub fn set_servers(&self, servers: &[ServerRecord]) -> bool {
         let before = self.services();
-        let fresh: Vec<DmsgServer> = servers
-            .iter()
-            .map(|record| {
-                let is_same = |s: &&DmsgServer| s.key == record.key && s.address == record.address;
-                let known = before.servers().iter().find(is_same).cloned();
-                known.unwrap_or_else(|| DmsgServer::new(record.key, record.address.clone()))
-            })
-            .collect();
+        let known: HashMap<_, &DmsgServer> =
+            before.servers().iter().map(|server| (server.key, server)).collect();
+        let mut fresh = DmsgServer::listable(servers);
+        for server in &mut fresh {
+            if let Some(known) = known.get(&server.key)
+                && known.address == server.address
+            {
+                server.clone_from(known);
+            }
+        }
         if fresh.is_empty() || fresh == before.servers() {
             return false;
         }
