@@ -217,7 +217,8 @@ impl Overlay {
         self.0.discovery.as_ref()
     }
 
-    /// Access to a service of the deployment. Its key is found behind the known servers, without a look-up.
+    /// Access to a service of the deployment. Its key is sought behind the servers of its entry, if it has one, and behind
+    /// the known ones.
     #[must_use]
     pub fn access(
         &self,
@@ -249,8 +250,12 @@ impl Inner {
         endpoints: &Endpoints,
         config: AccessConfig,
     ) -> ServiceAccess {
-        if let Some(url) = &endpoints.dmsg {
-            self.map.pin(url.addr().key);
+        match &endpoints.dmsg {
+            Some(url) if service == ServiceKind::DmsgDiscovery => {
+                self.map.pin_discovery(url.addr().key);
+            }
+            Some(url) => self.map.pin(url.addr().key),
+            None => {}
         }
         let mut http = HttpConfig {
             streams_max: STREAMS_PER_SERVICE_MAX,

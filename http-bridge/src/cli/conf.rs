@@ -2,7 +2,8 @@
 //!
 //! ```text
 //!   document + --lists ─▶ Bootstrapper ◀─ servers ─ discovery, at the start and every 5 min
-//!                           │      └─ last good list kept in --dir
+//!    (read again when       │      └─ last good list kept in --dir
+//!     a file changes)       │
 //!                           ├─ DMSG port 80, through every server
 //!                           └─ HTTP, unless --dmsg-only
 //! ```
@@ -12,7 +13,7 @@ use std::{
     net::SocketAddr,
     path::PathBuf,
     sync::Arc,
-    time::Duration,
+    time::{Duration, SystemTime},
 };
 
 use clap::Args;
@@ -40,13 +41,16 @@ use crate::{
         server::{ServeConfig, ServeStats, serve},
     },
     overlay::{Overlay, OverlayConfig},
-    service::ServiceKind,
+    service::{Endpoints, ServiceKind},
     transport::TcpTransport,
     url::DEFAULT_PORT,
 };
 
 /// How often the client looks for servers that it has no session with, so that it is reached through all of them.
 const UPDATE_INTERVAL: Duration = Duration::from_secs(60);
+
+/// How often the files are looked at: an operator's change is handed out within this.
+const RELOAD_INTERVAL: Duration = Duration::from_secs(2);
 
 /// Clients of the clear-net side may sit behind one address.
 const CONNECTIONS_PER_ADDRESS_MAX: usize = 256;
@@ -99,7 +103,7 @@ pub(super) async fn run(args: ConfArgs) -> Result<(), Failure> {
     let configured = services.server_records();
     let bootstrapper = Bootstrapper::new(services, public_key);
     if let Some(cache) = &cache {
-        bootstrapper.set_servers(&cache.over(configured));
+        bootstrapper.begin_with_servers(&cache.over(configured));
     }
     let discovery = discovery_client(&bootstrapper.services(), overlay.as_ref())?;
     let (mut tasks, stop) = (JoinSet::new(), CancellationToken::new());
@@ -116,10 +120,17 @@ pub(super) async fn run(args: ConfArgs) -> Result<(), Failure> {
         let listener = client.listen(DEFAULT_PORT).map_err(|error| other(&error))?;
         tasks.spawn(answer(listener, bootstrapper.clone(), ServeConfig::default(), stop.clone()));
     }
+    let (reload, stopped) = (reload(args, bootstrapper.clone()), stop.clone().cancelled_owned());
+    tasks.spawn(async move {
+        tokio::select! {
+            () = stopped => {}
+            () = reload => {}
+        }
+    });
     if let Some(discovery) = discovery {
         let stopped = stop.clone().cancelled_owned();
         tasks.spawn(async move {
-            let take = |servers| keep(bootstrapper.clone(), cache.clone(), servers);
+            let take = |servers| keep(bootstrapper.clone(), cache.clone(), place.clone(), servers);
             tokio::select! {
                 () = stopped => {}
                 () = follow_servers(discovery, take) => {}
@@ -148,6 +159,48 @@ fn override_lists(services: &mut Services, args: &ConfArgs) -> Result<(), Failur
         .override_lists(&text)
         .map(drop)
         .map_err(|problems| Failure::usage(problems.in_file(&name)))
+}
+
+/// Reads the files again when one of them has changed, and hands out what they say; never ends. What is wrong with them is
+/// logged, and what was handed out stays.
+async fn reload(args: ConfArgs, bootstrapper: Bootstrapper) {
+    let mut seen = args.stamps();
+    let mut looks = tokio::time::interval(RELOAD_INTERVAL);
+    loop {
+        looks.tick().await;
+        let stamps = args.stamps();
+        if stamps == seen {
+            continue;
+        }
+        seen = stamps;
+        let read = args.deployment.services().and_then(|mut services| {
+            override_lists(&mut services, &args)?;
+            Ok(services)
+        });
+        match read {
+            Ok(services) => {
+                bootstrapper.replace(services);
+                tracing::info!("the deployment was read again, and is handed out");
+            }
+            Err(failure) => {
+                tracing::warn!("the deployment was not read again: {}", failure.message);
+            }
+        }
+    }
+}
+
+impl ConfArgs {
+    /// Length and time of change of each file that there is.
+    fn stamps(&self) -> Vec<Option<(u64, SystemTime)>> {
+        let document = self.deployment.deployment.clone();
+        let document = document.or_else(|| std::env::var_os("SKYDEPLOY").map(PathBuf::from));
+        let files = [document.as_ref(), self.lists.as_ref()];
+        let stamp = |path: Option<&PathBuf>| {
+            let file = std::fs::metadata(path?).ok()?;
+            Some((file.len(), file.modified().ok()?))
+        };
+        files.map(stamp).into()
+    }
 }
 
 async fn listen(address: SocketAddr) -> Result<TcpListener, Failure> {
@@ -213,7 +266,17 @@ async fn answer(
     serve(accept, bootstrapper.router(), config, stats, stop.cancelled_owned()).await;
 }
 
-async fn keep(bootstrapper: Bootstrapper, cache: Option<ServerCache>, servers: Vec<ServerRecord>) {
+/// Hands a list of the discovery out and keeps it, unless the document names another discovery by now.
+async fn keep(
+    bootstrapper: Bootstrapper,
+    cache: Option<ServerCache>,
+    discovery: Endpoints,
+    servers: Vec<ServerRecord>,
+) {
+    if bootstrapper.services().endpoints(ServiceKind::DmsgDiscovery) != discovery {
+        tracing::warn!("the deployment names another discovery now; restart to ask that one");
+        return;
+    }
     if !bootstrapper.set_servers(&servers) {
         return;
     }

@@ -302,6 +302,18 @@ impl Services {
         records
     }
 
+    /// The sets of keys alone, which take effect while a program runs (`§5`).
+    #[must_use]
+    pub fn key_sets(&self) -> Self {
+        let mut sets = Self::default();
+        for field in Field::ALL.into_iter().filter(|field| field.is_key_set()) {
+            if let Some(value) = self.get(field) {
+                sets.set(field, value.clone());
+            }
+        }
+        sets
+    }
+
     /// A set of keys; empty for a field that holds none.
     #[must_use]
     pub fn keys(&self, field: Field) -> &[PublicKey] {

@@ -335,6 +335,36 @@ fn a_bad_server_of_an_answer_takes_nothing_else_along() {
 }
 
 #[test]
+fn the_servers_of_a_discovery_outlive_its_document_and_not_another_discovery() {
+    use dmsg_engine::client::ServerRecord;
+    let document = |discovery: &str, server: &str| {
+        let text = format!(
+            r#"{{"dmsg_discovery":"http://{discovery}","dmsg_servers":[{{"static":"{}","server":{{"address":"{server}:1"}}}}]}}"#,
+            key(server)
+        );
+        Services::parse(&text).unwrap().0
+    };
+    let record = |name: &str| ServerRecord {
+        key: key(name).parse().unwrap(),
+        address: format!("{name}:1"),
+        available_sessions: 1,
+    };
+    let bootstrapper = bootstrapper::Bootstrapper::new(document("d", "a"), None);
+    let addresses = || -> Vec<String> {
+        bootstrapper.services().servers().iter().map(|server| server.address.clone()).collect()
+    };
+    bootstrapper.begin_with_servers(&[record("a"), record("kept")]);
+    assert_eq!(addresses(), ["a:1", "kept:1"]);
+    bootstrapper.replace(document("d", "moved"));
+    assert_eq!(addresses(), ["moved:1"], "a kept list is no reason not to believe an operator");
+    bootstrapper.set_servers(&[record("listed")]);
+    bootstrapper.replace(document("d", "b"));
+    assert_eq!(addresses(), ["listed:1"]);
+    bootstrapper.replace(document("private", "c"));
+    assert_eq!(addresses(), ["c:1"]);
+}
+
+#[test]
 fn a_discovery_full_of_long_addresses_leaves_a_document_that_can_be_read() {
     use dmsg_engine::client::ServerRecord;
     let listed: Vec<ServerRecord> = (0..crate::discovery::store::SERVERS_MAX + 100)

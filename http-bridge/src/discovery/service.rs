@@ -36,7 +36,7 @@ mod config;
 mod lists;
 mod request_error;
 
-pub use config::{DiscoveryConfig, Passphrase};
+pub use config::{DiscoveryConfig, Passphrase, Seen};
 pub use request_error::RequestError;
 
 /// For how long a server stays listed without a refresh; twice its refresh interval.
@@ -149,8 +149,13 @@ impl DiscoveryService {
         let signed = check_new(&raw, now, self.0.config.test_mode)?;
         let deadline = self.deadline(&raw, legacy_timeout, now);
         let record = Record::new(&raw, signed, self.label(&raw), deadline)?;
+        let visor = record.client.as_ref().is_some_and(|client| client.visor);
+        let visor = visor.then_some(record.key);
         let written = self.0.store.put(record, now)?;
         self.keep()?;
+        if let (Some(key), Some(seen)) = (visor, &self.0.config.seen) {
+            seen(key, now);
+        }
         Ok(written)
     }
 

@@ -1,7 +1,7 @@
 //! What is known without asking anybody.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeMap,
     sync::{
         Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, Ordering::Relaxed},
@@ -25,9 +25,18 @@ const SOUGHT_BEHIND_MAX: usize = 16;
 #[derive(Debug, Default)]
 pub struct StaticMap {
     configured: Vec<ServerRecord>,
-    pinned: Mutex<BTreeSet<PublicKey>>,
+    pinned: Mutex<BTreeMap<PublicKey, Entry>>,
     learned: Mutex<Lists>,
     has_begun: AtomicBool,
+}
+
+/// What the discovery may say of a pinned peer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Entry {
+    /// It may have an entry, which names the servers that it is behind now.
+    Possible,
+    /// It has none, or asking for it would lead back to itself.
+    Never,
 }
 
 /// A server that is missing from one list is kept for one more: lists are made while servers restart. What was kept
@@ -56,10 +65,19 @@ impl StaticMap {
 
     /// Adds a peer that is found behind the servers. Beyond 64 it is not added, and the discovery is asked for it.
     pub fn pin(&self, peer: PublicKey) {
+        self.add(peer, Entry::Possible);
+    }
+
+    /// The same for the discovery itself, which nobody is asked for.
+    pub fn pin_discovery(&self, peer: PublicKey) {
+        self.add(peer, Entry::Never);
+    }
+
+    fn add(&self, peer: PublicKey, entry: Entry) {
         let mut pinned = lock(&self.pinned);
-        if pinned.len() < PINNED_MAX {
-            pinned.insert(peer);
-        } else if !pinned.contains(&peer) {
+        if entry == Entry::Never || (pinned.len() < PINNED_MAX && !pinned.contains_key(&peer)) {
+            pinned.insert(peer, entry);
+        } else if !pinned.contains_key(&peer) {
             tracing::warn!(%peer, "{PINNED_MAX} peers are pinned already: this one is looked up");
         }
     }
@@ -67,7 +85,12 @@ impl StaticMap {
     /// Whether it is such a peer.
     #[must_use]
     pub fn is_pinned(&self, peer: &PublicKey) -> bool {
-        lock(&self.pinned).contains(peer)
+        lock(&self.pinned).contains_key(peer)
+    }
+
+    /// Whether the discovery may be asked for it.
+    pub(super) fn may_have_entry(&self, peer: &PublicKey) -> bool {
+        lock(&self.pinned).get(peer) != Some(&Entry::Never)
     }
 
     /// All servers known now; what the discovery says of one wins over the configuration, which may be old.
@@ -91,6 +114,17 @@ impl StaticMap {
                 self.configured.iter().any(|configured| configured.key == server.key)
             };
             servers.retain(is_configured);
+        }
+        servers
+    }
+
+    /// Where a service is sought whose entry names these servers: there first, then where any pinned peer is.
+    pub(super) fn servers_of_service(&self, named: Vec<ServerRecord>) -> Vec<ServerRecord> {
+        let mut servers = named;
+        for server in self.servers_of_pinned() {
+            if servers.iter().all(|named| named.key != server.key) {
+                servers.push(server);
+            }
         }
         servers
     }
@@ -127,6 +161,8 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use dmsg_engine::identity::SecretKey;
 
     use super::*;

@@ -21,7 +21,7 @@ use dmsg_engine::{
     driver::DriverKind,
     identity::{PublicKey, SecretKey},
 };
-use tokio::{task::JoinSet, time::Instant};
+use tokio::{sync, task::JoinSet, time::Instant};
 
 pub use self::status::{CallStatus, ServiceView, VisorStatus};
 use self::watch::Watched;
@@ -81,6 +81,7 @@ pub struct Visor {
     services: Vec<Arc<Watched>>,
     started: Instant,
     ready_after: Arc<std::sync::OnceLock<Duration>>,
+    key_sets: sync::watch::Sender<Services>,
     tasks: JoinSet<()>,
 }
 
@@ -114,7 +115,24 @@ impl Visor {
             let readiness = overlay.readiness();
             tasks.spawn(Arc::clone(service).run(readiness, options.call_interval));
         }
-        Self { key, overlay, services: services.into(), started, ready_after, tasks }
+        let key_sets = sync::watch::Sender::new(options.services.key_sets());
+        Self { key, overlay, services: services.into(), started, ready_after, key_sets, tasks }
+    }
+
+    /// The deployment's sets of keys (who may set up routes and transports, who may read the survey) as they are now.
+    #[must_use]
+    pub fn key_sets(&self) -> sync::watch::Receiver<Services> {
+        self.key_sets.subscribe()
+    }
+
+    /// Takes the key sets of a refreshed deployment over, at once; whether anything changed. Its addresses count after a restart.
+    pub fn refresh_key_sets(&self, deployment: &Services) -> bool {
+        let new = deployment.key_sets();
+        self.key_sets.send_if_modified(|current| {
+            let is_new = *current != new;
+            *current = new;
+            is_new
+        })
     }
 
     /// The client of the overlay and what belongs to it.
@@ -138,6 +156,7 @@ impl Visor {
                 .map(dmsg_engine::client::Client::sessions)
                 .unwrap_or_default(),
             services: self.services.iter().map(|service| service.view()).collect(),
+            key_sets: self.key_sets.borrow().clone(),
         }
     }
 
@@ -176,7 +195,7 @@ fn overlay(options: &VisorOptions, cache: Option<&ServerCache>) -> Overlay {
 }
 
 async fn note_ready(
-    mut readiness: tokio::sync::watch::Receiver<Readiness>,
+    mut readiness: sync::watch::Receiver<Readiness>,
     started: Instant,
     ready_after: Arc<std::sync::OnceLock<Duration>>,
 ) {

@@ -45,7 +45,7 @@ fn exchange(method: &str, url: &str, body: &str) -> (u16, String) {
     (head.split(' ').nth(1).unwrap().parse().unwrap(), body.to_owned())
 }
 
-fn json_of(url: &str) -> Value {
+pub(crate) fn json_of(url: &str) -> Value {
     let (status, body) = get(url);
     assert_eq!(status, 200, "{body}");
     serde_json::from_str(&body).unwrap()
@@ -273,4 +273,41 @@ fn what_is_wrong_is_said_before_anything_is_up() {
         assert_exit(&output, code);
         assert_eq!(stdout(&output), "", "{extra:?}");
     }
+}
+
+#[test]
+fn changed_files_are_handed_out_and_broken_ones_change_nothing() {
+    let network = LocalNetwork::start(&[]);
+    let place = Place::new();
+    let (relay_key, relay_address) = network.relay.split_once('@').unwrap();
+    let text = |tpd: &str| {
+        let relay = element(relay_key, relay_address);
+        let tpd = key(tpd);
+        format!(
+            r#"{{"prod":{{"dmsg_discovery":"{}","transport_discovery_dmsg":"{tpd}:80","dmsg_servers":[{relay}]}}}}"#,
+            network.discovery
+        )
+    };
+    let document = place.write("deployment.json", &text("tpd1"));
+    let lists = place.write("lists.json", &format!(r#"{{"survey_whitelist":["{}"]}}"#, key("s1")));
+    let mut conf = start(&place, &document, &["--lists", lists.to_str().unwrap()]);
+    let http = format!("{}/", conf.line_with("http://"));
+    wait_for(&http, |answer| answer["survey_whitelist"] == json!([key("s1")]));
+    place.write("lists.json", &format!(r#"{{"survey_whitelist":["{}"]}}"#, key("other")));
+    let answer = wait_for(&http, |answer| answer["survey_whitelist"] == json!([key("other")]));
+    assert_eq!(answer["transport_discovery_dmsg"], format!("dmsg://{}:80", key("tpd1")));
+    // A file that is half written, and then whole.
+    place.write("deployment.json", &text("tpd2")[..50]);
+    let begun = Instant::now();
+    while begun.elapsed() < Duration::from_millis(2500) {
+        let answer = json_of(&http);
+        assert_eq!(answer["transport_discovery_dmsg"], format!("dmsg://{}:80", key("tpd1")));
+        std::thread::yield_now();
+    }
+    place.write("deployment.json", &text("tpd2"));
+    let tpd = format!("dmsg://{}:80", key("tpd2"));
+    let answer = wait_for(&http, |answer| answer["transport_discovery_dmsg"] == tpd);
+    // The servers are the discovery's, not the document's one.
+    assert_eq!(answer["dmsg_servers"].as_array().unwrap().len(), 2, "{answer}");
+    assert_eq!(conf.stop("-TERM").0, Some(0));
 }

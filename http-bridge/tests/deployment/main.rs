@@ -10,6 +10,7 @@ mod conf;
 mod gen_files;
 mod gen_sources;
 mod killed_discovery;
+mod over_tls;
 mod refresh;
 mod restarts;
 mod support;

@@ -1,11 +1,11 @@
 //! What an operator sets.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use dmsg_engine::identity::{PublicKey, sha256};
 
 use super::CLIENT_TTL;
-use crate::discovery::{Clock, RateLimit, system_clock};
+use crate::discovery::{Clock, RateLimit, UnixNanos, system_clock};
 
 /// The secret that makes a server official (`discovery.md §4.2`). Only its hash is kept, and comparing hashes
 /// tells nobody how much of a guess was right.
@@ -30,6 +30,9 @@ impl std::fmt::Debug for Passphrase {
     }
 }
 
+/// Who hears of the visors that registered, and when; must not wait.
+pub type Seen = Arc<dyn Fn(PublicKey, UnixNanos) + Send + Sync>;
+
 /// How a discovery behaves.
 #[derive(Clone)]
 pub struct DiscoveryConfig {
@@ -50,6 +53,8 @@ pub struct DiscoveryConfig {
     pub lax_delete: bool,
     /// The key under which this discovery is reachable at DMSG port 80, for its health page.
     pub dmsg_key: Option<PublicKey>,
+    /// Hears of each visor's entry that was stored: since 2026 that is a sign of life (`services.md §8`).
+    pub seen: Option<Seen>,
     /// For callers over DMSG.
     pub rate_limit: RateLimit,
     /// The time.
@@ -66,6 +71,7 @@ impl Default for DiscoveryConfig {
             monitors: Vec::new(),
             lax_delete: false,
             dmsg_key: None,
+            seen: None,
             rate_limit: RateLimit::default(),
             clock: system_clock(),
         }
