@@ -20,8 +20,8 @@ const LEARNED_MAX: usize = crate::discovery::store::SERVERS_MAX;
 /// are up and two more; services hold sessions with the servers that their deployment names, not with every other one.
 const SOUGHT_BEHIND_MAX: usize = 16;
 
-/// Servers of the configuration, those kept on disk, those of the discovery's lists, and the peers that are found behind them: the services
-/// of the deployment, its discovery above all.
+/// Servers of the configuration, those kept on disk, those of the discovery's lists, and the peers that are found behind
+/// them: the services of the deployment, its discovery above all.
 #[derive(Debug, Default)]
 pub struct StaticMap {
     configured: Vec<ServerRecord>,
