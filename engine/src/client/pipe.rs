@@ -26,8 +26,8 @@ use super::{
     link::{EngineLink, StreamKey},
 };
 use crate::{
-    mux::MuxKind,
-    pool::{Slice, StreamUse},
+    mux::{INITIAL_WINDOW_BYTES, MuxKind},
+    pool::{BlockPool, Slice, StreamUse},
 };
 
 /// Unread bytes of one stream at which its session is no longer read, where the mux has no window to
@@ -120,7 +120,8 @@ impl Pipe {
         // machine for each. The mux holds back up to half a window more; step and half together
         // stay below the window (smux v2: 64 KiB).
         let (grant_step, inbound_hold, inbound_max) = match mux {
-            MuxKind::Yamux => (64 * 1024, usize::MAX, usize::MAX),
+            // What the mux lets pass at once, so that the machine is woken once for each update.
+            MuxKind::Yamux => (INITIAL_WINDOW_BYTES / 2, usize::MAX, usize::MAX),
             MuxKind::SmuxV2 => (16 * 1024, usize::MAX, INBOUND_MAX_BYTES),
             MuxKind::SmuxV1 => (64 * 1024, INBOUND_HOLD_BYTES, INBOUND_MAX_BYTES),
         };
@@ -213,6 +214,11 @@ impl Pipe {
         Poll::Ready(Ok(Some(slice)))
     }
 
+    /// Where the memory of large chunks comes from.
+    pub(crate) fn blocks(&self) -> &BlockPool {
+        self.link.blocks()
+    }
+
     /// Ready when the pipe takes another chunk.
     pub(crate) fn poll_room(&self, cx: &Context<'_>) -> Poll<Result<(), StreamEnd>> {
         let mut outbound = lock(&self.outbound);
@@ -286,9 +292,9 @@ impl Pipe {
         self.dropped.load(Ordering::Acquire)
     }
 
-    /// Hands ciphertext to the reader. True when so much waits that the session is to be held;
+    /// Hands ciphertext to the reader, who is woken with `wakes`. True when so much waits that the session is to be held;
     /// `Err` with the bound when too much does.
-    pub(crate) fn push_inbound(&self, slice: Slice) -> Result<bool, usize> {
+    pub(crate) fn push_inbound(&self, slice: Slice, wakes: &mut Wakes) -> Result<bool, usize> {
         if self.is_dropped() {
             return Ok(false);
         }
@@ -305,7 +311,8 @@ impl Pipe {
             }
             _ => inbound.pieces.push_back(Piece::Gathered(slice.to_vec())),
         }
-        wake(inbound.reader.take(), inbound);
+        wakes.0.extend(inbound.reader.take());
+        drop(inbound);
         self.note_arrival();
         Ok(hold)
     }
@@ -385,6 +392,17 @@ impl Pipe {
     /// Both directions ended with FIN: nothing more will happen on the wire.
     pub(crate) fn close(&self) {
         self.lease.release();
+    }
+}
+
+/// Readers to wake when all that was received at once is in the pipes. A reader that was woken for the first of several
+/// frames would take it, sleep, and be woken for each of the others.
+#[derive(Debug, Default)]
+pub(crate) struct Wakes(Vec<Waker>);
+
+impl Wakes {
+    pub(crate) fn wake_all(&mut self) {
+        self.0.drain(..).for_each(Waker::wake);
     }
 }
 

@@ -23,19 +23,23 @@ use std::{
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use super::pipe::Pipe;
+use super::{link::SEAL_BLOCK_BYTES, pipe::Pipe};
 use crate::{
     identity::PublicKey,
     noise::TransportKeys,
     pool::{Slice, StreamUse},
-    stream::{FRAME_PLAINTEXT_MAX_BYTES, FrameError, FrameOpener, FrameSealer},
+    stream::{FRAME_MAX_BYTES, FRAME_PLAINTEXT_MAX_BYTES, FrameError, FrameOpener, FrameSealer},
     wire::Addr,
 };
 
 /// Plaintext sealed by one write at most: 16 full frames, close to 64 KiB on the wire. Large enough
 /// that a write is worth the engine's wake-up, small enough that the first bytes leave while the
 /// next are sealed.
-const WRITE_MAX_BYTES: usize = 16 * FRAME_PLAINTEXT_MAX_BYTES;
+const WRITE_MAX_BYTES: usize = SEAL_BLOCK_BYTES / FRAME_MAX_BYTES * FRAME_PLAINTEXT_MAX_BYTES;
+
+/// A write of this much is sealed into a block that has been used before; less would hold a block that is several times its
+/// size while it waits.
+const BLOCK_MIN_BYTES: usize = WRITE_MAX_BYTES / 4;
 
 /// An encrypted byte stream between two clients. Dropping it closes it.
 pub struct Stream {
@@ -132,9 +136,16 @@ impl Stream {
         }
         ready!(self.pipe.poll_room(cx))?;
         let part = &data[..data.len().min(WRITE_MAX_BYTES)];
-        let mut sealed = Vec::new();
-        self.sealer.write(part, &mut sealed).map_err(io::Error::other)?;
-        self.pipe.push_outbound(Slice::from_vec(sealed));
+        let sealed = if part.len() >= BLOCK_MIN_BYTES {
+            let mut block = self.pipe.blocks().take();
+            let len = self.sealer.write_to(part, block.memory_mut()).map_err(io::Error::other)?;
+            block.freeze(len)
+        } else {
+            let mut sealed = Vec::new();
+            self.sealer.write(part, &mut sealed).map_err(io::Error::other)?;
+            Slice::from_vec(sealed)
+        };
+        self.pipe.push_outbound(sealed);
         Poll::Ready(Ok(part.len()))
     }
 
@@ -237,7 +248,7 @@ mod tests {
             lease::Lease,
             link::{EngineLink, Post},
             machine::Command,
-            pipe::OUTBOUND_MAX_BYTES,
+            pipe::{OUTBOUND_MAX_BYTES, Wakes},
         },
         driver::PostError,
         identity::SecretKey,
@@ -277,6 +288,10 @@ mod tests {
         (stream, pipe, FrameSealer::new(&[2; 32]))
     }
 
+    fn arrives(pipe: &Pipe, bytes: Vec<u8>) {
+        pipe.push_inbound(Slice::from_vec(bytes), &mut Wakes::default()).unwrap();
+    }
+
     fn sealed(sealer: &mut FrameSealer, plain: &[u8]) -> Vec<u8> {
         let mut out = Vec::new();
         sealer.write(plain, &mut out).unwrap();
@@ -292,7 +307,7 @@ mod tests {
     #[test]
     fn what_came_before_the_fin_is_read_and_then_the_end() {
         let (mut stream, pipe, mut sealer) = stream();
-        pipe.push_inbound(Slice::from_vec(sealed(&mut sealer, b"last words"))).unwrap();
+        arrives(&pipe, sealed(&mut sealer, b"last words"));
         pipe.finish_inbound();
         let mut read = Vec::new();
         assert_eq!(stream.read_to_end(&mut read).now_or_never().unwrap().unwrap(), 10);
@@ -307,7 +322,7 @@ mod tests {
         bytes.extend(sealed(&mut sealer, b"cut"));
         for cut in 1..bytes.len() - whole {
             let (mut stream, pipe, _) = self::stream();
-            pipe.push_inbound(Slice::copy_from(&bytes[..whole + cut])).unwrap();
+            arrives(&pipe, bytes[..whole + cut].to_vec());
             pipe.finish_inbound();
             let mut read = Vec::new();
             let error = stream.read_to_end(&mut read).now_or_never().unwrap().unwrap_err();
@@ -323,7 +338,7 @@ mod tests {
         let mut bytes = sealed(&mut sealer, b"forged");
         *bytes.last_mut().unwrap() ^= 1;
         bytes.extend(sealed(&mut sealer, b"genuine"));
-        pipe.push_inbound(Slice::from_vec(bytes)).unwrap();
+        arrives(&pipe, bytes);
         for _ in 0..2 {
             let error = stream.read(&mut [0; 4]).now_or_never().unwrap().unwrap_err();
             assert_eq!(error.kind(), io::ErrorKind::InvalidData);
@@ -359,7 +374,7 @@ mod tests {
     #[test]
     fn the_first_reason_of_an_end_stands() {
         let (mut stream, pipe, mut sealer) = stream();
-        pipe.push_inbound(Slice::from_vec(sealed(&mut sealer, b"lost"))).unwrap();
+        arrives(&pipe, sealed(&mut sealer, b"lost"));
         pipe.end(StreamEnd::Reset);
         pipe.end(StreamEnd::Closed);
         let error = stream.read(&mut [0; 4]).now_or_never().unwrap().unwrap_err();

@@ -10,7 +10,7 @@ use std::sync::atomic::Ordering::Relaxed;
 
 use super::{
     Command, Half, RefuseReason, Relay, SessionEnd, Stage, StreamMsg, StreamRef, TimerKey,
-    stream::{Relaying, pending_len},
+    stream::{Hold, Relaying, pending_len},
 };
 use crate::{
     io::{ConnId, Io},
@@ -28,6 +28,10 @@ const AHEAD_MAX_BYTES: i64 = AHEAD_LOW_BYTES + 128 * 1024;
 /// granted all but less than its first window, so this is always reached.
 const AHEAD_LOW_BYTES: i64 = INITIAL_WINDOW_BYTES as i64;
 
+/// A receiver who takes so much while its source's session is held gets its time anew: with ten seconds of it, 50 kbit/s. One
+/// that takes less is as good as stalled, and its source has other streams.
+const HOLD_STEP_BYTES: i64 = 64 * 1024;
+
 /// A half hands over this much before the next one of its session gets its turn.
 const TURN_BYTES: usize = 16 * 1024;
 
@@ -41,6 +45,9 @@ impl Relay {
                 half.active = now;
                 let (peer, len) = (relaying.peer, data.len());
                 relaying.ahead_bytes += len as i64;
+                if let Some(hold) = &mut relaying.hold {
+                    hold.next_ahead_bytes += len as i64;
+                }
                 let too_far = relaying.ahead_bytes > AHEAD_MAX_BYTES;
                 self.stats.relayed_bytes.fetch_add(len as u64, Relaxed);
                 let here = StreamRef { core: self.core, conn, id };
@@ -74,7 +81,6 @@ impl Relay {
     }
 
     pub(super) fn client_finished(&mut self, io: &mut Io, conn: ConnId, id: StreamId) {
-        let linger = io.now() + self.limits.linger_timeout;
         let here = StreamRef { core: self.core, conn, id };
         let Some(half) = self.half(conn, id) else { return };
         match &mut half.stage {
@@ -85,7 +91,9 @@ impl Relay {
                 if over {
                     self.drop_half(io, conn, id);
                 } else {
-                    self.timers.set(TimerKey::Stream(conn, id), linger);
+                    // Nothing more of it can come, so there is nothing to hold its session for. How long the other
+                    // direction may linger is for the other half to say: it sees what is still sent of this one.
+                    self.source_release(io, conn, id);
                 }
             }
             Stage::Request(_) => {
@@ -140,7 +148,7 @@ impl Relay {
 
 /// What the other half says.
 impl Relay {
-    /// Speaks to a half: directly on this core, through the mailbox on another.
+    /// Speaks to a half: directly on this core, through a lane on another.
     pub(super) fn tell(&mut self, io: &mut Io, to: StreamRef, from: StreamRef, msg: StreamMsg) {
         if to.core == self.core {
             self.stream_message(io, to, from, msg);
@@ -169,8 +177,15 @@ impl Relay {
             (Stage::Relaying(_), StreamMsg::Data(data)) => self.peer_data(io, conn, id, data),
             (Stage::Relaying(relaying), StreamMsg::Credit(bytes)) => {
                 relaying.ahead_bytes -= i64::from(bytes);
-                if relaying.ahead_bytes <= AHEAD_LOW_BYTES {
+                let ahead_bytes = relaying.ahead_bytes;
+                if ahead_bytes <= AHEAD_LOW_BYTES {
                     self.source_release(io, conn, id);
+                } else if let Some(hold) = &mut relaying.hold
+                    && ahead_bytes <= hold.next_ahead_bytes
+                {
+                    *hold = Hold { next_ahead_bytes: ahead_bytes - HOLD_STEP_BYTES };
+                    let due = io.now() + self.limits.linger_timeout;
+                    self.timers.set(TimerKey::Stream(conn, id), due);
                 }
                 self.peer_credit(io, conn, id, bytes);
             }
@@ -314,16 +329,19 @@ impl Relay {
         streams.max().filter(|(waiting, _)| *waiting > 0).map(|(_, id)| (conn, id))
     }
 
-    /// Our client's mux may have no windows; then the only way to slow it down is not to read from it. For no longer than
-    /// the linger limit: a receiver that stalls must not hold up the source's other streams.
+    /// Our client's mux may have no windows; then the only way to slow it down is not to read from it. For as long as the
+    /// receiver goes on taking, and no longer than the linger limit while it does not: a receiver that stalls must not hold up
+    /// the source's other streams.
     fn source_hold(&mut self, io: &mut Io, conn: ConnId, id: StreamId) {
         let Some(up) = self.up(conn) else { return };
         if up.mux().has_windows() {
             return;
         }
         if let Some(Half { stage: Stage::Relaying(relaying), .. }) = self.half(conn, id)
-            && !std::mem::replace(&mut relaying.held, true)
+            && relaying.hold.is_none()
         {
+            let next_ahead_bytes = relaying.ahead_bytes - HOLD_STEP_BYTES;
+            relaying.hold = Some(Hold { next_ahead_bytes });
             self.hold(io, conn);
             self.timers.set(TimerKey::Stream(conn, id), io.now() + self.limits.linger_timeout);
         }
@@ -331,25 +349,29 @@ impl Relay {
 
     fn source_release(&mut self, io: &mut Io, conn: ConnId, id: StreamId) {
         if let Some(Half { stage: Stage::Relaying(relaying), .. }) = self.half(conn, id)
-            && std::mem::take(&mut relaying.held)
+            && relaying.hold.take().is_some()
         {
+            let peer_done = relaying.peer_done;
             self.release(io, conn);
-            self.timers.set(TimerKey::Stream(conn, id), io.now() + self.limits.idle_timeout);
+            let limits = &self.limits;
+            let limit = if peer_done { limits.linger_timeout } else { limits.idle_timeout };
+            self.timers.set(TimerKey::Stream(conn, id), io.now() + limit);
         }
     }
 
     /// Hands over what waits in a session, each half in its turn, while there is room.
     pub(super) fn drain(&mut self, io: &mut Io, conn: ConnId) {
+        let now = io.now();
         while !io.is_full(conn) {
             let Some(up) = self.up(conn) else { return };
             let Some(id) = up.ready.pop_front() else { return };
             let credit = up.mux().send_credit(id) as usize;
-            let Some(Half { stage: Stage::Relaying(relaying), .. }) = up.streams.get_mut(id) else {
-                continue;
-            };
+            let Some(half) = up.streams.get_mut(id) else { continue };
+            let Stage::Relaying(relaying) = &mut half.stage else { continue };
             relaying.queued = false;
             // Out of credit: it comes back with the next window update.
             let Some(data) = relaying.pending.pop_front(credit.min(TURN_BYTES)) else { continue };
+            half.active = now;
             self.account_drained(conn, id, data.len());
             self.hand_over(io, conn, id, data);
             self.finish_if_drained(io, conn, id);

@@ -92,11 +92,16 @@ impl ClientMachine {
 
     pub(super) fn stream_data(&mut self, io: &mut Io, key: StreamKey, data: Slice) {
         let now = io.now();
-        match self.slot(key) {
+        let slot = self
+            .sessions
+            .get_mut(&key.0)
+            .and_then(Session::up_mut)
+            .and_then(|up| up.streams.get_mut(&key.1));
+        match slot {
             Some(Slot::Open(open)) => {
                 open.heard_at = now;
                 let bytes = data.len() as u64;
-                let pushed = open.pipe.push_inbound(data);
+                let pushed = open.pipe.push_inbound(data, &mut self.wakes);
                 self.shared.board.received_bytes.fetch_add(bytes, Ordering::Relaxed);
                 match pushed {
                     Ok(false) => {}
