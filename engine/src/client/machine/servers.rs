@@ -282,12 +282,12 @@ impl ClientMachine {
             // We wanted it so: nothing to report, nothing to wait out.
             server.retry_at = None;
         } else {
-            let is_unreachable = ended.why.is_unreachable();
-            let mut wait = match is_unreachable {
-                true => server.backoff.fail_unreachable(random),
-                false => server.backoff.fail(random),
+            let mut wait = match ended.why {
+                // It is another server, or one of another protocol: that takes longer to change.
+                SessionEnd::Handshake(_) => server.backoff.fail(random),
+                _ => server.backoff.fail_near(random),
             };
-            if is_lonely && is_unreachable {
+            if is_lonely && ended.why.is_unreachable() {
                 wait = wait
                     .min(LONELY_MAX.mul_f64(0.5 + f64::from(random) / f64::from(u32::MAX) / 2.0));
             }
