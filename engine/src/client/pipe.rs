@@ -353,7 +353,7 @@ impl Pipe {
         Ok(hold)
     }
 
-    /// Tells the pool that there is something to read; under the lock, so that the reader, who has other news, comes before or after.
+    /// Tells the pool that there is something to read; under the lock, so that the reader's own news come before or after.
     fn note_arrival(&self, _inbound: &MutexGuard<'_, Inbound>) {
         if let Some(usage) = self.lease.followed() {
             usage.note_arrival();

@@ -4,8 +4,8 @@
 //!   block    │·······│4 KiB│··················│      a slice keeps all of it
 //! ```
 //!
-//! Where a slice is a good part of its block, that costs little. Of those that are not, a few may keep their blocks, so that what is
-//! worked off soon is never copied; beyond [`PINNED_BYTES_MAX`] they are copied. So a queue of slices keeps alive at most four
+//! Where a slice is a good part of its block, that costs little. Of those that are not, a few may keep their blocks, so that what
+//! is worked off soon is never copied; beyond [`PINNED_BYTES_MAX`] they are copied. So a queue of slices keeps alive at most four
 //! times its bytes, and that much more, whatever the sizes in which a peer sends.
 
 use super::Slice;
