@@ -5,15 +5,19 @@
 //!   connections, kept alive ── GET entry/<key> ────▶ memory │ redb │ Redis
 //! ```
 //!
-//! Each answer is compared with the entry that was registered. Registrations are measured while the store is filled: each with
-//! its signature check, without HTTP in front.
+//! Each answer is compared with the entry that was registered. Registrations are measured while the store is filled, first by one
+//! registrant and then by many at once: each with its signature check, and kept before it is answered, without HTTP in front.
+//! A fill is never repeated, however slow the machine was meanwhile.
 
 use std::{
     io,
     net::SocketAddr,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -30,6 +34,7 @@ use dmsg_engine::identity::SecretKey;
 use dmsg_http::{
     discovery::{
         DiscoveryConfig, DiscoveryService, Entry, UnixNanos, router,
+        service::RequestError,
         store::{MemoryStore, RedbStore, RedisStore, Store, StoreLimits},
     },
     http::server::{ServeConfig, ServeStats, serve},
@@ -45,6 +50,10 @@ const ANSWER_MAX_BYTES: usize = 64 * 1024;
 /// The goal of the project, lookups a second.
 const LOOKUPS_GOAL: f64 = 10_000.0;
 
+/// Registrations by one registrant before the others join, at most, and the time that they may take.
+const ALONE_COUNT: u32 = 2000;
+const ALONE_TIME: Duration = Duration::from_secs(2);
+
 const STORES: [&str; 3] = ["memory", "redb", "Redis"];
 
 /// Measures a discovery.
@@ -56,6 +65,9 @@ pub(crate) struct Args {
     /// Connections that ask at once
     #[arg(long, value_name = "N", default_value_t = 64)]
     connections: u32,
+    /// Registrants that fill a store at once
+    #[arg(long, value_name = "N", default_value_t = 64)]
+    registrants: u32,
     /// Repetitions of each measurement
     #[arg(long, value_name = "N", default_value_t = 5)]
     repeats: u32,
@@ -78,6 +90,8 @@ pub(crate) struct PartyArgs {
     #[arg(long)]
     entries: u32,
     #[arg(long)]
+    registrants: u32,
+    #[arg(long)]
     cpu: usize,
 }
 
@@ -86,6 +100,9 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     let cpus = cpu::choose();
     cpu::pin(&[cpus.load])?;
     let gate = Gate::new(cpus, 5).with_limit(gate::SLOW_NS);
+    let fill_gate = Gate::new(cpus, 1).with_limit(gate::SLOW_NS);
+    let keys: Vec<String> = (0..args.entries).map(|n| secret(n).public_key().to_string()).collect();
+    let keys: Arc<[String]> = keys.into();
     let folder = Folder::new()?;
     let redis = Redis::start(&args.redis_server, &folder.0);
     let mut report = Report::new("discovery", "The discovery: lookups and registrations");
@@ -93,8 +110,9 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     let mut registrations =
         Section::new("discovery-register", "Registrations", "entries per second", true);
     registrations.method = format!(
-        "{} signed entries of clients, one after the other, each checked and stored; once, while the store fills.",
-        args.entries
+        "{} signed entries of clients, each checked, and kept before it is answered; once, while the store fills: the first \
+         {ALONE_COUNT} one after the other, then {} registrants at once.",
+        args.entries, args.registrants
     );
     for name in STORES {
         let store = match (name, &redis) {
@@ -107,18 +125,17 @@ pub(crate) fn run(args: &Args) -> Result<()> {
             }
         };
         progress(&format!("{name}: registering {} entries", args.entries));
-        let filled = gate.measure(|| Lane::start(name, &store, args.entries, cpus))?;
-        let rate = filled.value.registered_per_second;
-        registrations
-            .figure(name, "one writer")
-            .push(Gated { value: rate, verdict: filled.verdict });
+        let filled = fill_gate.measure(|| Lane::start(name, &store, args, cpus))?;
+        for (column, value) in ["one", "many"].into_iter().zip(filled.value.registered_per_second) {
+            registrations.figure(name, column).push(Gated { value, verdict: filled.verdict });
+        }
         lanes.push(filled.value);
     }
     let [mut rate, mut work, mut latency] = lookups(args);
     for round in 0..args.repeats {
         progress(&format!("lookups, round {} of {}", round + 1, args.repeats));
         for lane in &lanes {
-            let sample = gate.measure(|| lane.ask(args))?;
+            let sample = gate.measure(|| lane.ask(args, &keys))?;
             let Asked { lookups, time, cpu, mut latencies } = sample.value;
             let verdict = sample.verdict;
             let push = |section: &mut Section, column: &str, value: f64| {
@@ -161,7 +178,8 @@ struct Lane {
     name: &'static str,
     party: Party,
     address: SocketAddr,
-    registered_per_second: f64,
+    /// By one registrant, and by many.
+    registered_per_second: [f64; 2],
 }
 
 struct Asked {
@@ -172,23 +190,33 @@ struct Asked {
 }
 
 impl Lane {
-    fn start(name: &'static str, store: &str, entries: u32, cpus: Cpus) -> Result<Self> {
-        let (entries, cpu) = (entries.to_string(), cpus.server.to_string());
-        let arguments = ["discovery-party", "--store", store, "--entries", &entries, "--cpu", &cpu];
-        let party = Party::spawn(&arguments)?;
+    fn start(name: &'static str, store: &str, args: &Args, cpus: Cpus) -> Result<Self> {
+        let [entries, registrants, cpu] =
+            [args.entries.to_string(), args.registrants.to_string(), cpus.server.to_string()];
+        let party = Party::spawn(&[
+            "discovery-party",
+            "--store",
+            store,
+            "--entries",
+            &entries,
+            "--registrants",
+            &registrants,
+            "--cpu",
+            &cpu,
+        ])?;
         let address = party.word(0).parse()?;
-        let registered_per_second = party.word(1).parse()?;
+        let registered_per_second = [party.word(1).parse()?, party.word(2).parse()?];
         Ok(Self { name, party, address, registered_per_second })
     }
 
-    fn ask(&self, args: &Args) -> Result<Asked> {
+    fn ask(&self, args: &Args, keys: &Arc<[String]>) -> Result<Asked> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let before = self.party.cpu_time()?;
         let start = Instant::now();
         let until = start + Duration::from_millis(args.time_ms);
         let latencies = runtime.block_on(async {
             let connections = (0..args.connections)
-                .map(|seed| tokio::spawn(connection(self.address, seed, args.entries, until)));
+                .map(|seed| tokio::spawn(connection(self.address, seed, Arc::clone(keys), until)));
             let mut all = Vec::new();
             for connection in connections.collect::<Vec<_>>() {
                 all.extend(connection.await??);
@@ -204,7 +232,7 @@ impl Lane {
 async fn connection(
     address: SocketAddr,
     seed: u32,
-    entries: u32,
+    keys: Arc<[String]>,
     until: Instant,
 ) -> Result<Vec<f64>> {
     let mut stream = TcpStream::connect(address).await?;
@@ -214,7 +242,7 @@ async fn connection(
     while Instant::now() < until {
         random =
             random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        let key = secret((random >> 33) as u32 % entries).public_key();
+        let key = &keys[(random >> 33) as usize % keys.len()];
         let question =
             format!("GET /dmsg-discovery/entry/{key} HTTP/1.1\r\nHost: discovery\r\n\r\n");
         let asked = Instant::now();
@@ -252,6 +280,11 @@ fn secret(index: u32) -> SecretKey {
 
 /// The child: fills its store, then serves.
 pub(crate) fn serve_party(args: &PartyArgs) -> Result<()> {
+    // Signing is the clients' work: on any CPU, and not measured.
+    let mut cpus = cpu::allowed();
+    cpus.push(args.cpu);
+    cpu::pin(&cpus)?;
+    let texts = signed_entries(args.entries);
     cpu::pin(&[args.cpu])?;
     let runtime =
         tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
@@ -264,22 +297,7 @@ pub(crate) fn serve_party(args: &PartyArgs) -> Result<()> {
         file => Arc::new(RedbStore::open(Path::new(file), limits, UnixNanos::system())?),
     };
     let service = DiscoveryService::new(DiscoveryConfig::default(), store);
-    // Signing is the clients' work.
-    let delegated = vec![secret(u32::MAX).public_key(), secret(u32::MAX - 1).public_key()];
-    let texts: Vec<String> = (0..args.entries)
-        .map(|index| {
-            let key = secret(index);
-            let mut entry = Entry::client(key.public_key(), delegated.clone());
-            entry.timestamp = UnixNanos::system().0;
-            entry.sign(&key);
-            entry.to_text()
-        })
-        .collect();
-    let start = Instant::now();
-    for text in &texts {
-        service.register(text.as_bytes(), false)?;
-    }
-    let rate = f64::from(args.entries) / start.elapsed().as_secs_f64();
+    let rates = fill(&service, &texts, args.registrants)?;
     drop(texts);
     let _maintenance = runtime.block_on(async { service.spawn_maintenance() });
     let listener = runtime.block_on(TcpListener::bind("127.0.0.1:0"))?;
@@ -294,9 +312,60 @@ pub(crate) fn serve_party(args: &PartyArgs) -> Result<()> {
         std::future::pending(),
     );
     runtime.spawn(serving);
-    party::ready(&format!("{address} {rate}"))?;
+    party::ready(&format!("{address} {} {}", rates[0], rates[1]))?;
     party::until_orphaned();
     Ok(())
+}
+
+/// Signed entries of clients with two servers, made on all CPUs that this thread may use.
+fn signed_entries(count: u32) -> Vec<String> {
+    let delegated = vec![secret(u32::MAX).public_key(), secret(u32::MAX - 1).public_key()];
+    let one = |index: u32| {
+        let key = secret(index);
+        let mut entry = Entry::client(key.public_key(), delegated.clone());
+        entry.timestamp = UnixNanos::system().0;
+        entry.sign(&key);
+        entry.to_text()
+    };
+    let half = count / 2;
+    std::thread::scope(|scope| {
+        let second = scope.spawn(|| (half..count).map(one).collect::<Vec<_>>());
+        let mut texts: Vec<_> = (0..half).map(one).collect();
+        texts.extend(second.join().expect("signing does not panic"));
+        texts
+    })
+}
+
+/// Registers all entries; how many a second one registrant did, and then many at once. Says on stderr how far it is.
+fn fill(service: &DiscoveryService, texts: &[String], registrants: u32) -> Result<[f64; 2]> {
+    let start = Instant::now();
+    let alone = texts.len().min(ALONE_COUNT as usize);
+    let mut next = 0;
+    while next < alone && start.elapsed() < ALONE_TIME {
+        service.register(texts[next].as_bytes(), false)?;
+        next += 1;
+    }
+    let alone = next as f64 / start.elapsed().as_secs_f64();
+    let (start, rest) = (Instant::now(), &texts[next..]);
+    let next = AtomicU32::new(0);
+    let register = || -> std::result::Result<(), RequestError> {
+        let step = (rest.len() / 10).max(1);
+        loop {
+            let index = next.fetch_add(1, Ordering::Relaxed) as usize;
+            let Some(text) = rest.get(index) else { return Ok(()) };
+            service.register(text.as_bytes(), false)?;
+            if index > 0 && index.is_multiple_of(step) {
+                progress(&format!("  {index} of {} entries, {:.1?}", rest.len(), start.elapsed()));
+            }
+        }
+    };
+    std::thread::scope(|scope| {
+        let registrants: Vec<_> = (0..registrants).map(|_| scope.spawn(register)).collect();
+        registrants.into_iter().try_for_each(|one| one.join().expect("registering does not panic"))
+    })?;
+    let many =
+        if rest.is_empty() { alone } else { rest.len() as f64 / start.elapsed().as_secs_f64() };
+    Ok([alone, many])
 }
 
 /// A `redis-server` of our own on a Unix socket; it shares the load's CPU, which it inherits.

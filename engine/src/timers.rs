@@ -13,7 +13,14 @@
 
 mod heap;
 
-use std::{collections::BTreeMap, time::Instant};
+use std::{
+    collections::BTreeMap,
+    time::{Duration, Instant},
+};
+
+/// The longest time that anybody is made to wait. Who configures more means for ever, and gets this, since a moment so far
+/// away that no clock has it cannot be a deadline.
+pub const LONGEST: Duration = Duration::from_secs(10 * 365 * 24 * 60 * 60);
 
 pub use heap::{Place, TimerHeap};
 

@@ -207,3 +207,18 @@ async fn a_server_passes_on_what_its_drivers_are_told_and_tell() {
         assert_eq!(server.stats().connections, 0, "{driver:?}");
     }
 }
+
+/// Else the kernel would spread clients over both, and half of the dials would find nobody.
+#[test]
+fn a_second_server_on_the_same_port_is_refused_also_where_threads_share_it() {
+    for threads in [1, 2] {
+        let first = server(DriverKind::Epoll, threads);
+        for threads in [1, 2] {
+            let mut config = ServerConfig::new(SecretKey::generate().unwrap(), first.local_addr());
+            config.driver = DriverKind::Epoll;
+            config.threads = threads;
+            let error = Server::start(config).map(drop).unwrap_err();
+            assert_eq!(error.kind(), std::io::ErrorKind::AddrInUse, "{error}");
+        }
+    }
+}

@@ -30,6 +30,7 @@ pub mod resolve;
 mod retry_after;
 pub mod service;
 pub mod services;
+mod tls;
 pub mod transport;
 pub mod url;
 pub mod visor;

@@ -46,6 +46,8 @@ pub struct OverlayConfig {
     pub client: ClientConfig,
     /// Servers that are known beforehand.
     pub servers: Vec<ServerRecord>,
+    /// Servers that the discovery listed before a restart; they count until it lists some again.
+    pub kept_servers: Vec<ServerRecord>,
     /// Where the discovery is; nowhere for a direct client.
     pub discovery: Endpoints,
     /// How the discovery is accessed.
@@ -68,6 +70,7 @@ impl OverlayConfig {
         Self {
             client: ClientConfig::new(key),
             servers,
+            kept_servers: Vec::new(),
             discovery,
             access: AccessConfig::with_policy(policy),
             choice: ServerChoice::Merged,
@@ -130,7 +133,7 @@ impl Overlay {
     /// # Errors
     /// A client with this key runs in this process, or the engine could not start.
     pub fn start(config: OverlayConfig) -> Result<Self, StartError> {
-        let map = Arc::new(StaticMap::new(config.servers));
+        let map = Arc::new(StaticMap::new(config.servers).with_kept(config.kept_servers));
         let late = LateClient::default();
         let readiness = watch::Sender::new(Readiness::Starting);
         let mut parts = Inner {
@@ -214,7 +217,8 @@ impl Overlay {
         self.0.discovery.as_ref()
     }
 
-    /// Access to a service of the deployment. Its key is found behind the known servers, without a look-up.
+    /// Access to a service of the deployment. Its key is sought behind the servers of its entry, if it has one, and behind
+    /// the known ones.
     #[must_use]
     pub fn access(
         &self,
@@ -246,8 +250,12 @@ impl Inner {
         endpoints: &Endpoints,
         config: AccessConfig,
     ) -> ServiceAccess {
-        if let Some(url) = &endpoints.dmsg {
-            self.map.pin(url.addr().key);
+        match &endpoints.dmsg {
+            Some(url) if service == ServiceKind::DmsgDiscovery => {
+                self.map.pin_discovery(url.addr().key);
+            }
+            Some(url) => self.map.pin(url.addr().key),
+            None => {}
         }
         let mut http = HttpConfig {
             streams_max: STREAMS_PER_SERVICE_MAX,

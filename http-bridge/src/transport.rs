@@ -1,4 +1,4 @@
-//! How a request reaches a service: a small trait, and its implementation over TCP.
+//! How a request reaches a service: a small trait, and its implementation over TCP, with TLS for `https://`.
 //!
 //! The trait hides whether bytes travel over clear-net or over DMSG streams. An exchange is bounded twice: by
 //! [`Limits::timeout`] from call to last byte, and by [`Limits::body_max_bytes`]. Dropping its future ends it.
@@ -9,12 +9,13 @@ use bytes::Bytes;
 use http::{Request, Response};
 use http_body::Body;
 use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
+use hyper_rustls::HttpsConnector;
 use hyper_util::{
     client::legacy::{Client, connect::HttpConnector},
     rt::{TokioExecutor, TokioTimer},
 };
 
-use crate::access::AccessError;
+use crate::{access::AccessError, tls};
 
 /// Idle connections kept per host. A service's client sends one request at a time, rarely two or three.
 const IDLE_CONNECTIONS_MAX: usize = 4;
@@ -40,7 +41,7 @@ pub struct Limits {
 pub enum TransportError {
     /// The address asks for something this transport cannot do.
     #[error(
-        "cannot reach {0:?}: this transport speaks plain http:// only; use an http:// address, \
+        "cannot reach {0:?}: this transport speaks http:// and https:// only; use such an address, \
          or a transport for that scheme"
     )]
     UnsupportedScheme(String),
@@ -98,13 +99,13 @@ where
     }
 }
 
-/// Plain HTTP/1.1 over TCP with connection reuse.
+/// HTTP/1.1 over TCP, or over TLS at `https://` addresses, with connection reuse.
 ///
 /// Connections live on the tokio runtime that polls the first exchange of each; give every runtime
 /// its own transport.
 #[derive(Debug, Clone)]
 pub struct TcpTransport {
-    client: Client<HttpConnector, Full<Bytes>>,
+    client: Client<HttpsConnector<HttpConnector>, Full<Bytes>>,
 }
 
 impl TcpTransport {
@@ -118,7 +119,7 @@ impl TcpTransport {
             .pool_timer(TokioTimer::new())
             .pool_idle_timeout(IDLE_TIMEOUT)
             .pool_max_idle_per_host(IDLE_CONNECTIONS_MAX)
-            .build(connector);
+            .build(tls::over(connector));
         Self { client }
     }
 
@@ -127,8 +128,14 @@ impl TcpTransport {
         request: Request<Bytes>,
         body_max_bytes: usize,
     ) -> Result<Response<Bytes>, TransportError> {
-        if request.uri().scheme_str() != Some("http") {
-            return Err(TransportError::UnsupportedScheme(request.uri().to_string()));
+        match request.uri().scheme_str() {
+            Some("http") => {}
+            Some("https") => {
+                if let Some(problem) = tls::problem() {
+                    return Err(TransportError::Connect(problem.to_owned()));
+                }
+            }
+            _ => return Err(TransportError::UnsupportedScheme(request.uri().to_string())),
         }
         let answer = self.client.request(request.map(Full::new)).await.map_err(|error| {
             let text = chain(&error);

@@ -100,9 +100,9 @@ impl Relay {
         }
         self.pending_bytes -= waiting;
         self.stats.pending_bytes.fetch_sub(waiting as u64, Relaxed);
-        self.stats.stream_halves.fetch_sub(1, Relaxed);
+        self.stats.half_ends(id);
         self.timers.cancel(&mut half.timer, TimerKey::Stream(conn, id));
-        if matches!(&half.stage, Stage::Relaying(relaying) if relaying.held) {
+        if matches!(&half.stage, Stage::Relaying(relaying) if relaying.hold.is_some()) {
             self.release(io, conn);
         }
         Some(half)
@@ -125,12 +125,12 @@ impl Relay {
             Stage::Dialing { .. } => self.refuse(io, conn, id, RefuseReason::AnswerTimeout),
             Stage::Answer(_) => self.decline(io, conn, id, RefuseReason::AnswerTimeout),
             Stage::Closing => drop(self.reset_half(io, conn, id)),
-            Stage::Relaying(relaying) if relaying.held => {
+            Stage::Relaying(relaying) if relaying.hold.is_some() => {
                 self.break_off(io, conn, id, RefuseReason::SlowReceiver);
             }
             Stage::Relaying(relaying) => {
-                let half_closed = relaying.client_done || relaying.peer_done;
-                let (limit, why) = if half_closed {
+                // After an end the half towards the one who is still listening decides: all that moves, moves through it.
+                let (limit, why) = if relaying.peer_done {
                     (linger, RefuseReason::Linger)
                 } else {
                     (idle, RefuseReason::Idle)

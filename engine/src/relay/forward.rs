@@ -9,7 +9,9 @@
 use std::sync::atomic::Ordering::Relaxed;
 
 use super::{
-    Command, Half, RefuseReason, Relay, SessionEnd, Stage, StreamMsg, StreamRef, stream::Relaying,
+    Command, Half, RefuseReason, Relay, SessionEnd, Stage, StreamMsg, StreamRef,
+    lanes::LANE_COMPACT_BYTES,
+    stream::{Hold, Relaying},
 };
 use crate::{
     io::{ConnId, Io},
@@ -27,6 +29,10 @@ const AHEAD_MAX_BYTES: i64 = AHEAD_LOW_BYTES + 128 * 1024;
 /// granted all but less than its first window, so this is always reached.
 const AHEAD_LOW_BYTES: i64 = INITIAL_WINDOW_BYTES as i64;
 
+/// A receiver who takes so much while its source's session is held gets its time anew: with ten seconds of it, 50 kbit/s. One
+/// that takes less is as good as stalled, and its source has other streams.
+const HOLD_STEP_BYTES: i64 = 64 * 1024;
+
 /// What our client's frames mean for its half.
 impl Relay {
     pub(super) fn client_data(&mut self, io: &mut Io, conn: ConnId, id: StreamId, data: Slice) {
@@ -37,6 +43,9 @@ impl Relay {
                 half.active = now;
                 let (peer, len) = (relaying.peer, data.len());
                 relaying.ahead_bytes += len as i64;
+                if let Some(hold) = &mut relaying.hold {
+                    hold.next_ahead_bytes += len as i64;
+                }
                 let too_far = relaying.ahead_bytes > AHEAD_MAX_BYTES;
                 self.stats.relayed_bytes.fetch_add(len as u64, Relaxed);
                 let here = StreamRef { core: self.core, conn, id };
@@ -70,7 +79,6 @@ impl Relay {
     }
 
     pub(super) fn client_finished(&mut self, io: &mut Io, conn: ConnId, id: StreamId) {
-        let linger = io.now() + self.limits.linger_timeout;
         let here = StreamRef { core: self.core, conn, id };
         let Some(half) = self.half(conn, id) else { return };
         match &mut half.stage {
@@ -81,7 +89,9 @@ impl Relay {
                 if over {
                     self.drop_half(io, conn, id);
                 } else {
-                    self.set_deadline(conn, id, linger);
+                    // Nothing more of it can come, so there is nothing to hold its session for. How long the other
+                    // direction may linger is for the other half to say: it sees what is still sent of this one.
+                    self.source_release(io, conn, id);
                 }
             }
             Stage::Request(_) => {
@@ -136,11 +146,18 @@ impl Relay {
 
 /// What the other half says.
 impl Relay {
-    /// Speaks to a half: directly on this core, through the mailbox on another.
+    /// Speaks to a half: directly on this core, through a lane on another.
     pub(super) fn tell(&mut self, io: &mut Io, to: StreamRef, from: StreamRef, msg: StreamMsg) {
         if to.core == self.core {
             self.stream_message(io, to, from, msg);
         } else {
+            let waiting = self.cores.lanes().bytes(self.core, to.core);
+            let msg = match msg {
+                StreamMsg::Data(data) if waiting > LANE_COMPACT_BYTES => {
+                    StreamMsg::Data(data.compact())
+                }
+                msg => msg,
+            };
             self.outbox.push(to.core, Command::Stream { to, from, msg });
         }
     }
@@ -165,8 +182,15 @@ impl Relay {
             (Stage::Relaying(_), StreamMsg::Data(data)) => self.peer_data(io, conn, id, data),
             (Stage::Relaying(relaying), StreamMsg::Credit(bytes)) => {
                 relaying.ahead_bytes -= i64::from(bytes);
-                if relaying.ahead_bytes <= AHEAD_LOW_BYTES {
+                let ahead_bytes = relaying.ahead_bytes;
+                if ahead_bytes <= AHEAD_LOW_BYTES {
                     self.source_release(io, conn, id);
+                } else if let Some(hold) = &mut relaying.hold
+                    && ahead_bytes <= hold.next_ahead_bytes
+                {
+                    *hold = Hold { next_ahead_bytes: ahead_bytes - HOLD_STEP_BYTES };
+                    let due = io.now() + self.limits.linger_timeout;
+                    self.set_deadline(conn, id, due);
                 }
                 self.peer_credit(io, conn, id, bytes);
             }
@@ -258,16 +282,19 @@ impl Relay {
         }
     }
 
-    /// Our client's mux may have no windows; then the only way to slow it down is not to read from it. For no longer than
-    /// the linger limit: a receiver that stalls must not hold up the source's other streams.
+    /// Our client's mux may have no windows; then the only way to slow it down is not to read from it. For as long as the
+    /// receiver goes on taking, and no longer than the linger limit while it does not: a receiver that stalls must not hold up
+    /// the source's other streams.
     fn source_hold(&mut self, io: &mut Io, conn: ConnId, id: StreamId) {
         let Some(up) = self.up(conn) else { return };
         if up.mux().has_windows() {
             return;
         }
         if let Some(Half { stage: Stage::Relaying(relaying), .. }) = self.half(conn, id)
-            && !std::mem::replace(&mut relaying.held, true)
+            && relaying.hold.is_none()
         {
+            let next_ahead_bytes = relaying.ahead_bytes - HOLD_STEP_BYTES;
+            relaying.hold = Some(Hold { next_ahead_bytes });
             self.hold(io, conn);
             self.set_deadline(conn, id, io.now() + self.limits.linger_timeout);
         }
@@ -277,6 +304,9 @@ impl Relay {
     pub(super) fn note_ahead(&mut self, io: &mut Io, conn: ConnId, id: StreamId, bytes: u32) {
         if let Some(Half { stage: Stage::Relaying(relaying), .. }) = self.half(conn, id) {
             relaying.ahead_bytes += i64::from(bytes);
+            if let Some(hold) = &mut relaying.hold {
+                hold.next_ahead_bytes += i64::from(bytes);
+            }
             if relaying.ahead_bytes > AHEAD_MAX_BYTES {
                 self.source_hold(io, conn, id);
             }
@@ -285,10 +315,13 @@ impl Relay {
 
     fn source_release(&mut self, io: &mut Io, conn: ConnId, id: StreamId) {
         if let Some(Half { stage: Stage::Relaying(relaying), .. }) = self.half(conn, id)
-            && std::mem::take(&mut relaying.held)
+            && relaying.hold.take().is_some()
         {
+            let peer_done = relaying.peer_done;
             self.release(io, conn);
-            self.set_deadline(conn, id, io.now() + self.limits.idle_timeout);
+            let limits = &self.limits;
+            let limit = if peer_done { limits.linger_timeout } else { limits.idle_timeout };
+            self.set_deadline(conn, id, io.now() + limit);
         }
     }
 

@@ -10,7 +10,7 @@
 //! ```
 //!
 //! One [`Relay`] is one worker core: it owns its sessions and shares with the other cores only the
-//! [`Cores`] table (who is where, asked once per dial) and their mailboxes. The two halves of a relayed
+//! [`Cores`] table (who is where, asked once per dial) and the lanes between them. The two halves of a relayed
 //! stream speak to each other in [`StreamMsg`]s, by a direct call on one core and through a lane across two, so
 //! that the rules exist once.
 //!
@@ -43,7 +43,7 @@ mod waiting;
 use std::{
     collections::VecDeque,
     net::SocketAddr,
-    sync::{Arc, mpsc::SyncSender},
+    sync::{Arc, atomic::Ordering::Relaxed, mpsc::SyncSender},
 };
 
 pub use cores::{Cores, SessionRef};
@@ -104,6 +104,8 @@ pub struct Relay {
     outbox: Outbox,
     /// Sessions that are not read because a lane is full.
     lane_held: Vec<ConnId>,
+    /// It was told to end.
+    is_stopped: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -123,7 +125,7 @@ impl Relay {
             address_sessions: AddressSessions::default(),
             public_key: config.secret_key.public_key(),
             secret_key: config.secret_key,
-            limits: config.limits,
+            limits: config.limits.bounded(),
             newcomers: config.newcomers,
             core,
             outbox: Outbox::new(cores.count()),
@@ -137,6 +139,7 @@ impl Relay {
             spare_queues: SpareQueues::new(),
             plan: Plan::new(),
             lane_held: Vec::new(),
+            is_stopped: false,
         }
     }
 
@@ -157,6 +160,7 @@ impl Relay {
     }
 
     fn stop(&mut self, io: &mut Io) {
+        self.is_stopped = true;
         let conns: Vec<_> = self.sessions.iter().flatten().map(|session| session.conn).collect();
         for conn in conns {
             self.end_session(io, conn, SessionEnd::Shutdown);
@@ -177,11 +181,35 @@ impl Relay {
             Command::Deliver(delivery) => self.deliver(io, *delivery),
             Command::Stream { to, from, msg } => self.stream_message(io, to, from, msg),
             Command::Evict(conn) => self.evict(io, conn),
-            Command::MuxHint(conn, kind) => self.mux_hint(io, conn, kind),
+            Command::MuxHint(conn, kind) => self.mux_hint(conn, kind),
             Command::Mail(from) => self.read_mail(io, from),
             Command::LaneHasRoom => self.lane_has_room(io),
             Command::Stop => self.stop(io),
         }
+    }
+}
+
+/// However a core ends: nobody looks for its sessions any more, nobody waits for it, and its share of the counts is given back.
+/// After [`Command::Stop`] there is nothing of all that; else its driver failed, or it panicked.
+impl Drop for Relay {
+    fn drop(&mut self) {
+        self.cores.lanes().close(self.core);
+        let sessions = std::mem::take(&mut self.sessions);
+        if !self.is_stopped {
+            tracing::error!(
+                core = self.core,
+                sessions = self.sessions_up,
+                "a relay core has ended without being told to; its sessions are lost"
+            );
+        }
+        self.stats.handshakes.fetch_sub(self.unproven.len() as u64, Relaxed);
+        self.stats.sessions.fetch_sub(self.sessions_up as u64, Relaxed);
+        self.stats.pending_bytes.fetch_sub(self.pending_bytes as u64, Relaxed);
+        self.cores.leave_all(self.core);
+        for session in sessions.into_iter().flatten() {
+            self.bequeath(*session);
+        }
+        self.send_last_mail();
     }
 }
 

@@ -34,8 +34,8 @@ use crate::{
     pool::{SendQueue, Slice, send_queue::COPY_MAX_BYTES},
 };
 
-/// A plan ends behind this many bytes. Room is looked for before anything of a plan is queued, so one receiver's queue may
-/// get as much beyond its mark; twice the mark is what control frames have alone (`CONTROL_BYTES_MAX`).
+/// A plan ends behind the frame that goes beyond this many bytes. Room is looked for before anything of a plan is queued, so one
+/// receiver's queue may get as much beyond its mark, and what of that frame one receive has brought.
 const PLAN_BYTES_MAX: usize = 64 * 1024;
 
 /// Ways that a plan keeps at hand, by the low bits of the stream's number: a session's ids are consecutive, so as many streams find
@@ -373,13 +373,15 @@ impl Plan {
 
     /// Tells the payload of a list to another core, in pieces as they suit us.
     fn tell_list(&self, list: &List, data: &Slice, mut tell: impl FnMut(Slice)) {
-        let way = &self.ways[usize::from(list.way)];
+        let is_small = |run: &Run| run.len() <= COPY_MAX_BYTES;
+        // What has come, and not what its headers announce.
+        let small_bytes = self.runs_of(list).filter(is_small).map(Run::len).sum();
         let mut small = Vec::new();
         for run in self.runs_of(list) {
             let (start, end) = (run.start as usize, run.end as usize);
-            if run.len() <= COPY_MAX_BYTES {
+            if is_small(&run) {
                 if small.is_empty() {
-                    small.reserve_exact((way.allowed - way.left) as usize);
+                    small.reserve_exact(small_bytes);
                 }
                 small.extend_from_slice(&data[start..end]);
             } else {

@@ -1,7 +1,7 @@
 //! One connection: handshake, liveness, and the frames of its multiplexer.
 //!
 //! ```text
-//!   accepted ─▶ Handshake ─ third message ─▶ Up(mux unknown) ─ first byte, hint or need ─▶ Up(mux) ─▶ ended
+//!   accepted ─▶ Handshake ─ third message ─▶ Up(mux unknown) ─ first byte, or need to speak ─▶ Up(mux) ─▶ ended
 //! ```
 
 use std::{
@@ -17,7 +17,7 @@ use super::{
 };
 use crate::{
     identity::{PublicKey, SecretKey},
-    io::{CloseMode, ConnId, Io, SEND_HIGH_BYTES},
+    io::{CloseMode, ConnId, Io, SEND_HIGH_BYTES, SEND_LOW_BYTES},
     mux::{Event, Mux, MuxConfig, MuxKind, Role, StreamId, id_map::IdMap},
     noise::{ObjectOpener, Sealer},
     pool::Slice,
@@ -25,9 +25,9 @@ use crate::{
     timers::Place,
 };
 
-/// A send queue that control frames alone have driven this far means the peer floods us with pings and the like without
-/// reading the answers: we stop reading from it. Data stops at [`SEND_HIGH_BYTES`], so twice that is never data.
-const CONTROL_BYTES_MAX: usize = 2 * SEND_HIGH_BYTES;
+/// A peer that has so many answers to its own frames (pings and the like) in its send queue does not read them: we stop
+/// reading from it. As much as of data.
+const ANSWER_BYTES_MAX: usize = SEND_HIGH_BYTES;
 
 /// smux peers end a session that carries no frame for 30 s and send theirs every 10 s (`wire.md §3.4`).
 const SMUX_KEEPALIVE: Duration = Duration::from_secs(10);
@@ -56,6 +56,8 @@ pub(super) struct Up {
     pub(super) sealer: Sealer,
     pub(super) opener: ObjectOpener,
     pub(super) mux: Option<Mux>,
+    /// What discovery says it is.
+    mux_hint: Option<MuxKind>,
     pub(super) streams: IdMap<Half>,
     /// Halves with something pending, in the order in which they get their turn.
     pub(super) ready: VecDeque<StreamId>,
@@ -66,6 +68,8 @@ pub(super) struct Up {
     pub(super) budget: Budget,
     /// Where a plan of frames may have its list of what goes to this session.
     pub(super) plan_list: u16,
+    /// Answers of the mux that were queued since the queue was last low.
+    answer_bytes: usize,
     streams_max: usize,
 }
 
@@ -80,9 +84,10 @@ impl Session {
 }
 
 impl Up {
-    /// The mux; chosen now if it has to be (yamux is the default everywhere, `wire.md §3.2`).
+    /// The mux. If it is not known yet, we are the first to speak, and it is what discovery says, else yamux, the default
+    /// everywhere (`wire.md §3.2`).
     pub(super) fn mux(&mut self) -> &mut Mux {
-        self.mux_or(MuxKind::Yamux)
+        self.mux_or(self.mux_hint.unwrap_or(MuxKind::Yamux))
     }
 
     fn mux_or(&mut self, kind: MuxKind) -> &mut Mux {
@@ -183,6 +188,12 @@ impl Relay {
         let streams_max = self.limits.streams_per_session_max;
         let Some(session) = self.session(conn) else { return };
         let ip = session.peer.ip();
+        // Many may have been let in while there was one place. Whoever replaces its own session needs none.
+        let replaces =
+            self.cores.find(&established.remote).is_some_and(|old| old.core == self.core);
+        if self.sessions_up >= self.limits.sessions_max && !replaces {
+            return self.end_session(io, conn, SessionEnd::TooManySessions);
+        }
         if !self.address_sessions.enter(ip, self.limits.sessions_per_address_max) {
             return self.end_session(io, conn, SessionEnd::TooManyFromAddress);
         }
@@ -193,11 +204,13 @@ impl Relay {
             sealer,
             opener,
             mux: None,
+            mux_hint: None,
             streams: IdMap::default(),
             ready: VecDeque::new(),
             pending_bytes: 0,
             owing: BTreeSet::new(),
-            budget: Budget::default(),
+            budget: Budget::new(io.now()),
+            answer_bytes: 0,
             plan_list: 0,
             streams_max,
         }));
@@ -237,9 +250,10 @@ impl Relay {
         }
     }
 
-    pub(super) fn mux_hint(&mut self, _io: &mut Io, conn: ConnId, kind: MuxKind) {
+    /// Only remembered: if the peer speaks first, its first byte decides (`discovery.md §7.3`).
+    pub(super) fn mux_hint(&mut self, conn: ConnId, kind: MuxKind) {
         if let Some(up) = self.up(conn) {
-            up.mux_or(kind);
+            up.mux_hint = Some(kind);
         }
     }
 
@@ -255,7 +269,10 @@ impl Relay {
             self.forward_runs(io, conn, &mut data);
             let Some(up) = self.up(conn) else { return };
             let Some(queue) = io.queue(conn) else { return };
-            match up.mux().next_event(&mut data, queue) {
+            let queued_bytes = queue.len();
+            let event = up.mux().next_event(&mut data, queue);
+            up.answer_bytes += queue.len() - queued_bytes;
+            match event {
                 Ok(None) => break,
                 Ok(Some(event)) => self.mux_event(io, conn, event),
                 Err(error) => {
@@ -267,7 +284,16 @@ impl Relay {
         if let Some(why) = self.over_budget(conn) {
             return self.end_session(io, conn, why);
         }
-        if io.queued_bytes(conn) > CONTROL_BYTES_MAX {
+        self.watch_answers(io, conn);
+    }
+
+    /// Stops reading from a peer that does not read the answers to what it sends.
+    fn watch_answers(&mut self, io: &mut Io, conn: ConnId) {
+        let queued_bytes = io.queued_bytes(conn);
+        let Some(up) = self.up(conn) else { return };
+        if queued_bytes <= SEND_LOW_BYTES {
+            up.answer_bytes = 0;
+        } else if up.answer_bytes.min(queued_bytes) > ANSWER_BYTES_MAX {
             self.hold_control(io, conn);
         }
     }
@@ -308,7 +334,7 @@ impl Relay {
             return self.end_session(io, conn, SessionEnd::Silent);
         }
         let counters = up.mux.as_ref().map(Mux::counters).unwrap_or_default();
-        up.budget.begin_interval(counters);
+        let interval_end = up.budget.renew(now, interval, counters);
         let smux = up.mux.as_ref().is_some_and(|m| m.kind() != MuxKind::Yamux);
         let next = if smux || quiet >= interval {
             if let Some(queue) = io.queue(conn) {
@@ -321,7 +347,8 @@ impl Relay {
         } else {
             now + (interval - quiet)
         };
-        self.set_tick(conn, next);
+        let silent_at = if reading { now - quiet + interval + timeout } else { next };
+        self.set_tick(conn, next.min(silent_at).min(interval_end));
     }
 
     fn set_tick(&mut self, conn: ConnId, at: Instant) {
@@ -363,6 +390,9 @@ impl Relay {
             && std::mem::take(&mut session.control_hold)
         {
             self.release(io, conn);
+            if let Some(up) = self.up(conn) {
+                up.answer_bytes = 0;
+            }
         }
         self.pay_owed(io, conn);
         self.drain(io, conn);
@@ -393,10 +423,26 @@ impl Relay {
         // In their order, so that a simulation replays.
         for (id, mut half) in up.streams.into_sorted() {
             self.timers.cancel(&mut half.timer, TimerKey::Stream(conn, id));
-            self.stats.stream_halves.fetch_sub(1, Relaxed);
+            self.stats.half_ends(id);
             let from = StreamRef { core: self.core, conn, id };
             if let Some((to, msg)) = farewell(half.stage) {
                 self.tell(io, to, from, msg);
+            }
+        }
+    }
+}
+
+impl Relay {
+    /// Tells other cores of the streams of a session whose core ends.
+    pub(super) fn bequeath(&mut self, session: Session) {
+        let Phase::Up(up) = session.phase else { return };
+        for (id, half) in up.streams.into_sorted() {
+            self.stats.half_ends(id);
+            let from = StreamRef { core: self.core, conn: session.conn, id };
+            if let Some((to, msg)) = farewell(half.stage)
+                && to.core != self.core
+            {
+                self.outbox.push(to.core, super::Command::Stream { to, from, msg });
             }
         }
     }

@@ -71,7 +71,7 @@ pub enum Command {
     },
     /// The same key has a newer session.
     Evict(ConnId),
-    /// The session's mux, as discovery tells; used only if the peer has not spoken yet (`wire.md §3.2`).
+    /// The session's mux, as discovery tells; used only if we have to speak before the peer has (`wire.md §3.2`).
     MuxHint(ConnId, MuxKind),
     /// This core has sent something: read it.
     Mail(u16),
@@ -150,7 +150,7 @@ pub(super) struct Relaying {
     /// What our client sent, less what the peer's client granted beyond its first window.
     pub(super) ahead_bytes: i64,
     /// Our client is too far ahead, and its session is paused for it.
-    pub(super) held: bool,
+    pub(super) hold: Option<Hold>,
 }
 
 impl Relaying {
@@ -165,9 +165,16 @@ impl Relaying {
             owed: 0,
             queued: false,
             ahead_bytes: 0,
-            held: false,
+            hold: None,
         }
     }
+}
+
+/// What a session is not read for.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Hold {
+    /// [`Relaying::ahead_bytes`] at which the receiver has earned more time.
+    pub(super) next_ahead_bytes: i64,
 }
 
 /// Bytes that wait in a half.

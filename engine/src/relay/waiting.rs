@@ -118,9 +118,12 @@ impl Relay {
 
     /// A turn of a half: one frame. Returns its payload's length, which only the session's account knows of yet.
     fn drain_half(&mut self, io: &mut Io, conn: ConnId, id: StreamId) -> usize {
+        let now = io.now();
         let Some(up) = up_of(&mut self.sessions, conn) else { return 0 };
         let (Some(mux), Some(half)) = (&mut up.mux, up.streams.get_mut(id)) else { return 0 };
-        let Half { stage: Stage::Relaying(relaying), mux_hint, .. } = half else { return 0 };
+        let Half { stage: Stage::Relaying(relaying), mux_hint, active, .. } = half else {
+            return 0;
+        };
         relaying.queued = false;
         let credit = mux.find_credit(id, mux_hint) as usize;
         let (Some(pending), Some(queue)) = (&mut relaying.pending.0, io.queue(conn)) else {
@@ -131,6 +134,7 @@ impl Relay {
             // Out of credit: it comes back with the next window update.
             return 0;
         }
+        *active = now;
         let frame = PlainFrame { id, len: len as u32 };
         let mut header = [0; HEADER_MAX_BYTES];
         mux.kind().write_plain(frame, &mut header);

@@ -28,8 +28,8 @@ use crate::{
     relay::{Command, Cores, RefuseReason, Relay, RelayConfig, RelayLimits, SessionEnd, Stats},
 };
 
-/// Commands between cores that may wait for one core. Stream messages are bounded by the peers' credit and may go
-/// beyond; this bounds the rest.
+/// Hints that may wait for one core: one each for the most sessions that it can have. What cores tell each other goes beyond it
+/// and has bounds of its own (`relay/lanes.rs`).
 const MAILBOX_MAX: usize = 65_536;
 
 /// How long a port that is taken is tried again. The kernel takes a ring apart behind the back of a process that was
@@ -145,6 +145,10 @@ impl Server {
         let count = config.threads.max(1);
         let cores = Arc::new(Cores::new(count));
         let stats = Arc::new(Stats::default());
+        if count > 1 && config.listen.port() != 0 {
+            // Listeners that share a port share it with another server too, where clients meet at random. One alone is refused.
+            drop(listener(config.listen, false)?);
+        }
         let first = listener(config.listen, count > 1)?;
         let local_addr = first.local_addr()?;
         let mut listeners = vec![first];
@@ -218,11 +222,18 @@ impl Server {
         self.driver
     }
 
-    /// What discovery shall say: how many more sessions are welcome.
+    /// What discovery shall say: how many more sessions are welcome. None at a server that [has failed](Self::has_failed).
     #[must_use]
     pub fn available_sessions(&self) -> usize {
         let up = usize::try_from(self.stats.sessions.load(Relaxed)).unwrap_or(usize::MAX);
-        self.sessions_max.saturating_sub(up)
+        if self.has_failed() { 0 } else { self.sessions_max.saturating_sub(up) }
+    }
+
+    /// Whether a worker thread has ended by itself: its driver failed, or it panicked; the log says why. Its sessions are lost,
+    /// the others go on. Whoever runs the server had better start it anew.
+    #[must_use]
+    pub fn has_failed(&self) -> bool {
+        self.threads.iter().any(|thread| thread.thread.is_finished())
     }
 
     /// Counters.
@@ -235,7 +246,7 @@ impl Server {
             sessions: stats.sessions.load(Relaxed),
             sessions_total: stats.sessions_total.load(Relaxed),
             handshakes: stats.handshakes.load(Relaxed),
-            streams: stats.stream_halves.load(Relaxed).div_ceil(2),
+            streams: stats.streams.load(Relaxed),
             streams_total: stats.streams_total.load(Relaxed),
             relayed_bytes: stats.relayed_bytes.load(Relaxed),
             pending_bytes: stats.pending_bytes.load(Relaxed),
@@ -262,13 +273,13 @@ impl Server {
         self.cores.keys()
     }
 
-    /// Tells which mux a client speaks, as its discovery entry has it (`wire.md §3.2`). Used only if the client has not
-    /// spoken yet.
+    /// Tells which mux a client speaks, as its discovery entry has it (`wire.md §3.2`). Used only if the server has to speak
+    /// before the client has, and dropped if the core is far behind with its commands: yamux is the better guess then.
     pub fn hint_mux(&self, client: &PublicKey, kind: MuxKind) {
         if let Some(session) = self.cores.find(client)
             && let Some(thread) = self.threads.get(usize::from(session.core))
         {
-            thread.mailbox.post_release(Command::MuxHint(session.conn, kind));
+            let _dropped_when_full = thread.mailbox.post(Command::MuxHint(session.conn, kind));
         }
     }
 

@@ -9,7 +9,7 @@
 //! A place is a hint: whoever was popped or cancelled may keep it, since an entry counts only if its key is the owner's. So two
 //! owners never have the same key, and an owner uses one place only.
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 /// Where an owner's deadline is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -28,8 +28,7 @@ impl Default for Place {
 
 #[derive(Debug, Clone)]
 struct Entry<K> {
-    /// Nanoseconds since `base`.
-    at: u64,
+    at: Instant,
     /// Keeps deadlines of one instant in the order they were set, so a simulation replays.
     serial: u32,
     /// In the heap; of a free entry, the next free one.
@@ -41,15 +40,11 @@ struct Entry<K> {
 /// A set of deadlines, earliest first.
 #[derive(Debug, Clone)]
 pub struct TimerHeap<K> {
-    base: Option<Instant>,
     entries: Vec<Entry<K>>,
     heap: Vec<u32>,
     first_free: u32,
     serial: u32,
 }
-
-/// Deadlines may come to be set that are earlier than the first was; by less than this, since nothing here waits that long.
-const SPAN: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// No entry.
 const NONE: u32 = u32::MAX;
@@ -59,7 +54,7 @@ const ARITY: usize = 4;
 
 impl<K> Default for TimerHeap<K> {
     fn default() -> Self {
-        Self { base: None, entries: Vec::new(), heap: Vec::new(), first_free: NONE, serial: 0 }
+        Self { entries: Vec::new(), heap: Vec::new(), first_free: NONE, serial: 0 }
     }
 }
 
@@ -70,15 +65,12 @@ impl<K: Copy + PartialEq> TimerHeap<K> {
         Self::default()
     }
 
-    /// Sets the deadline of `key`, whose place is `place`, instead of the one it had. One a day before the very first that was
-    /// ever set counts as due.
+    /// Sets the deadline of `key`, whose place is `place`, instead of the one it had.
     pub fn set(&mut self, place: &mut Place, key: K, at: Instant) {
         self.cancel(place, key);
-        let base = *self.base.get_or_insert_with(|| at.checked_sub(SPAN).unwrap_or(at));
-        let at = at.saturating_duration_since(base).as_nanos();
         self.serial = self.serial.wrapping_add(1);
         let entry = Entry {
-            at: u64::try_from(at).unwrap_or(u64::MAX),
+            at,
             serial: self.serial,
             position: u32::try_from(self.heap.len()).expect("deadlines are far below 2^32"),
             key: Some(key),
@@ -108,8 +100,7 @@ impl<K: Copy + PartialEq> TimerHeap<K> {
     /// The earliest deadline.
     #[must_use]
     pub fn next_at(&self) -> Option<Instant> {
-        let first = &self.entries[*self.heap.first()? as usize];
-        Some(self.base? + Duration::from_nanos(first.at))
+        Some(self.entries[*self.heap.first()? as usize].at)
     }
 
     /// Removes and returns the key with the earliest deadline, if that is not after `now`.
@@ -144,7 +135,7 @@ impl<K: Copy + PartialEq> TimerHeap<K> {
         free.position = std::mem::replace(&mut self.first_free, number);
         if self.heap.is_empty() {
             // The memory of a heap that had many goes with the last.
-            *self = Self { base: self.base, serial: self.serial, ..Self::default() };
+            *self = Self { serial: self.serial, ..Self::default() };
         }
         key
     }
@@ -191,6 +182,8 @@ impl<K: Copy + PartialEq> TimerHeap<K> {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use proptest::prelude::*;
 
     use super::*;

@@ -23,7 +23,8 @@ use tower::ServiceExt;
 
 use super::{
     exit::{Exit, Failure},
-    flags::{DriverFlag, IdentityFlags, ServerFlag, record},
+    flags::{DriverFlag, IdentityFlags, ServerFlag, record, seconds},
+    service::open_database,
     stop_signal,
 };
 use crate::transport::{ExchangeFuture, HttpTransport, Limits, TransportError, receive_body};
@@ -34,12 +35,14 @@ use crate::{
         client::DirectoryOptions,
         router,
         store::{MemoryStore, RedbStore, RedisStore, Store, StoreLimits},
+        system_clock,
     },
     http::{
         Accept,
         server::{ServeConfig, serve},
     },
     resolve::{Resolver, ServerChoice, StaticMap},
+    services::uptime_tracker::{Ledger, summaries},
     url::DEFAULT_PORT,
 };
 
@@ -81,10 +84,18 @@ pub(super) struct DiscoveryArgs {
     #[arg(long)]
     allow_loopback: bool,
 
-    /// Demand of a DELETE over TCP that it be signed anew. Go clients do not do that; their entries
-    /// then expire instead.
+    /// Take a DELETE over TCP that re-sends the stored entry, as Go clients do over plain HTTP. Anybody can look that
+    /// entry up, so anybody can then delete anybody until the next refresh. Without this their entries expire.
     #[arg(long)]
-    strict_delete: bool,
+    lax_delete: bool,
+
+    /// Key of a network monitor, which may deregister anybody; may be repeated.
+    #[arg(long, value_name = "KEY")]
+    monitor: Vec<PublicKey>,
+
+    /// Seconds for which a client's entry stays without a refresh, 0 for ever; an hour if not given.
+    #[arg(long, value_name = "SECONDS")]
+    entry_timeout: Option<f64>,
 
     /// Key of a server to label official; may be repeated.
     #[arg(long, value_name = "KEY")]
@@ -111,14 +122,20 @@ pub(super) async fn run(args: DiscoveryArgs) -> Result<(), Failure> {
             Failure::new(Exit::Other, format!("cannot listen on {}: {error}", args.listen))
         })?),
     };
-    let config = DiscoveryConfig {
+    let mut config = DiscoveryConfig {
         test_mode: args.allow_loopback,
-        strict_delete: args.strict_delete,
+        lax_delete: args.lax_delete,
         official_servers: args.official_servers,
+        monitors: args.monitor,
         dmsg_key: key.as_ref().map(SecretKey::public_key),
         ..DiscoveryConfig::default()
     };
-    let mut running = Running::start(config, store, listener)?;
+    if let Some(time) = args.entry_timeout {
+        let time = seconds("--entry-timeout", time)?;
+        config.client_ttl = (!time.is_zero()).then_some(time);
+    }
+    let uptimes = open_uptimes(args.store.as_deref())?;
+    let mut running = Running::start(config, store, uptimes, listener)?;
     if let Some(key) = key {
         let servers = args.server.iter().map(record).collect();
         running.serve_dmsg(key, servers, args.driver.into())?;
@@ -148,6 +165,17 @@ pub(super) fn open_store(path: Option<&Path>) -> Result<Arc<dyn Store>, Failure>
     }
 }
 
+/// Which visors were seen and when, in a file beside the entries', or in memory; with Redis, each discovery has its own.
+pub(super) fn open_uptimes(store: Option<&Path>) -> Result<Arc<Ledger>, Failure> {
+    let beside = store.map(|path| {
+        let mut name = path.as_os_str().to_owned();
+        name.push(".uptimes");
+        PathBuf::from(name)
+    });
+    let database = open_database(beside.as_deref())?;
+    Ledger::open(&database, UnixNanos::system()).map(Arc::new).map_err(|error| other(&error))
+}
+
 /// The store in Redis. The addresses are not repeated in errors: they may hold a password.
 async fn open_redis(urls: &[String]) -> Result<Arc<dyn Store>, Failure> {
     match RedisStore::connect(urls, StoreLimits::default()).await {
@@ -164,6 +192,7 @@ pub(super) struct Running {
     /// The client on whose port 80 it is reached over DMSG.
     pub(super) client: Option<Client>,
     service: DiscoveryService,
+    uptimes: Arc<Ledger>,
     tasks: Vec<JoinHandle<()>>,
     stop: CancellationToken,
     _maintenance: crate::discovery::service::Maintenance,
@@ -172,17 +201,20 @@ pub(super) struct Running {
 impl Running {
     /// Serves plain HTTP on `listener`, if there is one.
     pub(super) fn start(
-        config: DiscoveryConfig,
+        mut config: DiscoveryConfig,
         store: Arc<dyn Store>,
+        uptimes: Arc<Ledger>,
         listener: Option<TcpListener>,
     ) -> Result<Self, Failure> {
+        let seen = Arc::clone(&uptimes);
+        config.seen = Some(Arc::new(move |key, now| seen.note(key, "", now)));
         let service = DiscoveryService::new(config, Arc::clone(&store));
         let http = listener.as_ref().map(TcpListener::local_addr).transpose();
         let http = http.map_err(|error| other(&error))?;
         let maintenance = service.spawn_maintenance();
         let (client, tasks, stop) = (None, Vec::new(), CancellationToken::new());
         let mut running =
-            Self { store, http, client, service, tasks, stop, _maintenance: maintenance };
+            Self { store, http, client, service, uptimes, tasks, stop, _maintenance: maintenance };
         if let Some(listener) = listener {
             let config = ServeConfig {
                 connections_per_key_max: CONNECTIONS_PER_ADDRESS_MAX,
@@ -253,7 +285,8 @@ impl Running {
     }
 
     fn serve(&mut self, accept: impl Accept, config: ServeConfig) {
-        let router = router(self.service.clone());
+        let uptimes = summaries(Arc::clone(&self.uptimes), system_clock());
+        let router = router(self.service.clone()).merge(uptimes);
         let stopped = self.stop.clone().cancelled_owned();
         self.tasks.push(tokio::spawn(serve(accept, router, config, Arc::default(), stopped)));
     }

@@ -369,13 +369,14 @@ async fn on_kept_port(
 async fn start_discovery(args: &LocalArgs, key: PublicKey) -> Result<Running, Failure> {
     let file = args.dir.as_ref().map(|folder| folder.join("discovery.redb"));
     let store = discovery::open_store(file.as_deref())?;
+    let uptimes = discovery::open_uptimes(file.as_deref())?;
     let config =
         DiscoveryConfig { test_mode: true, dmsg_key: Some(key), ..DiscoveryConfig::default() };
     let listener = match args.dmsg_only {
         true => None,
         false => Some(listen(args.discovery_port, DISCOVERY_PORT).await?),
     };
-    Running::start(config, store, listener)
+    Running::start(config, store, uptimes, listener)
 }
 
 /// Replaces the file as a whole.

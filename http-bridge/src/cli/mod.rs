@@ -16,6 +16,7 @@ mod hosting;
 mod invocation;
 mod key;
 mod local;
+mod page;
 mod proxy;
 mod serve;
 mod server;

@@ -119,10 +119,10 @@ pub(super) async fn run(args: ServerArgs) -> Result<(), Failure> {
         let config = RegistrationConfig::new(key, address);
         register(discovery, config, &server)
     });
-    tokio::select! {
-        () = stop_signal() => {}
-        () = follow_capacity(&server, registration.as_ref()) => {}
-    }
+    let has_failed = tokio::select! {
+        () = stop_signal() => false,
+        () = follow_capacity(&server, registration.as_ref()) => true,
+    };
     if let Some(registration) = registration {
         registration.close().await;
     }
@@ -133,6 +133,10 @@ pub(super) async fn run(args: ServerArgs) -> Result<(), Failure> {
     // The admin page and the hints hold it weakly, so this is the last handle unless one of them answers right now.
     if let Some(server) = Arc::into_inner(server) {
         tokio::task::block_in_place(|| server.shutdown());
+    }
+    if has_failed {
+        let what = "a worker thread of the server has failed (the log says why): start it again";
+        return Err(Failure::new(Exit::Other, what.to_owned()));
     }
     Ok(())
 }
@@ -185,13 +189,16 @@ fn available(server: &Server) -> u32 {
     u32::try_from(server.available_sessions()).unwrap_or(u32::MAX)
 }
 
-/// Keeps the advertised capacity true; never ends.
+/// Keeps the advertised capacity true; ends when the server has failed.
 pub(super) async fn follow_capacity(server: &Server, registration: Option<&ServerRegistration>) {
     let mut ticks = tokio::time::interval(CAPACITY_INTERVAL);
     loop {
         ticks.tick().await;
         if let Some(registration) = registration {
             registration.set_available_sessions(available(server));
+        }
+        if server.has_failed() {
+            return;
         }
     }
 }

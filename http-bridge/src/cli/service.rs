@@ -10,7 +10,7 @@ use std::{io::Write, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
 use clap::{Args, ValueEnum};
 use dmsg_engine::identity::{PublicKey, SecretKey};
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, UdpSocket};
 
 use super::{
     deployment::DeploymentFlags,
@@ -25,10 +25,10 @@ use crate::{
     overlay::{Overlay, OverlayConfig},
     service::{Endpoints, ServiceKind},
     services::{
-        CallOptions,
+        CallOptions, GeoTable,
         address_resolver::AddressResolver,
         host::{HostConfig, Quirks, Service, router},
-        records::Database,
+        records::{Database, RecordsError},
         route_finder::RouteFinder,
         service_discovery::ServiceDiscovery,
         transport_discovery::{TransportDiscovery, TransportDiscoveryClient},
@@ -49,7 +49,7 @@ pub(super) enum ServiceName {
     /// Which visors offer what.
     #[value(alias = "sd")]
     ServiceDiscovery,
-    /// Network addresses of visors (HTTP side, stcpr).
+    /// Network addresses of visors (stcpr, and sudph with --udp).
     #[value(alias = "ar")]
     AddressResolver,
     /// Routes over the transports.
@@ -165,6 +165,20 @@ pub(super) struct ServiceArgs {
     #[arg(long)]
     allow_private: bool,
 
+    /// For an address resolver: where to listen for sudph over UDP. Visors take the port of our HTTP address, or 30178 if
+    /// that has none, unless they read it from our health page.
+    #[arg(long, value_name = "ADDRESS")]
+    udp: Option<SocketAddr>,
+
+    /// What the health page says of --udp, HOST:PORT; for a resolver behind a NAT, or on all addresses.
+    #[arg(long, value_name = "HOST:PORT", requires = "udp")]
+    udp_public: Option<String>,
+
+    /// File that says where networks are, {"203.0.113.0/24": {"lat": 52.5, "lon": 13.4, "country": "DE",
+    /// "region": "BE"}}; for a service discovery's geo members and an uptime tracker's map.
+    #[arg(long, value_name = "FILE")]
+    geo: Option<PathBuf>,
+
     /// Imitate an oddity of deployed services, to test clients against; may be repeated.
     #[arg(long, value_enum, value_name = "QUIRK")]
     quirk: Vec<QuirkFlag>,
@@ -182,14 +196,26 @@ pub(super) async fn run(args: ServiceArgs) -> Result<(), Failure> {
     let config = args.config(key.as_ref().map(SecretKey::public_key))?;
     let database = open_database(args.store.as_deref())?;
     let listener = args.bind().await?;
+    let udp = args.bind_udp().await?;
     let overlay = match &key {
         Some(key) => Some(args.overlay(key.clone(), deployment.as_ref())?),
         None => None,
     };
-    let (service, finder) = build(args.name, config, &database)?;
+    let Built { service, finder, resolver } = build(args.name, config, &database)?;
     let client = overlay.as_ref().and_then(Overlay::client);
     let mut hosted = Hosted::start(router(Arc::clone(&service)), listener, client.cloned())?;
     hosted.maintain(service);
+    if let (Some(resolver), Some(udp)) = (resolver, udp) {
+        let local =
+            udp.local_addr().map_err(|error| Failure::new(Exit::Other, error.to_string()))?;
+        say(&format!("udp://{local}"))?;
+        let told = args.udp_public.clone().unwrap_or_else(|| match local.ip().is_unspecified() {
+            // Who would dial that? Better to say nothing.
+            true => String::new(),
+            false => local.to_string(),
+        });
+        hosted.run(resolver.sudph(told).serve(udp));
+    }
     if let (Some(finder), Some(endpoints)) = (finder, transports) {
         let key = key.map_or_else(fresh_key, Ok)?;
         hosted.run(finder.follow(args.transport_client(&endpoints, key, overlay.as_ref())));
@@ -275,6 +301,10 @@ impl ServiceArgs {
         config.monitors.clone_from(&self.monitor);
         config.allow_private = self.allow_private;
         config.quirks = quirks(&self.quirk);
+        if let Some(path) = &self.geo {
+            config.geo = GeoTable::read(path)
+                .map_err(|error| Failure::new(Exit::Read, format!("--geo: {error}")))?;
+        }
         if let Some(time) = self.entry_timeout {
             let time = seconds("--entry-timeout", time)?;
             config.entry_ttl = (!time.is_zero()).then_some(time);
@@ -289,6 +319,16 @@ impl ServiceArgs {
         let address = self.listen.unwrap_or_else(|| ([0, 0, 0, 0], self.name.port()).into());
         TcpListener::bind(address).await.map(Some).map_err(|error| {
             Failure::new(Exit::Other, format!("cannot listen on {address}: {error}"))
+        })
+    }
+
+    async fn bind_udp(&self) -> Result<Option<UdpSocket>, Failure> {
+        let Some(address) = self.udp else { return Ok(None) };
+        if self.name != ServiceName::AddressResolver {
+            return Err(Failure::usage("--udp is for an address resolver"));
+        }
+        UdpSocket::bind(address).await.map(Some).map_err(|error| {
+            Failure::new(Exit::Other, format!("cannot listen on UDP {address}: {error}"))
         })
     }
 
@@ -354,8 +394,14 @@ impl ServiceArgs {
     }
 }
 
-/// A service, and the route finder if it is one: that has to be told of the transports.
-pub(super) type Built = (Arc<dyn Service>, Option<Arc<RouteFinder>>);
+/// A service, and what somebody has to keep going beside it.
+pub(super) struct Built {
+    pub(super) service: Arc<dyn Service>,
+    /// If it is a route finder: that has to be told of the transports.
+    pub(super) finder: Option<Arc<RouteFinder>>,
+    /// If it is an address resolver: that may have a UDP side.
+    pub(super) resolver: Option<Arc<AddressResolver>>,
+}
 
 /// The service of this name.
 pub(super) fn build(
@@ -363,27 +409,25 @@ pub(super) fn build(
     config: HostConfig,
     database: &Database,
 ) -> Result<Built, Failure> {
-    let failed = |error: crate::services::records::RecordsError| {
-        Failure::new(Exit::Other, error.to_string())
-    };
-    Ok(match name {
+    let (mut finder, mut resolver) = (None, None);
+    let service: Result<Arc<dyn Service>, RecordsError> = match name {
         ServiceName::TransportDiscovery => {
-            (Arc::new(TransportDiscovery::new(config, database).map_err(failed)?), None)
+            TransportDiscovery::new(config, database).map(|service| Arc::new(service) as _)
         }
         ServiceName::ServiceDiscovery => {
-            (Arc::new(ServiceDiscovery::new(config, database).map_err(failed)?), None)
-        }
-        ServiceName::AddressResolver => {
-            (Arc::new(AddressResolver::new(config, database).map_err(failed)?), None)
+            ServiceDiscovery::new(config, database).map(|service| Arc::new(service) as _)
         }
         ServiceName::UptimeTracker => {
-            (Arc::new(UptimeTracker::new(config, database).map_err(failed)?), None)
+            UptimeTracker::new(config, database).map(|service| Arc::new(service) as _)
         }
+        ServiceName::AddressResolver => AddressResolver::new(config, database)
+            .map(|service| Arc::clone(resolver.insert(Arc::new(service))) as _),
         ServiceName::RouteFinder => {
-            let finder = Arc::new(RouteFinder::new(config));
-            (Arc::clone(&finder) as Arc<dyn Service>, Some(finder))
+            Ok(Arc::clone(finder.insert(Arc::new(RouteFinder::new(config)))) as _)
         }
-    })
+    };
+    let service = service.map_err(|error| Failure::new(Exit::Other, error.to_string()))?;
+    Ok(Built { service, finder, resolver })
 }
 
 /// The records in a file, or in memory.

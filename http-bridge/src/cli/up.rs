@@ -66,7 +66,7 @@ pub(super) struct UpArgs {
     interval: f64,
 
     /// Seconds between two looks for a newer deployment at the config bootstrapper, which is written into the
-    /// configuration and counts after a restart; 0 for never.
+    /// configuration: sets of keys count at once, the rest after a restart; 0 for never.
     #[arg(long, value_name = "SECONDS", default_value_t = REFRESH_INTERVAL.as_secs_f64())]
     refresh: f64,
 
@@ -117,7 +117,7 @@ pub(super) async fn run(args: UpArgs, config: Option<PathBuf>) -> Result<(), Fai
     let refreshed = fresh.filter(|_| conf != Endpoints::default()).map(|fresh| {
         let access = visor.overlay().access(ServiceKind::ConfigBootstrapper, &conf, access);
         let client = ConfigBootstrapperClient::new(Arc::new(access), CallOptions::default());
-        AbortOnDropHandle::new(tokio::spawn(fresh.keep(client)))
+        AbortOnDropHandle::new(tokio::spawn(fresh.keep(client, Arc::downgrade(&visor))))
     });
     let served = tokio::spawn(page::serve(listener, Arc::clone(&visor)));
     let address = format!("http://{page}/");

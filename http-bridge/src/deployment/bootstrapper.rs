@@ -8,7 +8,10 @@
 //! The answers are made when something changes, not when somebody asks. An empty list of servers changes nothing: the
 //! last good one stays. Where the list comes from, and on what the router is served, is the matter of `dmsg conf`.
 
-use std::sync::{Arc, RwLock};
+use std::{
+    collections::HashMap,
+    sync::{Arc, RwLock},
+};
 
 use axum::{
     Router,
@@ -44,6 +47,8 @@ struct Inner {
 
 struct Content {
     services: Services,
+    /// The servers are the discovery's, no longer the document's.
+    has_fresh_servers: bool,
     flat: Bytes,
     dmsg_http: Bytes,
 }
@@ -52,7 +57,7 @@ impl Content {
     fn new(services: Services) -> Self {
         let flat = Json::Object(services.to_object()).to_pretty().into();
         let dmsg_http = Json::Object(dmsg_http(&services)).to_pretty().into();
-        Self { services, flat, dmsg_http }
+        Self { services, has_fresh_servers: false, flat, dmsg_http }
     }
 }
 
@@ -60,24 +65,25 @@ impl Bootstrapper {
     /// Hands out `services`. With a key, that is where the bootstrapper itself is reached over DMSG, and what the
     /// deployment says of that if it says nothing.
     #[must_use]
-    pub fn new(mut services: Services, key: Option<PublicKey>) -> Self {
-        let place = Field::ServiceDmsg(ServiceKind::ConfigBootstrapper);
-        match (key, services.endpoints(ServiceKind::ConfigBootstrapper).dmsg) {
-            (Some(key), None) => {
-                if let Ok(url) = ServiceUrl::parse(&format!("dmsg://{key}:{DEFAULT_PORT}")) {
-                    services.set(place, Value::Url(url));
-                }
-            }
-            (Some(key), Some(url)) if url.addr().key != key => {
-                tracing::warn!(
-                    document = %url.addr().key, ours = %key,
-                    "the deployment names another key for its config bootstrapper than ours"
-                );
-            }
-            _ => {}
-        }
+    pub fn new(services: Services, key: Option<PublicKey>) -> Self {
         let started_at = UnixNanos::system().to_rfc3339();
-        Self(Arc::new(Inner { content: RwLock::new(Content::new(services)), key, started_at }))
+        let content = RwLock::new(Content::new(with_own_address(services, key)));
+        Self(Arc::new(Inner { content, key, started_at }))
+    }
+
+    /// Hands out another document from now on. The servers of the discovery stay, being newer than any document's, unless
+    /// the document names another discovery.
+    pub fn replace(&self, services: Services) {
+        let mut services = with_own_address(services, self.0.key);
+        let mut content = self.0.content.write().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let discovery = |services: &Services| services.endpoints(ServiceKind::DmsgDiscovery);
+        let stays =
+            content.has_fresh_servers && discovery(&services) == discovery(&content.services);
+        if stays {
+            let servers = content.services.servers().to_vec();
+            services.set(Field::DmsgServers, Value::Servers(servers));
+        }
+        *content = Content { has_fresh_servers: stays, ..Content::new(services) };
     }
 
     /// What is handed out at present.
@@ -86,25 +92,36 @@ impl Bootstrapper {
         self.read(|content| content.services.clone())
     }
 
-    /// Takes a fresh list of servers over; what the document says beyond key and address of a server stays as long as its
-    /// address does, since it may be signed. Whether anything changed.
+    /// Takes a discovery's fresh list of servers over, as far as it is fit for a document; what the document says beyond
+    /// key and address of a server stays as long as its address does, since it may be signed. Whether anything changed.
     pub fn set_servers(&self, servers: &[ServerRecord]) -> bool {
+        self.change_servers(servers, true)
+    }
+
+    /// The same with servers that were listed before a restart: another document's count more.
+    pub fn begin_with_servers(&self, servers: &[ServerRecord]) -> bool {
+        self.change_servers(servers, false)
+    }
+
+    fn change_servers(&self, servers: &[ServerRecord], has_fresh_servers: bool) -> bool {
         let before = self.services();
-        let fresh: Vec<DmsgServer> = servers
-            .iter()
-            .map(|record| {
-                let is_same = |s: &&DmsgServer| s.key == record.key && s.address == record.address;
-                let known = before.servers().iter().find(is_same).cloned();
-                known.unwrap_or_else(|| DmsgServer::new(record.key, record.address.clone()))
-            })
-            .collect();
+        let known: HashMap<_, &DmsgServer> =
+            before.servers().iter().map(|server| (server.key, server)).collect();
+        let mut fresh = DmsgServer::listable(servers);
+        for server in &mut fresh {
+            if let Some(known) = known.get(&server.key)
+                && known.address == server.address
+            {
+                server.clone_from(known);
+            }
+        }
         if fresh.is_empty() || fresh == before.servers() {
             return false;
         }
         let mut services = before;
         services.set(Field::DmsgServers, Value::Servers(fresh));
         *self.0.content.write().unwrap_or_else(std::sync::PoisonError::into_inner) =
-            Content::new(services);
+            Content { has_fresh_servers, ..Content::new(services) };
         true
     }
 
@@ -141,6 +158,27 @@ impl Bootstrapper {
         }
         Json::Object(health).to_string().into()
     }
+}
+
+/// With a key, that is where the bootstrapper itself is reached over DMSG, and what the deployment says of that if it says
+/// nothing.
+fn with_own_address(mut services: Services, key: Option<PublicKey>) -> Services {
+    let place = Field::ServiceDmsg(ServiceKind::ConfigBootstrapper);
+    match (key, services.endpoints(ServiceKind::ConfigBootstrapper).dmsg) {
+        (Some(key), None) => {
+            if let Ok(url) = ServiceUrl::parse(&format!("dmsg://{key}:{DEFAULT_PORT}")) {
+                services.set(place, Value::Url(url));
+            }
+        }
+        (Some(key), Some(url)) if url.addr().key != key => {
+            tracing::warn!(
+                document = %url.addr().key, ours = %key,
+                "the deployment names another key for its config bootstrapper than ours"
+            );
+        }
+        _ => {}
+    }
+    services
 }
 
 impl Services {

@@ -13,7 +13,7 @@ use std::collections::BTreeMap;
 use dmsg_engine::{client::ServerRecord, identity::PublicKey};
 
 use super::{
-    field::{DmsgServer, Field, ServiceUrl, Value, is_object, keep},
+    field::{Author, DmsgServer, Field, ServiceUrl, Value, is_object, keep},
     json::{Cursor, Json, Object},
     problem::{Problem, Problems, Severity},
 };
@@ -106,7 +106,10 @@ fn read_document(text: &str, problems: &mut Problems) -> Option<Document> {
         }
         let what = "this is one deployment without the members prod and test";
         at.warn(what, r#"it is taken for prod; write {"prod":{…},"test":{}}"#, problems);
-        return Some(Document { prod: read_services(&at, problems)?, ..Document::default() });
+        return Some(Document {
+            prod: read_services(&at, Author::Operator, problems)?,
+            ..Document::default()
+        });
     }
     let mut document = Document::default();
     for (name, value) in members {
@@ -119,13 +122,13 @@ fn read_document(text: &str, problems: &mut Problems) -> Option<Document> {
             }
         };
         if !value.is_null() {
-            *part = read_services(&value, problems).unwrap_or_default();
+            *part = read_services(&value, Author::Operator, problems).unwrap_or_default();
         }
     }
     Some(document)
 }
 
-fn read_services(at: &Cursor<'_>, problems: &mut Problems) -> Option<Services> {
+fn read_services(at: &Cursor<'_>, author: Author, problems: &mut Problems) -> Option<Services> {
     let mut services = Services::default();
     let mut dmsg_places = BTreeMap::new();
     for (name, value) in at.members(problems)? {
@@ -133,7 +136,7 @@ fn read_services(at: &Cursor<'_>, problems: &mut Problems) -> Option<Services> {
             keep(&mut services.extra, &name, &value, &[], problems);
             continue;
         };
-        if let Some(read) = field.read(&value, problems) {
+        if let Some(read) = field.read(&value, author, problems) {
             if let Field::ServiceDmsg(kind) = field {
                 dmsg_places.insert(kind, value);
             }
@@ -155,14 +158,15 @@ fn read_services(at: &Cursor<'_>, problems: &mut Problems) -> Option<Services> {
 
 impl Services {
     /// Reads what a config bootstrapper answers: a flat object, or the form of a file, of which `prod` is taken.
-    /// What names neither a bootstrapper nor a discovery nor a server is no deployment (`§4`).
+    /// What names neither a bootstrapper nor a discovery nor a server is no deployment (`§4`). A server that is no server
+    /// is left out with a warning, since anybody may have registered it.
     pub fn parse(text: &str) -> Result<(Self, Problems), Problems> {
         let mut problems = Problems::default();
         let services = Cursor::document(text, &mut problems).and_then(|at| {
             let members = at.members(&mut problems)?;
             let inner = members.into_iter().find(|(name, at)| name == "prod" && is_object(at));
             let at = inner.map_or(at, |(_, prod)| prod);
-            let services = read_services(&at, &mut problems)?;
+            let services = read_services(&at, Author::Network, &mut problems)?;
             if !services.has_an_entrance() {
                 let what = "none of conf_dmsg, dmsg_discovery_dmsg, dmsg_discovery and dmsg_servers is there";
                 at.error(what, "this is no deployment; look at what answered", &mut problems);
@@ -186,7 +190,7 @@ impl Services {
                     value.error(format!("{name:?} does not belong here"), &advice, &mut problems);
                 }
             }
-            read_services(&at, &mut problems)
+            read_services(&at, Author::Operator, &mut problems)
         });
         match services {
             Some(services) if !problems.has_errors() => Ok((services, problems)),
@@ -296,6 +300,18 @@ impl Services {
             }
         }
         records
+    }
+
+    /// The sets of keys alone, which take effect while a program runs (`§5`).
+    #[must_use]
+    pub fn key_sets(&self) -> Self {
+        let mut sets = Self::default();
+        for field in Field::ALL.into_iter().filter(|field| field.is_key_set()) {
+            if let Some(value) = self.get(field) {
+                sets.set(field, value.clone());
+            }
+        }
+        sets
     }
 
     /// A set of keys; empty for a field that holds none.

@@ -13,7 +13,7 @@ use zeroize::{Zeroize, Zeroizing};
 
 use super::{
     document::Services,
-    field::{Field, ServiceUrl, Value},
+    field::{Author, Field, ServiceUrl, Value},
     json::{Cursor, Json, Kind, Object},
     problem::{Problem, Problems, Severity},
     refresh::{Change, merge},
@@ -406,7 +406,7 @@ fn read_section(section: &str, at: &Cursor<'_>, services: &mut Services, problem
     for (name, value) in at.members(problems).unwrap_or_default() {
         let known = MEMBERS.iter().find(|(s, n, _)| *s == section && *n == name);
         let Some((_, _, field)) = known else { continue };
-        if let Some(read) = field.read(&value, problems) {
+        if let Some(read) = field.read(&value, Author::Operator, problems) {
             services.set(*field, read);
         }
     }

@@ -10,7 +10,8 @@
 //! [`Entry`] is the signed record of one key. [`router`] serves the HTTP API on any byte stream: TCP, or
 //! a DMSG stream, whose authenticated peer the embedder puts into the request's extensions as [`CallerKey`].
 //!
-//! What is left out: `/uptimes` (another service's data), the CXO feed and the DHT mirror.
+//! What is left out: the CXO feed and the DHT mirror. `/uptimes` (2026) is
+//! [`services::uptime_tracker`](crate::services::uptime_tracker)'s, which whoever runs a discovery puts beside the router.
 //! Time is an argument throughout; only the edges ([`UnixNanos::system`]) read a clock.
 
 use std::{

@@ -8,9 +8,9 @@
 //!
 //! Nothing here speaks HTTP or waits; `api` puts what may touch the disk on the blocking pool.
 //!
-//! A key's owner alone can write: every write carries its signature. Deleting is weaker, as deployed
-//! clients re-send the entry that anybody can look up (`discovery.md §7.1`): see
-//! [`DiscoveryConfig::strict_delete`].
+//! A key's owner alone can write: every write carries its signature. Deployed clients delete by the entry that anybody
+//! can look up (`discovery.md §7.1`), so over clear-net a deletion must be newer than that entry, unless
+//! [`DiscoveryConfig::lax_delete`] is set; over DMSG the caller is known by its key.
 
 use std::{
     sync::{
@@ -36,7 +36,7 @@ mod config;
 mod lists;
 mod request_error;
 
-pub use config::{DiscoveryConfig, Passphrase};
+pub use config::{DiscoveryConfig, Passphrase, Seen};
 pub use request_error::RequestError;
 
 /// For how long a server stays listed without a refresh; twice its refresh interval.
@@ -149,8 +149,13 @@ impl DiscoveryService {
         let signed = check_new(&raw, now, self.0.config.test_mode)?;
         let deadline = self.deadline(&raw, legacy_timeout, now);
         let record = Record::new(&raw, signed, self.label(&raw), deadline)?;
+        let visor = record.client.as_ref().is_some_and(|client| client.visor);
+        let visor = visor.then_some(record.key);
         let written = self.0.store.put(record, now)?;
         self.keep()?;
+        if let (Some(key), Some(seen)) = (visor, &self.0.config.seen) {
+            seen(key, now);
+        }
         Ok(written)
     }
 
@@ -203,7 +208,7 @@ impl DiscoveryService {
         if raw.verify().is_err() && !self.is_served_copy(&raw, key, now)? {
             return Err(EntryError::InvalidSignature.into());
         }
-        let strict = self.0.config.strict_delete && caller.is_none();
+        let strict = !self.0.config.lax_delete && caller.is_none();
         let oldest = raw.entry().timestamp.saturating_sub(i64::from(strict));
         let guard = move |stored: &Record| {
             if stored.timestamp > oldest { Err(EntryError::TimestampBehind) } else { Ok(()) }

@@ -91,6 +91,9 @@ pub enum StoreError {
         "the Redis store did not answer ({0}): it is down, overloaded, or its address is wrong"
     )]
     Unavailable(String),
+    /// The disk does not keep up, or fails.
+    #[error("too many changes wait for the store's disk: it fails, is full, or too slow")]
+    Behind,
     /// Others wrote the same entry again and again while we tried.
     #[error("the entry was changed by others {0} times while it was written; try again")]
     Contended(usize),

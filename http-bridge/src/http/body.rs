@@ -2,20 +2,24 @@
 
 use std::{
     pin::Pin,
+    sync::Arc,
     task::{Context, Poll},
     time::Duration,
 };
 
 use bytes::{Bytes, BytesMut};
+use dmsg_engine::wire::Addr;
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::BodyExt;
-use hyper::{body::Incoming, upgrade::OnUpgrade};
 use tokio::{
     runtime::Handle,
-    time::{Instant, Sleep, sleep, timeout},
+    time::{Instant, Sleep, sleep_until, timeout},
 };
 
-use super::{HttpError, Upgraded, pool::Conn, request::Sending};
+use super::{
+    HttpError, Upgraded,
+    live::{Live, Slot},
+};
 
 /// A body dropped unread is read to its end if no more than this is left: less than the cost of a
 /// new stream with its handshakes.
@@ -24,20 +28,28 @@ const DRAIN_MAX_BYTES: u64 = 64 * 1024;
 /// And if that takes no longer than this.
 const DRAIN_TIMEOUT: Duration = Duration::from_millis(250);
 
+/// Longer than anybody waits.
+const NEVER: Duration = Duration::from_secs(86_400 * 365);
+
 /// A response body as it comes in.
 ///
 /// Read to its end, its stream returns to the pool. Dropped before, a short rest is drained and the
-/// stream returns too; otherwise the stream is closed. Either way nothing outlives it.
+/// stream returns too; otherwise the stream is reset. Either way nothing outlives it. Kept and not read, it may lose its
+/// stream to somebody who needs one; then it holds nothing any more, and reading it says so
+/// ([`HttpError::Reclaimed`]).
 pub struct ResponseBody {
-    live: Option<Live>,
+    to: Addr,
+    /// `None` after the end.
+    slot: Option<Arc<Slot>>,
     limits: BodyLimits,
     read_bytes: u64,
-    idle: Pin<Box<Sleep>>,
-    /// Whether `idle` runs: only while the reader waits, so that its own pauses count for nothing.
+    /// Runs only while the reader waits, so that its own pauses count for nothing.
+    idle: Option<Pin<Box<Sleep>>>,
     is_waiting: bool,
 }
 
 /// What bounds the reading of one body.
+#[derive(Clone, Copy)]
 pub(super) struct BodyLimits {
     /// Between two pieces.
     pub(super) idle: Duration,
@@ -46,20 +58,7 @@ pub(super) struct BodyLimits {
     pub(super) max_bytes: u64,
 }
 
-struct Live {
-    incoming: Incoming,
-    conn: Conn,
-    is_reusable: bool,
-    sending: Sending,
-    upgrade: Option<OnUpgrade>,
-}
-
-impl Live {
-    /// Whether the next request may use the stream.
-    fn is_reusable(&self) -> bool {
-        self.is_reusable && self.sending.is_sent()
-    }
-}
+type Polled = Poll<Option<Result<Frame<Bytes>, HttpError>>>;
 
 impl std::fmt::Debug for ResponseBody {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -68,19 +67,16 @@ impl std::fmt::Debug for ResponseBody {
 }
 
 impl ResponseBody {
-    pub(super) fn new(
-        incoming: Incoming,
-        conn: Conn,
-        is_reusable: bool,
-        sending: Sending,
-        limits: BodyLimits,
-        upgrade: Option<OnUpgrade>,
-    ) -> Self {
-        conn.state().set_unread();
-        let live = Some(Live { incoming, conn, is_reusable, sending, upgrade });
-        let idle = Box::pin(sleep(limits.idle));
-        let mut body = Self { live, limits, read_bytes: 0, idle, is_waiting: false };
-        body.finish_if_ended();
+    pub(super) fn new(live: Live, limits: BodyLimits) -> Self {
+        let to = live.conn.to;
+        let mut body =
+            Self { to, slot: None, limits, read_bytes: 0, idle: None, is_waiting: false };
+        if live.upgrade.is_none() && live.incoming.is_end_stream() {
+            live.finish();
+        } else {
+            live.conn.state().set_unread();
+            body.slot = Some(Slot::new(live));
+        }
         body
     }
 
@@ -103,30 +99,100 @@ impl ResponseBody {
 
     /// The raw stream behind a 101 Switching Protocols; an error for any other response.
     pub async fn upgrade(mut self) -> Result<Upgraded, HttpError> {
-        let Some(Live { conn, upgrade: Some(upgrade), .. }) = self.live.take() else {
+        let to = self.to;
+        let live = match self.slot.take().map(|slot| slot.take()) {
+            None => None,
+            Some(Ok(live)) => Some(live),
+            Some(Err(unread_for)) => return Err(HttpError::Reclaimed { to, unread_for }),
+        };
+        let Some(Live { conn, upgrade: Some(upgrade), .. }) = live.map(|live| *live) else {
             return Err(HttpError::Request("the response is no 101, so nothing follows it".into()));
         };
-        let to = conn.to;
         let io = upgrade.await.map_err(|error| HttpError::from_hyper(to, error))?;
         if !conn.state().hold() {
-            return Err(HttpError::Reclaimed { to });
+            return Err(HttpError::Reclaimed { to, unread_for: Duration::ZERO });
         }
         Ok(Upgraded::new(io, conn))
     }
 
-    fn finish_if_ended(&mut self) {
-        let ended = |live: &Live| live.upgrade.is_none() && live.incoming.is_end_stream();
-        if self.live.as_ref().is_some_and(ended) {
-            self.finish();
+    /// One poll of a body that has not ended, and has its stream.
+    fn poll_live(&mut self, slot: &Slot, mut live: Box<Live>, cx: &mut Context<'_>) -> Polled {
+        let to = self.to;
+        let polled = Pin::new(&mut live.incoming).poll_frame(cx);
+        if let Some((deadline, after)) = self.limits.deadline
+            && Instant::now() >= deadline
+        {
+            return self.fail(HttpError::TotalTimeout { to, after });
+        }
+        match polled {
+            Poll::Ready(Some(Ok(frame))) => {
+                self.is_waiting = false;
+                self.read_bytes += frame.data_ref().map_or(0, Bytes::len) as u64;
+                let max = self.limits.max_bytes;
+                if self.read_bytes > max {
+                    return self.fail(HttpError::BodyTooLarge { max });
+                }
+                if live.incoming.is_end_stream() {
+                    self.slot = None;
+                    live.finish();
+                } else {
+                    live.conn.state().set_unread();
+                    // If it was taken back just now, the next read says so.
+                    let _ = slot.put(live, None);
+                }
+                Poll::Ready(Some(Ok(frame)))
+            }
+            Poll::Ready(Some(Err(error))) => {
+                let is_reclaimed = live.conn.state().is_reclaimed();
+                drop(live);
+                match slot.take() {
+                    Err(unread_for) if is_reclaimed => {
+                        self.fail(HttpError::Reclaimed { to, unread_for })
+                    }
+                    _ => self.fail(HttpError::from_hyper(to, error)),
+                }
+            }
+            Poll::Ready(None) => {
+                self.slot = None;
+                live.finish();
+                Poll::Ready(None)
+            }
+            Poll::Pending => {
+                live.conn.state().set_waiting(self.limits.idle);
+                if let Some(error) = self.poll_idle(cx) {
+                    return self.fail(error);
+                }
+                match slot.put(live, Some(cx.waker())) {
+                    Ok(()) => Poll::Pending,
+                    Err(unread_for) => self.fail(HttpError::Reclaimed { to, unread_for }),
+                }
+            }
         }
     }
 
-    fn finish(&mut self) {
-        if let Some(live) = self.live.take()
-            && live.is_reusable()
-        {
-            live.conn.release();
+    /// Nothing is there; the error if that has been so for too long.
+    fn poll_idle(&mut self, cx: &mut Context<'_>) -> Option<HttpError> {
+        let (to, BodyLimits { idle, deadline, .. }) = (self.to, self.limits);
+        let now = Instant::now();
+        // What is too far away to be a time is no limit.
+        let idle_end = now.checked_add(idle).unwrap_or_else(|| now + NEVER);
+        let until = deadline.map_or(idle_end, |(deadline, _)| deadline.min(idle_end));
+        let sleep = self.idle.get_or_insert_with(|| Box::pin(sleep_until(until)));
+        if !std::mem::replace(&mut self.is_waiting, true) {
+            sleep.as_mut().reset(until);
         }
+        if sleep.as_mut().poll(cx).is_pending() {
+            return None;
+        }
+        Some(match deadline {
+            Some((at, after)) if now >= at => HttpError::TotalTimeout { to, after },
+            _ => HttpError::BodyTimeout { to, after: idle },
+        })
+    }
+
+    fn fail(&mut self, error: HttpError) -> Polled {
+        self.slot = None;
+        Poll::Ready(Some(Err(error)))
     }
 }
 
@@ -134,91 +200,40 @@ impl Body for ResponseBody {
     type Data = Bytes;
     type Error = HttpError;
 
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, HttpError>>> {
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Polled {
         let this = &mut *self;
-        let Some(live) = &mut this.live else { return Poll::Ready(None) };
-        let to = live.conn.to;
-        if live.upgrade.is_some() {
-            return Poll::Ready(None);
-        }
-        if !live.conn.state().set_busy() {
-            this.live = None;
-            return Poll::Ready(Some(Err(HttpError::Reclaimed { to })));
-        }
-        let polled = Pin::new(&mut live.incoming).poll_frame(cx);
-        match &polled {
-            Poll::Pending => live.conn.state().set_waiting(this.limits.idle),
-            Poll::Ready(_) => live.conn.state().set_unread(),
-        }
-        if let Some((deadline, after)) = this.limits.deadline
-            && Instant::now() >= deadline
-        {
-            this.live = None;
-            return Poll::Ready(Some(Err(HttpError::TotalTimeout { to, after })));
-        }
-        if polled.is_ready() {
-            this.is_waiting = false;
-        }
-        match polled {
-            Poll::Ready(Some(Ok(frame))) => {
-                this.read_bytes += frame.data_ref().map_or(0, Bytes::len) as u64;
-                let max = this.limits.max_bytes;
-                if this.read_bytes > max {
-                    this.live = None;
-                    return Poll::Ready(Some(Err(HttpError::BodyTooLarge { max })));
-                }
-                this.finish_if_ended();
-                Poll::Ready(Some(Ok(frame)))
-            }
-            Poll::Ready(Some(Err(error))) => {
-                let error = if live.conn.state().is_reclaimed() {
-                    HttpError::Reclaimed { to }
-                } else {
-                    HttpError::from_hyper(to, error)
-                };
-                this.live = None;
-                Poll::Ready(Some(Err(error)))
-            }
-            Poll::Ready(None) => {
-                this.finish();
+        let Some(slot) = this.slot.clone() else { return Poll::Ready(None) };
+        let to = this.to;
+        match slot.take() {
+            Err(unread_for) => this.fail(HttpError::Reclaimed { to, unread_for }),
+            Ok(live) if live.upgrade.is_some() => {
+                let _ = slot.put(live, None);
                 Poll::Ready(None)
             }
-            Poll::Pending => {
-                let BodyLimits { idle, deadline, .. } = this.limits;
-                if !std::mem::replace(&mut this.is_waiting, true) {
-                    let at = Instant::now() + idle;
-                    this.idle.as_mut().reset(deadline.map_or(at, |(deadline, _)| at.min(deadline)));
-                }
-                if this.idle.as_mut().poll(cx).is_pending() {
-                    return Poll::Pending;
-                }
-                this.live = None;
-                let error = match deadline {
-                    Some((at, after)) if Instant::now() >= at => {
-                        HttpError::TotalTimeout { to, after }
-                    }
-                    _ => HttpError::BodyTimeout { to, after: idle },
-                };
-                Poll::Ready(Some(Err(error)))
+            Ok(live) if live.conn.state().set_busy() => this.poll_live(&slot, live, cx),
+            Ok(live) => {
+                // It is being taken back at this moment.
+                drop(live);
+                let unread_for = slot.take().err().unwrap_or_default();
+                this.fail(HttpError::Reclaimed { to, unread_for })
             }
         }
     }
 
     fn is_end_stream(&self) -> bool {
-        self.live.as_ref().is_none_or(|live| live.upgrade.is_some())
+        let is_upgrade = |slot: &Arc<Slot>| slot.peek(|live| live.upgrade.is_some());
+        self.slot.as_ref().is_none_or(|slot| is_upgrade(slot) == Some(true))
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.live.as_ref().map_or_else(|| SizeHint::with_exact(0), |live| live.incoming.size_hint())
+        let Some(slot) = &self.slot else { return SizeHint::with_exact(0) };
+        slot.peek(|live| live.incoming.size_hint()).unwrap_or_default()
     }
 }
 
 impl Drop for ResponseBody {
     fn drop(&mut self) {
-        let Some(live) = self.live.take() else { return };
+        let Some(Ok(live)) = self.slot.take().map(|slot| slot.take()) else { return };
         if live.is_reusable()
             && live.incoming.size_hint().lower() <= DRAIN_MAX_BYTES
             && let Ok(runtime) = Handle::try_current()
@@ -229,7 +244,7 @@ impl Drop for ResponseBody {
 }
 
 /// Reads the rest of a body nobody wants, within bounds, and keeps the stream if that works.
-async fn drain(mut live: Live) {
+async fn drain(mut live: Box<Live>) {
     live.conn.state().set_busy();
     let rest = async {
         let mut drained = 0;
@@ -245,6 +260,6 @@ async fn drain(mut live: Live) {
         }
     };
     if timeout(DRAIN_TIMEOUT, rest).await == Ok(true) {
-        live.conn.release();
+        live.finish();
     }
 }

@@ -31,7 +31,7 @@ use tokio::{
     time::{Instant, interval, timeout},
 };
 
-use super::{HttpConfig, HttpError, progress::Progress, request::SentBody};
+use super::{BreakOff, HttpConfig, HttpError, progress::Progress, request::SentBody};
 
 /// How often one who waits for a place looks whether an unread response has come of age.
 const PLACES_LOOK_INTERVAL: Duration = Duration::from_millis(50);
@@ -47,6 +47,10 @@ pub(super) struct Conn {
     lease: Option<Lease>,
     /// The record of the stream in the layer below.
     below: Option<Arc<StreamUse>>,
+    /// The record of the lease in this pool, for when the layer below takes the stream back.
+    current: Arc<Mutex<Weak<StreamUse>>>,
+    /// Between a request and the end of its response: whatever comes now is wanted by nobody.
+    is_in_exchange: bool,
     pool: Weak<Pool>,
     task: AbortOnDrop,
 }
@@ -100,6 +104,11 @@ impl LeaseState {
         for usage in self.uses() {
             usage.set_unread_after(patience);
         }
+    }
+
+    /// Has `end` called when the stream is taken back, with the time since the holder's last progress.
+    pub(super) fn on_reclaim(&self, end: impl FnOnce(Duration) + Send + 'static) {
+        self.usage.on_reclaim(end);
     }
 
     fn uses(&self) -> impl Iterator<Item = &StreamUse> {
@@ -179,13 +188,21 @@ impl Pool {
         below: Option<Arc<StreamUse>>,
         lease: Lease,
     ) -> Conn {
+        let current = Arc::new(Mutex::new(Weak::<StreamUse>::new()));
         if let Some(below) = &below {
             // What hyper has buffered of a stream that is gone is of no use any more.
-            let task = task.clone();
-            below.on_reclaim(move |_| task.abort());
+            let (task, current) = (task.clone(), Arc::clone(&current));
+            below.on_reclaim(move |_| {
+                let usage = lock(&current).upgrade();
+                if let Some(usage) = usage {
+                    usage.reclaim();
+                }
+                task.abort();
+            });
         }
         let (task, pool) = (AbortOnDrop(task), Arc::downgrade(self));
-        let mut conn = Conn { sender, to, lease: None, below, pool, task };
+        let mut conn =
+            Conn { sender, to, lease: None, below, current, is_in_exchange: false, pool, task };
         conn.bind(lease);
         conn
     }
@@ -337,8 +354,10 @@ impl Conn {
             task.abort();
         });
         let below = self.below.clone();
+        *lock(&self.current) = Arc::downgrade(&usage);
         lease.state = Some(Arc::new(LeaseState { progress: Progress::default(), usage, below }));
         self.lease = Some(lease);
+        self.is_in_exchange = true;
     }
 
     /// The record of the exchange under way.
@@ -348,9 +367,38 @@ impl Conn {
     }
 
     /// Ends the lease and keeps the stream for the next request.
-    pub(super) fn release(self) {
+    pub(super) fn release(mut self) {
+        self.is_in_exchange = false;
         if let Some(pool) = self.pool.upgrade() {
             pool.put(self);
+        }
+    }
+
+    /// Ends a stream whose last exchange is complete.
+    pub(super) fn close(mut self) {
+        self.is_in_exchange = false;
+    }
+
+    /// What makes the stream's end a reset, if the layer below can do that.
+    pub(super) fn break_off(&self) -> Option<BreakOff> {
+        let below = Arc::clone(self.below.as_ref()?);
+        Some(BreakOff::new(move || below.abandon()))
+    }
+
+    /// The stream is no HTTP any more: what was written to it goes out even if it is dropped.
+    pub(super) fn leave_http(&mut self) {
+        self.is_in_exchange = false;
+    }
+}
+
+impl Drop for Conn {
+    /// An end in the middle of an exchange is a reset: nobody waits for the rest, neither here, nor in the relay, nor at the
+    /// peer. A FIN would leave the stream in its session until the peer has sent all of it.
+    fn drop(&mut self) {
+        if self.is_in_exchange
+            && let Some(below) = &self.below
+        {
+            below.abandon();
         }
     }
 }

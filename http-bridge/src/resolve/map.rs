@@ -1,7 +1,7 @@
 //! What is known without asking anybody.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeMap,
     sync::{
         Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, Ordering::Relaxed},
@@ -20,19 +20,30 @@ const LEARNED_MAX: usize = crate::discovery::store::SERVERS_MAX;
 /// are up and two more; services hold sessions with the servers that their deployment names, not with every other one.
 const SOUGHT_BEHIND_MAX: usize = 16;
 
-/// Servers of the configuration and of the discovery's lists, and the peers that are found behind them: the services
-/// of the deployment, its discovery above all.
+/// Servers of the configuration, those kept on disk, those of the discovery's lists, and the peers that are found behind
+/// them: the services of the deployment, its discovery above all.
 #[derive(Debug, Default)]
 pub struct StaticMap {
     configured: Vec<ServerRecord>,
-    pinned: Mutex<BTreeSet<PublicKey>>,
+    pinned: Mutex<BTreeMap<PublicKey, Entry>>,
     learned: Mutex<Lists>,
     has_begun: AtomicBool,
 }
 
-/// A server that is missing from one list is kept for one more: lists are made while servers restart.
+/// What the discovery may say of a pinned peer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Entry {
+    /// It may have an entry, which names the servers that it is behind now.
+    Possible,
+    /// It has none, or asking for it would lead back to itself.
+    Never,
+}
+
+/// A server that is missing from one list is kept for one more: lists are made while servers restart. What was kept
+/// over our own restart counts until there is a list.
 #[derive(Debug, Default)]
 struct Lists {
+    kept: Vec<ServerRecord>,
     last: Vec<ServerRecord>,
     before: Vec<ServerRecord>,
 }
@@ -44,12 +55,29 @@ impl StaticMap {
         Self { configured, ..Self::default() }
     }
 
+    /// With servers that the discovery listed before a restart of ours.
+    #[must_use]
+    pub fn with_kept(self, mut kept: Vec<ServerRecord>) -> Self {
+        kept.truncate(LEARNED_MAX);
+        lock(&self.learned).kept = kept;
+        self
+    }
+
     /// Adds a peer that is found behind the servers. Beyond 64 it is not added, and the discovery is asked for it.
     pub fn pin(&self, peer: PublicKey) {
+        self.add(peer, Entry::Possible);
+    }
+
+    /// The same for the discovery itself, which nobody is asked for.
+    pub fn pin_discovery(&self, peer: PublicKey) {
+        self.add(peer, Entry::Never);
+    }
+
+    fn add(&self, peer: PublicKey, entry: Entry) {
         let mut pinned = lock(&self.pinned);
-        if pinned.len() < PINNED_MAX {
-            pinned.insert(peer);
-        } else if !pinned.contains(&peer) {
+        if entry == Entry::Never || (pinned.len() < PINNED_MAX && !pinned.contains_key(&peer)) {
+            pinned.insert(peer, entry);
+        } else if !pinned.contains_key(&peer) {
             tracing::warn!(%peer, "{PINNED_MAX} peers are pinned already: this one is looked up");
         }
     }
@@ -57,7 +85,12 @@ impl StaticMap {
     /// Whether it is such a peer.
     #[must_use]
     pub fn is_pinned(&self, peer: &PublicKey) -> bool {
-        lock(&self.pinned).contains(peer)
+        lock(&self.pinned).contains_key(peer)
+    }
+
+    /// Whether the discovery may be asked for it.
+    pub(super) fn may_have_entry(&self, peer: &PublicKey) -> bool {
+        lock(&self.pinned).get(peer) != Some(&Entry::Never)
     }
 
     /// All servers known now; what the discovery says of one wins over the configuration, which may be old.
@@ -65,7 +98,8 @@ impl StaticMap {
     pub fn servers(&self) -> Vec<ServerRecord> {
         let learned = lock(&self.learned);
         let mut by_key: BTreeMap<_, &ServerRecord> = BTreeMap::new();
-        for server in self.configured.iter().chain(&learned.before).chain(&learned.last) {
+        let lists = [&self.configured, &learned.kept, &learned.before, &learned.last];
+        for server in lists.into_iter().flatten() {
             by_key.insert(server.key, server);
         }
         by_key.into_values().cloned().collect()
@@ -84,12 +118,24 @@ impl StaticMap {
         servers
     }
 
+    /// Where a service is sought whose entry names these servers: there first, then where any pinned peer is.
+    pub(super) fn servers_of_service(&self, named: Vec<ServerRecord>) -> Vec<ServerRecord> {
+        let mut servers = named;
+        for server in self.servers_of_pinned() {
+            if servers.iter().all(|named| named.key != server.key) {
+                servers.push(server);
+            }
+        }
+        servers
+    }
+
     pub(super) fn has_configured(&self) -> bool {
         !self.configured.is_empty()
     }
 
     pub(super) fn has_servers(&self) -> bool {
-        self.has_configured() || !lock(&self.learned).last.is_empty()
+        let learned = lock(&self.learned);
+        self.has_configured() || !learned.last.is_empty() || !learned.kept.is_empty()
     }
 
     /// Files a list of the discovery. An empty one says that it is in trouble, not that there are no servers.
@@ -99,6 +145,7 @@ impl StaticMap {
         }
         listed.truncate(LEARNED_MAX);
         let mut learned = lock(&self.learned);
+        learned.kept = Vec::new();
         learned.before = std::mem::replace(&mut learned.last, listed);
     }
 
@@ -114,6 +161,8 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use dmsg_engine::identity::SecretKey;
 
     use super::*;
@@ -142,6 +191,22 @@ mod tests {
     }
 
     #[test]
+    fn what_was_kept_counts_until_there_is_a_list() {
+        let kept = vec![server("a", "new:1"), server("gone", "gone:1")];
+        let map = StaticMap::new(vec![server("a", "old:1")]).with_kept(kept);
+        let set = |texts: &[&str]| texts.iter().map(ToString::to_string).collect::<BTreeSet<_>>();
+        assert_eq!(addresses(&map), set(&["new:1", "gone:1"]));
+        map.learn(Vec::new());
+        assert_eq!(addresses(&map), set(&["new:1", "gone:1"]), "an empty list is none");
+        map.learn(vec![server("a", "newest:1")]);
+        assert_eq!(addresses(&map), set(&["newest:1"]));
+        let map = StaticMap::default().with_kept(vec![server("a", "a:1")]);
+        assert!(map.has_servers() && !map.has_configured());
+        let map = StaticMap::default().with_kept(vec![server("a", "a:1"); LEARNED_MAX + 1]);
+        assert_eq!(lock(&map.learned).kept.len(), LEARNED_MAX);
+    }
+
+    #[test]
     fn a_pinned_peer_is_sought_behind_the_configured_servers_if_there_are_many() {
         let map = StaticMap::new(vec![server("a", "old:1")]);
         let listed = |count: usize| {
@@ -152,6 +217,15 @@ mod tests {
         assert_eq!(map.servers_of_pinned().len(), SOUGHT_BEHIND_MAX);
         map.learn(listed(SOUGHT_BEHIND_MAX + 1));
         assert_eq!(map.servers_of_pinned(), [server("a", "new:1")]);
+    }
+
+    #[test]
+    fn a_service_is_sought_first_where_its_entry_says_and_then_where_it_may_be() {
+        let map = StaticMap::new(vec![server("a", "a:1"), server("b", "b:1")]);
+        let named = vec![server("far", "far:1"), server("b", "b:2")];
+        let sought: Vec<_> =
+            map.servers_of_service(named).into_iter().map(|server| server.address).collect();
+        assert_eq!(sought, ["far:1", "b:2", "a:1"]);
     }
 
     #[test]

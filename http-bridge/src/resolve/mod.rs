@@ -1,7 +1,7 @@
 //! Where a client learns of servers and peers: one resolver in layers (`dmsg-http.md §1.4`, `§6.3`).
 //!
 //! ```text
-//!   dial(peer) ─▶ cache of the engine ─▶ Resolver ─▶ 1 static map     from memory, never asks anybody
+//!   dial(peer) ─▶ cache of the engine ─▶ Resolver ─▶ 1 static map     the discovery itself, and where services are sought
 //!                 TTL, absent peers,                  2 discovery      over DMSG, then over HTTP, or as its
 //!                 stale while asking again                │            access policy says
 //!                 one question per peer at a time         ▼
@@ -10,7 +10,11 @@
 //!
 //! Reaching the discovery over DMSG takes a dial, which needs a look-up, which must not ask the discovery. It cannot:
 //! what the discovery's transport dials with is a [`PinnedDial`], which refuses every key that is not in the
-//! [`StaticMap`]; and what the map holds is answered by a function that is not even `async`.
+//! [`StaticMap`]; and the discovery's own key is answered from that map by a function that is not even `async`.
+//!
+//! A service of the deployment is sought behind the servers that its entry names, if it has one (ours have, Go's have not), and
+//! behind the known servers in any case. The entry is waited for for a second: a discovery that is away keeps nobody from a
+//! service that is not.
 //!
 //! The three kinds of client are presets of it: [`OverlayConfig::direct`](crate::overlay::OverlayConfig::direct) has no
 //! discovery, [`standard`](crate::overlay::OverlayConfig::standard) one over HTTP,
@@ -42,10 +46,13 @@ pub enum ServerChoice {
     Merged,
 }
 
+/// How long a service's entry is waited for; a discovery answers within some tens of milliseconds.
+const ENTRY_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(1);
+
 /// The engine's [`Directory`] in layers; see the module.
 pub struct Resolver {
     map: Arc<StaticMap>,
-    discovery: Option<HttpDirectory>,
+    discovery: Option<Arc<HttpDirectory>>,
     choice: ServerChoice,
     publishes: bool,
     published: watch::Sender<bool>,
@@ -68,7 +75,7 @@ impl Resolver {
         publishes: bool,
     ) -> Self {
         let published = watch::Sender::new(!publishes);
-        Self { map, discovery: Some(discovery), choice, publishes, published }
+        Self { map, discovery: Some(Arc::new(discovery)), choice, publishes, published }
     }
 
     /// True as soon as peers can find us: when the discovery took our entry, or at once if there is nothing to publish.
@@ -78,16 +85,15 @@ impl Resolver {
     }
 
     fn publishing(&self) -> Option<&HttpDirectory> {
-        self.discovery.as_ref().filter(|_| self.publishes)
+        self.discovery.as_deref().filter(|_| self.publishes)
     }
 
     async fn list_servers(&self) -> Result<Vec<ServerRecord>, DirectoryError> {
-        // What is configured is there at once; only from then on can a discovery over DMSG be asked.
+        // What is configured or kept is there at once; only from then on can a discovery over DMSG be asked.
         let is_first = self.map.begin();
-        let configured = self.map.has_configured();
         let asks = match self.choice {
-            ServerChoice::Configured => !configured,
-            ServerChoice::Merged => !configured || !is_first,
+            ServerChoice::Configured => !self.map.has_configured(),
+            ServerChoice::Merged => !self.map.has_servers() || !is_first,
         };
         if let Some(discovery) = self.discovery.as_ref().filter(|_| asks) {
             match discovery.servers().await {
@@ -108,6 +114,10 @@ impl Directory for Resolver {
     fn resolve(&self, peer: PublicKey) -> DirectoryFuture<'_, Vec<ServerRecord>> {
         match &self.discovery {
             Some(discovery) if !self.map.is_pinned(&peer) => discovery.resolve(peer),
+            Some(discovery) if self.map.may_have_entry(&peer) => Box::pin(async move {
+                let named = named_servers(Arc::clone(discovery), peer).await;
+                Ok(self.map.servers_of_service(named))
+            }),
             Some(_) => Box::pin(std::future::ready(Ok(self.map.servers_of_pinned()))),
             None => Box::pin(std::future::ready(Ok(self.map.servers()))),
         }
@@ -130,6 +140,18 @@ impl Directory for Resolver {
             Some(discovery) => discovery.withdraw(),
             None => Box::pin(std::future::ready(Ok::<_, DirectoryError>(()))),
         }
+    }
+}
+
+/// The servers that a service's entry names; none if it has none, or if that is not known in time.
+async fn named_servers(discovery: Arc<HttpDirectory>, peer: PublicKey) -> Vec<ServerRecord> {
+    match tokio::time::timeout(ENTRY_TIMEOUT, discovery.resolve(peer)).await {
+        Ok(Ok(servers)) => servers,
+        Ok(Err(error)) => {
+            tracing::debug!(%peer, %error, "a service's entry is not known");
+            Vec::new()
+        }
+        Err(_) => Vec::new(),
     }
 }
 
@@ -176,22 +198,51 @@ mod tests {
         let client = Arc::new(DiscoveryClient::bound(transport, ClientOptions::default()));
         let directory = HttpDirectory::new(client, key("us"), DirectoryOptions::default());
         let map = Arc::new(StaticMap::new(servers));
+        map.pin_discovery(key("discovery").public_key());
         map.pin(key("service").public_key());
         (asked, Resolver::layered(map, directory, choice, false))
     }
 
     #[tokio::test]
-    async fn a_pinned_peer_is_found_without_asking_and_another_one_is_asked_for() {
+    async fn the_discovery_is_found_without_asking_and_other_peers_are_asked_for() {
         let (asked, resolver) = layered(vec![server()], ServerChoice::Configured);
-        let service = key("service").public_key();
-        assert_eq!(resolver.resolve(service).await, Ok(vec![server()]));
+        let discovery = key("discovery").public_key();
+        assert_eq!(resolver.resolve(discovery).await, Ok(vec![server()]));
         assert_eq!(asked.0.load(SeqCst), 0);
         resolver.resolve(key("anybody").public_key()).await.unwrap_err();
         assert!(asked.0.load(SeqCst) > 0);
         // Nor when no server is known: there is nothing to ask that could lead back here.
         let (asked, resolver) = layered(Vec::new(), ServerChoice::Configured);
-        assert_eq!(resolver.resolve(service).await, Ok(Vec::new()));
+        assert_eq!(resolver.resolve(discovery).await, Ok(Vec::new()));
         assert_eq!(asked.0.load(SeqCst), 0);
+    }
+
+    #[tokio::test]
+    async fn a_service_without_an_entry_is_sought_behind_the_known_servers() {
+        let (asked, resolver) = layered(vec![server()], ServerChoice::Configured);
+        assert_eq!(resolver.resolve(key("service").public_key()).await, Ok(vec![server()]));
+        assert!(asked.0.load(SeqCst) > 0);
+    }
+
+    /// Answers nothing, ever.
+    struct Silent;
+
+    impl HttpTransport for Silent {
+        fn exchange(&self, _: Request<Bytes>, _: Limits) -> ExchangeFuture<'_> {
+            Box::pin(std::future::pending())
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_silent_discovery_keeps_nobody_from_a_service_for_long() {
+        let client = Arc::new(DiscoveryClient::bound(Arc::new(Silent), ClientOptions::default()));
+        let directory = HttpDirectory::new(client, key("us"), DirectoryOptions::default());
+        let map = Arc::new(StaticMap::new(vec![server()]));
+        map.pin(key("service").public_key());
+        let resolver = Resolver::layered(map, directory, ServerChoice::Configured, false);
+        let started = tokio::time::Instant::now();
+        assert_eq!(resolver.resolve(key("service").public_key()).await, Ok(vec![server()]));
+        assert_eq!(started.elapsed(), ENTRY_TIMEOUT);
     }
 
     #[tokio::test]

@@ -29,9 +29,10 @@ use axum::{
 use bytes::Bytes;
 use dmsg_engine::identity::{PublicKey, Signature};
 use http::{HeaderMap, StatusCode, header};
+use serde::de::DeserializeOwned;
 
 use super::{
-    Health,
+    GeoTable, Health,
     auth::{Authority, Guard, GuardConfig},
 };
 use crate::{
@@ -41,9 +42,11 @@ use crate::{
     url::DEFAULT_PORT,
 };
 
+mod answer;
 mod error;
 mod quirks;
 
+pub(super) use answer::{json, list, null, read_list};
 pub use error::ApiError;
 pub use quirks::Quirks;
 
@@ -71,6 +74,8 @@ pub struct HostConfig {
     pub entry_ttl: Option<Duration>,
     /// Take addresses that are not public ones; for networks that are private as a whole.
     pub allow_private: bool,
+    /// Where callers are, for services that tell.
+    pub geo: GeoTable,
     /// Whom to imitate.
     pub quirks: Quirks,
     /// The time.
@@ -95,6 +100,7 @@ impl HostConfig {
                 _ => None,
             },
             allow_private: false,
+            geo: GeoTable::default(),
             quirks: Quirks::default(),
             clock: system_clock(),
         }
@@ -115,6 +121,7 @@ pub struct Host {
     limiter: RateLimiter<CallerId>,
     started_at: UnixNanos,
     dmsg_servers: RwLock<Vec<PublicKey>>,
+    udp_address: RwLock<String>,
     counts: Counts,
 }
 
@@ -162,6 +169,7 @@ impl Host {
             limiter: RateLimiter::new(config.rate_limit),
             started_at,
             dmsg_servers: RwLock::default(),
+            udp_address: RwLock::default(),
             counts: Counts::default(),
             config,
         }
@@ -176,6 +184,11 @@ impl Host {
     /// Tells the servers with which the service holds sessions, for its health page.
     pub fn set_dmsg_servers(&self, servers: Vec<PublicKey>) {
         *self.dmsg_servers.write().unwrap_or_else(PoisonError::into_inner) = servers;
+    }
+
+    /// Tells `host:port` of the service's UDP side, for its health page.
+    pub fn set_udp_address(&self, address: String) {
+        *self.udp_address.write().unwrap_or_else(PoisonError::into_inner) = address;
     }
 
     /// Requests so far.
@@ -227,7 +240,7 @@ impl Host {
     }
 
     /// Whether the headers are a network monitor's; `Err` says with which status they are refused.
-    pub(super) fn admit_monitor(&self, headers: &HeaderMap) -> Result<(), StatusCode> {
+    fn admit_monitor(&self, headers: &HeaderMap) -> Result<(), StatusCode> {
         let text =
             |name| headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default();
         let key: PublicKey = text("nm-pk").parse().map_err(|_| StatusCode::FORBIDDEN)?;
@@ -236,6 +249,20 @@ impl Host {
         }
         let signature: Signature = text("nm-sign").parse().map_err(|_| StatusCode::BAD_REQUEST)?;
         signature.verify(&key, key.to_string().as_bytes()).map_err(|_| StatusCode::FORBIDDEN)
+    }
+
+    /// Answers a network monitor, which sends a list of what is to go: bodies of refusals are empty, as Go's are.
+    pub(super) async fn monitored<T: DeserializeOwned>(
+        &self,
+        headers: &HeaderMap,
+        body: Body,
+        remove: impl AsyncFnOnce(Vec<T>) -> Result<Response, ApiError>,
+    ) -> Response {
+        if let Err(status) = self.admit_monitor(headers) {
+            return status.into_response();
+        }
+        let work = async { remove(read_list(&receive(body, LIST_BYTES_MAX).await?)?).await };
+        work.await.unwrap_or_else(ApiError::into_response)
     }
 
     fn health(&self) -> Health {
@@ -247,7 +274,7 @@ impl Host {
             started_at: self.started_at.to_rfc3339(),
             dmsg_address: key.map(|key| format!("{key}:{DEFAULT_PORT}")).unwrap_or_default(),
             dmsg_servers: servers.iter().map(ToString::to_string).collect(),
-            udp_address: String::new(),
+            udp_address: self.udp_address.read().unwrap_or_else(PoisonError::into_inner).clone(),
         }
     }
 
@@ -311,7 +338,7 @@ pub fn router(service: Arc<dyn Service>) -> Router {
             "/security/nonces/{key}",
             get(move |Path(key): Path<String>| async move { next_nonce(nonces.host(), &key) }),
         )
-        .route("/health", get(async move || axum::Json(health.host().health())))
+        .route("/health", get(async move || json(&health.host().health())))
         .route(
             "/metrics",
             get(async move || {
@@ -353,7 +380,7 @@ fn next_nonce(host: &Host, key: &str) -> Response {
         return ApiError::nested(StatusCode::BAD_REQUEST, "Invalid public key").into_response();
     };
     let next = host.guard.next_nonce(&key).wrapping_add(u64::from(host.config.quirks.wrong_nonce));
-    axum::Json(serde_json::json!({"edge": key.to_string(), "next_nonce": next})).into_response()
+    json(&serde_json::json!({"edge": key.to_string(), "next_nonce": next}))
 }
 
 /// Receives a body, bounded in length and time.
@@ -368,17 +395,6 @@ pub(super) async fn receive(body: Body, max_bytes: usize) -> Result<Bytes, ApiEr
             Err(ApiError::flat(StatusCode::REQUEST_TIMEOUT, "request body did not arrive"))
         }
     }
-}
-
-/// A list, `null` when it is empty and Go is to be imitated.
-pub(super) fn list<T: serde::Serialize>(host: &Host, items: Vec<T>) -> Response {
-    let items = Some(items).filter(|items| !(items.is_empty() && host.config.quirks.null_lists));
-    axum::Json(items).into_response()
-}
-
-/// What Go answers to a deregistration.
-pub(super) fn null() -> Response {
-    axum::Json(serde_json::Value::Null).into_response()
 }
 
 /// The pairs of a query, decoded; the first of each name counts.

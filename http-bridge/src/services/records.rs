@@ -141,6 +141,13 @@ impl<V: Record> Records<V> {
         Ok(result)
     }
 
+    /// Changes records as `decide` says, without waiting for the disk: a crash may lose what nobody was told of.
+    pub fn note(&self, decide: impl FnOnce(&Shelf<V>) -> Vec<Edit<V>>) -> Result<(), RecordsError> {
+        let mut shelf = self.shelf.write().unwrap_or_else(PoisonError::into_inner);
+        let edits = decide(&shelf);
+        self.apply(&mut shelf, edits).map(drop)
+    }
+
     fn apply(
         &self,
         shelf: &mut Shelf<V>,

@@ -5,7 +5,10 @@ use std::time::Duration;
 use dmsg_engine::{client::SessionInfo, identity::PublicKey};
 use serde_json::{Value, json};
 
-use crate::access::{Path, PathStatus, Readiness, ServiceStatus};
+use crate::{
+    access::{Path, PathStatus, Readiness, ServiceStatus},
+    deployment::{Field, Services},
+};
 
 /// A snapshot of a visor.
 #[derive(Debug, Clone)]
@@ -24,6 +27,8 @@ pub struct VisorStatus {
     pub sessions: Vec<SessionInfo>,
     /// All seven, also those that the deployment does not have.
     pub services: Vec<ServiceView>,
+    /// The deployment's sets of keys.
+    pub key_sets: Services,
 }
 
 /// A service in the eyes of a visor.
@@ -93,7 +98,16 @@ impl VisorStatus {
             "services_answering": answering,
             "services_present": present,
             "services": self.services.iter().map(ServiceView::to_json).collect::<Vec<_>>(),
+            "key_sets": self.key_sets_json(),
         })
+    }
+
+    fn key_sets_json(&self) -> Value {
+        let sets = Field::ALL.into_iter().filter(|field| field.is_key_set());
+        let texts = |field| -> Vec<String> {
+            self.key_sets.keys(field).iter().map(ToString::to_string).collect()
+        };
+        sets.map(|field| (field.name().to_owned(), json!(texts(field)))).collect()
     }
 }
 

@@ -7,9 +7,11 @@ mod program;
 
 mod check;
 mod conf;
+mod full_disk;
 mod gen_files;
 mod gen_sources;
 mod killed_discovery;
+mod over_tls;
 mod refresh;
 mod restarts;
 mod support;

@@ -4,7 +4,7 @@ use dmsg_engine::identity::PublicKey;
 use http::StatusCode;
 
 use crate::{
-    discovery_common::{Discovery, key, sorted_keys},
+    discovery_common::{Discovery, key, signed, sorted_keys},
     redis::{Redis, blocking},
 };
 
@@ -47,8 +47,9 @@ async fn what_one_takes_the_other_serves() {
     let answer = one.post(text.clone()).await;
     assert_eq!(answer.status, StatusCode::UNPROCESSABLE_ENTITY);
 
-    let newest = one.stored("client").await.unwrap().text().to_owned();
-    assert_eq!(one.delete(newest).await.status, StatusCode::OK);
+    let mut newest = one.stored("client").await.unwrap().into_entry();
+    newest.timestamp += 1;
+    assert_eq!(one.delete(signed(newest, "client")).await.status, StatusCode::OK);
     assert!(other.stored("client").await.is_none());
     other.clock.advance(2);
     let keys = other.get("/dmsg-discovery/entries").await.keys();

@@ -1,12 +1,13 @@
-//! Request bodies that are too large or too slow, and a service whose errors are its own.
+//! Request bodies that are too large or too slow, replies that fail, and a service whose errors are its own.
 
-use std::time::Duration;
+use std::{convert::Infallible, time::Duration};
 
 use axum::{Router, body::Bytes, routing::post};
 use dmsg_http::http::{
     Dial,
     server::{ServeConfig, serve},
 };
+use futures_util::stream::iter;
 use http::{Request, Response};
 use http_body_util::Full;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -84,4 +85,29 @@ async fn any_tower_service_is_served_and_its_error_is_a_500() {
     assert!(all(send(&dial, &get("/")).await).await.ends_with("full"));
     let failed = all(send(&dial, &get("/fails")).await).await;
     assert!(failed.starts_with("HTTP/1.1 500 ") && !failed.contains("luck"), "{failed}");
+}
+
+/// What it breaks off behind is on its way before the connection ends, however slowly the caller takes it.
+#[tokio::test]
+async fn a_reply_that_fails_behind_a_piece_is_sent_up_to_there() {
+    for pieces in [&[][..], &[5], &[5, 5], &[1_000_000], &[5, 200_000]] {
+        let service = tower::service_fn(move |_: Request<axum::body::Body>| async move {
+            // All of it is there at once, the failure too.
+            let frames = pieces.iter().map(|&length| Ok(Bytes::from(vec![b'x'; length])));
+            let frames = frames.chain([Err("the service died")]);
+            Ok::<_, Infallible>(Response::new(axum::body::Body::from_stream(iter(frames))))
+        });
+        let (dial, listener) = pipe();
+        let config = ServeConfig::default();
+        tokio::spawn(serve(listener, service, config, Default::default(), std::future::pending()));
+        for _ in 0..if pieces.iter().sum::<usize>() < 100 { 200 } else { 5 } {
+            let reply = all(send(&dial, "GET / HTTP/1.1\r\nHost: a\r\n\r\n").await).await;
+            let (head, body) = reply.split_once("\r\n\r\n").unwrap_or_else(|| {
+                panic!("{pieces:?}: there is no head in the {} bytes {reply:.100}", reply.len())
+            });
+            assert!(head.starts_with("HTTP/1.1 200 "), "{head}");
+            assert_eq!(body.matches('x').count(), pieces.iter().sum::<usize>(), "{pieces:?}");
+            assert!(!body.ends_with("0\r\n\r\n"), "a part passes for the whole: {pieces:?}");
+        }
+    }
 }

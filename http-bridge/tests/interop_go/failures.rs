@@ -143,7 +143,6 @@ async fn a_killed_peer_ends_its_streams_and_no_others() {
         let mut accepted = timeout(LIMIT, listener.accept()).await.unwrap().unwrap();
         let byte = accepted.read_u8().await.unwrap();
         accepted.write_u8(byte).await.unwrap();
-        dialler.line("dialed ").await;
         let killed = Instant::now();
         dialler.kill().await;
         end_of(&mut accepted).await;

@@ -2,6 +2,7 @@
 
 mod address_resolver;
 mod bad_input;
+mod calls_of_2026;
 mod deployment_without_http;
 mod dmsg_identity;
 mod killed_processes;
@@ -11,6 +12,7 @@ mod quirks;
 mod restart;
 mod route_finder;
 mod service_discovery;
+mod sudph;
 mod support;
 mod transport_discovery;
 mod uptime_tracker;

@@ -83,6 +83,12 @@ impl Server {
         }
     }
 
+    /// Something is new about it that makes another try worthwhile.
+    fn forget_failures(&mut self) {
+        self.retry_at = None;
+        self.backoff.reset();
+    }
+
     pub(super) fn may_dial(&self, now: Instant) -> bool {
         self.session.is_none() && self.retry_at.is_none_or(|at| at <= now)
     }
@@ -115,16 +121,24 @@ pub(super) struct Ended<'a> {
     pub(super) why: &'a SessionEnd,
     /// How long it was up; `None` if it never was.
     pub(super) uptime: Option<Duration>,
+    /// Its end has been counted before, when the server took leave.
+    pub(super) is_noted: bool,
 }
 
 impl ClientMachine {
     pub(super) fn set_servers(&mut self, io: &mut Io, targets: Vec<ServerTarget>) {
+        let were_listed: BTreeSet<PublicKey> =
+            self.servers.values().filter(|s| s.listed).map(|s| s.target.key).collect();
         for server in self.servers.values_mut() {
             server.listed = false;
         }
         for target in targets {
             let server = self.know_server(target);
             server.listed = true;
+            if !were_listed.contains(&server.target.key) {
+                // It has just registered (again), so it is there now.
+                server.forget_failures();
+            }
         }
         self.maintain(io);
     }
@@ -134,6 +148,10 @@ impl ClientMachine {
     pub(super) fn know_server(&mut self, target: ServerTarget) -> &mut Server {
         let server = self.servers.entry(target.key).or_insert_with(|| Server::new(target.clone()));
         if !server.listed && !target.addresses.is_empty() && server.target != target {
+            if server.target.addresses != target.addresses {
+                // What failed was another address.
+                server.forget_failures();
+            }
             server.target = target;
             server.next_address = 0;
         }
@@ -241,7 +259,9 @@ impl ClientMachine {
         let random = random_u32(io);
         let is_lonely = self.sessions.values().all(|session| session.up().is_none());
         let board = &self.shared.board;
-        board.note_session_end(key, ended.why);
+        if !ended.is_noted {
+            board.note_session_end(key, ended.why);
+        }
         let Some(server) = self.servers.get_mut(&key).filter(|s| s.session == Some(ended.conn))
         else {
             return false;
@@ -262,7 +282,11 @@ impl ClientMachine {
             // We wanted it so: nothing to report, nothing to wait out.
             server.retry_at = None;
         } else {
-            let mut wait = server.backoff.fail(random);
+            let mut wait = match ended.why {
+                // It is another server, or one of another protocol: that takes longer to change.
+                SessionEnd::Handshake(_) => server.backoff.fail(random),
+                _ => server.backoff.fail_near(random),
+            };
             if is_lonely && ended.why.is_unreachable() {
                 wait = wait
                     .min(LONELY_MAX.mul_f64(0.5 + f64::from(random) / f64::from(u32::MAX) / 2.0));

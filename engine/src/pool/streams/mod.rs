@@ -429,8 +429,20 @@ impl StreamUse {
 
     /// Takes the stream back now, whatever it does.
     pub fn reclaim(&self) {
-        let taken = self.pool.lock().take_back(self.id);
+        let now = self.pool.0.now();
+        let taken = self.pool.lock().take_back(self.id, now);
         if let Some(victim) = taken {
+            victim.fire();
+            self.pool.pump();
+        }
+    }
+
+    /// The holder gives the stream up in the middle, and wants nothing more of it: it ends as if it were taken back, without
+    /// counting as such.
+    pub fn abandon(&self) {
+        let now = self.pool.0.now();
+        let given_up = self.pool.lock().give_up(self.id, now);
+        if let Some(victim) = given_up {
             victim.fire();
             self.pool.pump();
         }

@@ -339,12 +339,18 @@ impl Table {
     }
 
     /// Takes back whatever state it is in.
-    pub(super) fn take_back(&mut self, id: u64) -> Option<Victim> {
+    pub(super) fn take_back(&mut self, id: u64, now: u64) -> Option<Victim> {
+        let victim = self.give_up(id, now)?;
+        self.reclaimed += 1;
+        Some(victim)
+    }
+
+    /// The same at its holder's wish.
+    pub(super) fn give_up(&mut self, id: u64, now: u64) -> Option<Victim> {
         let usage = self.release(id)?;
         let (_, since) = usage.load();
         usage.state.store(pack(RECLAIMED, since), Ordering::SeqCst);
-        self.reclaimed += 1;
-        Some(Victim { usage, unread_for: Duration::ZERO })
+        Some(Victim { usage, unread_for: Duration::from_micros(now.saturating_sub(since)) })
     }
 
     /// Takes a stream back unless it has moved on meanwhile.

@@ -5,6 +5,7 @@ use std::{net::SocketAddr, path::Path, sync::Arc};
 use axum::Router;
 use dmsg_engine::{client::Client, driver::DriverKind, server::Server};
 use futures_util::future::join_all;
+use tokio::net::UdpSocket;
 
 use super::{Running, keep_key, listen};
 use crate::{
@@ -12,7 +13,7 @@ use crate::{
         discovery::InProcess,
         exit::{Exit, Failure},
         hosting::Hosted,
-        service::{ServiceName, build, open_database},
+        service::{Built, ServiceName, build, open_database},
     },
     deployment::{
         DmsgServer, Document, Field, ServiceUrl, Services, Value, bootstrapper::Bootstrapper,
@@ -20,6 +21,7 @@ use crate::{
     service::ServiceKind,
     services::{
         CallOptions,
+        address_resolver::sudph::SUDPH_PORT,
         host::{HostConfig, Service, router},
         transport_discovery::TransportDiscoveryClient,
     },
@@ -81,7 +83,7 @@ impl LocalServices {
             let folder = plan.folder.filter(|_| name != ServiceName::RouteFinder);
             let file = folder.map(|folder| folder.join(format!("{kind}.redb")));
             let database = open_database(file.as_deref())?;
-            let (service, finder) = build(name, config, &database)?;
+            let Built { service, finder, resolver } = build(name, config, &database)?;
             let router = router(Arc::clone(&service));
             if name == ServiceName::TransportDiscovery {
                 transports = Some(router.clone());
@@ -89,6 +91,10 @@ impl LocalServices {
             let client = plan.discovery.listed_client(key.clone(), plan.driver)?;
             let mut hosted = plan.host(router, name.port(), client).await?;
             hosted.maintain(Arc::clone(&service));
+            if let Some(resolver) = resolver {
+                let (socket, address) = udp(SUDPH_PORT).await?;
+                hosted.run(resolver.sudph(address).serve(socket));
+            }
             if let (Some(finder), Some(transports)) = (finder, &transports) {
                 let transport = Arc::new(InProcess(transports.clone()));
                 let options = CallOptions::default();
@@ -151,6 +157,19 @@ impl Plan<'_> {
     async fn host(&self, router: Router, usual: u16, client: Client) -> Result<Hosted, Failure> {
         Hosted::start(router, self.listener(usual).await?, Some(client))
     }
+}
+
+/// A socket on the usual port of loopback, or else on any, and its address.
+async fn udp(usual: u16) -> Result<(UdpSocket, String), Failure> {
+    let bind = |port| UdpSocket::bind((std::net::Ipv4Addr::LOCALHOST, port));
+    let bound = match bind(usual).await {
+        Ok(socket) => Ok(socket),
+        Err(_) => bind(0).await,
+    };
+    let with_address = bound.and_then(|socket| Ok((socket.local_addr()?.to_string(), socket)));
+    with_address
+        .map(|(address, socket)| (socket, address))
+        .map_err(|error| Failure::new(Exit::Other, format!("cannot listen on UDP: {error}")))
 }
 
 fn set_urls(document: &mut Services, kind: ServiceKind, http: Option<SocketAddr>, client: &Client) {

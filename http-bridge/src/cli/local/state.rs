@@ -12,7 +12,7 @@ use serde::Serialize;
 
 use super::services::LocalService;
 use crate::{
-    cli::flags::driver_name,
+    cli::{flags::driver_name, page},
     discovery::{
         UnixNanos,
         store::{ClientFilter, Store},
@@ -136,18 +136,7 @@ struct Web {
 /// The page, and its data.
 pub(super) fn router(sources: Sources) -> Router {
     let started = Instant::now();
-    let page = (
-        [
-            (header::CONTENT_TYPE, "text/html; charset=utf-8"),
-            (
-                header::CONTENT_SECURITY_POLICY,
-                "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; \
-                 connect-src 'self'",
-            ),
-        ],
-        include_str!("page.html"),
-    );
-    Router::new().route("/", get(move || async move { page })).route(
+    Router::new().route("/", page::serve(include_str!("page.html"))).route(
         "/state.json",
         get(move || {
             let state = sources.state(started);

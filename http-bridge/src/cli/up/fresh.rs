@@ -5,12 +5,13 @@
 //!                                                          what the operator changed stays
 //! ```
 //!
-//! What is new counts after a restart. The file is replaced as a whole, and not at all when nothing is new or something
-//! is wrong: then the log says so, and the next time comes.
+//! Sets of keys count at once, also those that the operator changed in the file; everything else after a restart. The file is
+//! replaced as a whole, and not at all when nothing is new or something is wrong: then the log says so, and the next time comes.
 
 use std::{
     io,
     path::{Path, PathBuf},
+    sync::Weak,
     time::Duration,
 };
 
@@ -25,6 +26,7 @@ use crate::{
         visor::VisorConfig,
     },
     services::config_bootstrapper::ConfigBootstrapperClient,
+    visor::Visor,
 };
 
 /// What is kept fresh, and how often.
@@ -38,8 +40,8 @@ pub(super) struct Fresh {
 }
 
 impl Fresh {
-    /// Asks and updates, over and over; never ends.
-    pub(super) async fn keep(self, bootstrapper: ConfigBootstrapperClient) {
+    /// Asks and updates, over and over; never ends. The visor is not kept running by it.
+    pub(super) async fn keep(self, bootstrapper: ConfigBootstrapperClient, visor: Weak<Visor>) {
         sleep(FIRST_DELAY.min(self.interval)).await;
         loop {
             sleep(jittered(self.interval)).await;
@@ -54,18 +56,40 @@ impl Fresh {
                 }
             };
             match updated {
-                Ok(fields) if fields.is_empty() => tracing::debug!("the deployment is unchanged"),
-                Ok(fields) => {
-                    let names: Vec<&str> = fields.iter().map(|field| field.name()).collect();
-                    tracing::warn!(
-                        file = %self.config.display(),
-                        "the deployment has changed; restart the visor to use: {}", names.join(", ")
-                    );
+                Ok(updated) => {
+                    if visor
+                        .upgrade()
+                        .is_some_and(|visor| visor.refresh_key_sets(&updated.services))
+                    {
+                        tracing::info!("the deployment's sets of keys are new, and in use");
+                    }
+                    self.tell(&updated.fields);
                 }
                 Err(why) => tracing::warn!("the deployment was not refreshed: {why}"),
             }
         }
     }
+
+    fn tell(&self, fields: &[Field]) {
+        let late: Vec<&str> =
+            fields.iter().filter(|field| !field.is_key_set()).map(|field| field.name()).collect();
+        if late.is_empty() {
+            tracing::debug!("nothing of the deployment waits for a restart");
+        } else {
+            tracing::warn!(
+                file = %self.config.display(),
+                "the deployment has changed; restart the visor to use: {}", late.join(", ")
+            );
+        }
+    }
+}
+
+/// What a refresh did.
+struct Updated {
+    /// Fields of the file that are new.
+    fields: Vec<Field>,
+    /// The deployment as the file has it now.
+    services: Services,
 }
 
 async fn fetch(bootstrapper: &ConfigBootstrapperClient) -> Result<Services, String> {
@@ -80,8 +104,8 @@ async fn fetch(bootstrapper: &ConfigBootstrapperClient) -> Result<Services, Stri
     }
 }
 
-/// Brings the file up to date. Gives the fields that are new.
-fn update(path: &Path, last: &LastGood, new: &Services) -> Result<Vec<Field>, String> {
+/// Brings the file up to date.
+fn update(path: &Path, last: &LastGood, new: &Services) -> Result<Updated, String> {
     let named = |error: io::Error| format!("{}: {error}", path.display());
     let text = file::read_text(path, DOCUMENT_BYTES_MAX)
         .and_then(|text| text.ok_or_else(|| io::ErrorKind::NotFound.into()))
@@ -93,10 +117,10 @@ fn update(path: &Path, last: &LastGood, new: &Services) -> Result<Vec<Field>, St
     // Without a record everything that is there counts as the operator's: better old than lost.
     let changes = config.update(&last.read().unwrap_or_default(), new, output);
     let updated = changes.iter().filter(|(_, change)| *change == Change::Updated);
-    let updated: Vec<Field> = updated.map(|(field, _)| *field).collect();
-    if !updated.is_empty() {
+    let fields: Vec<Field> = updated.map(|(field, _)| *field).collect();
+    if !fields.is_empty() {
         file::replace(path, config.to_pretty().as_bytes(), Access::Private).map_err(named)?;
         last.write(new).map_err(|error| format!("{}: {error}", last.path().display()))?;
     }
-    Ok(updated)
+    Ok(Updated { fields, services: config.services() })
 }

@@ -7,6 +7,7 @@ use http::header;
 use tokio::net::TcpListener;
 
 use crate::{
+    cli::page,
     http::server::{ServeConfig, ServeStats},
     visor::Visor,
 };
@@ -22,17 +23,6 @@ pub(super) async fn serve(listener: TcpListener, visor: Arc<Visor>) {
 }
 
 fn router(visor: &Arc<Visor>) -> Router {
-    let page = (
-        [
-            (header::CONTENT_TYPE, "text/html; charset=utf-8"),
-            (
-                header::CONTENT_SECURITY_POLICY,
-                "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; \
-                 connect-src 'self'",
-            ),
-        ],
-        include_str!("page.html"),
-    );
     let fresh = [(header::CACHE_CONTROL, "no-store")];
     let (for_status, for_metrics) = (Arc::downgrade(visor), Arc::downgrade(visor));
     let status = move || {
@@ -45,7 +35,7 @@ fn router(visor: &Arc<Visor>) -> Router {
         async move { (plain, text.unwrap_or_default()).into_response() }
     };
     Router::new()
-        .route("/", get(move || async move { page }))
+        .route("/", page::serve(include_str!("page.html")))
         .route("/status.json", get(status))
         .route("/metrics", get(metrics))
 }

@@ -67,7 +67,7 @@ impl From<StoreError> for RequestError {
                 tracing::warn!(what, "the discovery's store is full");
                 Self::Full
             }
-            StoreError::Unavailable(_) | StoreError::Contended(_) => {
+            StoreError::Unavailable(_) | StoreError::Contended(_) | StoreError::Behind => {
                 tracing::debug!(%error, "a request found no store");
                 Self::StoreUnavailable
             }

@@ -4,26 +4,27 @@
 //!   key: 33 bytes   value: | 1 | label, 1 byte | deadline, 8 bytes LE | submitted text |
 //! ```
 //!
-//! Each change is a transaction of its own that does not wait for the disk; [`Store::flush`] makes the changes so far
-//! durable with one sync, for all who wait for it. The service calls it before it answers, so a crash loses nothing that
-//! anybody was told of; it never leaves a broken file.
+//! ```text
+//!   put, delete, expire ─▶ index, and queue of changes        at once, in memory
+//!   flush ─▶ one writer takes the whole queue ─▶ one transaction, one sync ─▶ all whose changes were in it
+//!            the others wait meanwhile, or find theirs in the next
+//! ```
 //!
-//! Writers take `writing` for the whole change; readers take only the index, which no one holds across a
-//! disk access, so a slow disk does not slow lookups.
+//! The service calls [`Store::flush`] before it answers, so a crash loses nothing that anybody was told of; it never leaves a
+//! broken file. The more registrations wait, the more share a sync. What a failing disk did not take stays in the queue
+//! for the next try. Nobody holds the index or the queue across a disk access, so a slow disk does not slow lookups.
 
 use std::{
-    panic::catch_unwind,
+    collections::HashMap,
+    mem,
+    panic::{AssertUnwindSafe, catch_unwind},
     path::{Path, PathBuf},
-    sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
 };
 
 use dmsg_engine::identity::PublicKey;
 use redb::{
-    Database, DatabaseError, Durability, ReadableTable, StorageError, TableDefinition,
-    WriteTransaction,
+    Database, DatabaseError, ReadableTable, StorageError, TableDefinition, WriteTransaction,
 };
 
 use super::{
@@ -40,13 +41,42 @@ const FORMAT: u8 = 1;
 /// Bytes before the text of a value.
 const HEAD_BYTES: usize = 10;
 
+/// Changed entries that wait for the disk, at most. A sync takes about a millisecond, in which some tens arrive; so many, each
+/// of a KiB as a rule, wait only for a disk that fails or stands still.
+pub(super) const CHANGES_MAX: usize = 16_384;
+
 /// Entries in a file.
 pub struct RedbStore {
     path: PathBuf,
     memory: MemoryStore,
-    database: Database,
-    writing: Mutex<()>,
-    dirty: AtomicBool,
+    /// Closed after a failure, as redb wants it, and opened anew for the next write.
+    database: Mutex<Option<Database>>,
+    queue: Mutex<Queue>,
+    written: Condvar,
+}
+
+/// Changes in the index that are not in the file.
+#[derive(Default)]
+struct Queue {
+    /// The new record of a key; `None` removes it.
+    changes: HashMap<PublicKey, Option<Arc<Record>>>,
+    /// How many changes were ever taken, and how many of these, from the first on, are in the file.
+    taken: u64,
+    kept: u64,
+    /// Somebody is at the disk.
+    writing: bool,
+}
+
+impl Queue {
+    /// Room for `count` changes.
+    fn check_room(&self, count: usize) -> Result<(), StoreError> {
+        if self.changes.len() + count > CHANGES_MAX { Err(StoreError::Behind) } else { Ok(()) }
+    }
+
+    fn push(&mut self, key: PublicKey, change: Option<Arc<Record>>) {
+        self.changes.insert(key, change);
+        self.taken += 1;
+    }
 }
 
 impl RedbStore {
@@ -65,9 +95,9 @@ impl RedbStore {
         let store = Self {
             path: path.to_owned(),
             memory: MemoryStore::new(limits),
-            database,
-            writing: Mutex::default(),
-            dirty: AtomicBool::new(false),
+            database: Mutex::new(Some(database)),
+            queue: Mutex::default(),
+            written: Condvar::new(),
         };
         store.load(now)?;
         Ok(store)
@@ -91,27 +121,49 @@ impl RedbStore {
             }
             Ok(())
         };
-        self.transact(Durability::Immediate, fill)
+        self.transact(fill)
     }
 
-    fn lock(&self) -> MutexGuard<'_, ()> {
-        self.writing.lock().unwrap_or_else(PoisonError::into_inner)
+    fn queue(&self) -> MutexGuard<'_, Queue> {
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn transact(
         &self,
-        durability: Durability,
         change: impl FnOnce(&WriteTransaction) -> Result<(), redb::Error>,
     ) -> Result<(), StoreError> {
+        let mut slot = self.database.lock().unwrap_or_else(PoisonError::into_inner);
+        // Taken out: whatever happens here, a failure closes it.
+        let database = match slot.take() {
+            Some(database) => database,
+            None => Database::create(&self.path).map_err(|error| open_error(&self.path, error))?,
+        };
         let run = || -> Result<(), redb::Error> {
-            let mut transaction = self.database.begin_write()?;
-            transaction.set_durability(durability)?;
+            let transaction = database.begin_write()?;
             change(&transaction)?;
             Ok(transaction.commit()?)
         };
         run().map_err(|error| self.error(&error))?;
-        self.dirty.store(matches!(durability, Durability::None), Ordering::Relaxed);
+        *slot = Some(database);
         Ok(())
+    }
+
+    /// Writes changes and waits for the disk. A panic of the database must not leave the others waiting.
+    fn write(&self, changes: &HashMap<PublicKey, Option<Arc<Record>>>) -> Result<(), StoreError> {
+        let write = |transaction: &WriteTransaction| -> Result<(), redb::Error> {
+            let mut table = transaction.open_table(ENTRIES)?;
+            for (key, change) in changes {
+                match change {
+                    Some(record) => drop(table.insert(&key.as_bytes()[..], &*encode(record))?),
+                    None => drop(table.remove(&key.as_bytes()[..])?),
+                }
+            }
+            Ok(())
+        };
+        catch_unwind(AssertUnwindSafe(|| self.transact(write))).unwrap_or_else(|_| {
+            let reason = "a check inside of the database failed".to_owned();
+            Err(StoreError::Corrupt { path: self.path.clone(), reason })
+        })
     }
 
     fn error(&self, error: &redb::Error) -> StoreError {
@@ -123,19 +175,6 @@ impl RedbStore {
             | redb::Error::TypeDefinitionChanged { .. } => StoreError::Corrupt { path, reason },
             _ => StoreError::Io { path, reason },
         }
-    }
-
-    fn remove_all(&self, keys: &[PublicKey]) -> Result<(), StoreError> {
-        self.transact(Durability::None, |transaction| {
-            let mut table = transaction.open_table(ENTRIES)?;
-            for key in keys {
-                table.remove(&key.as_bytes()[..])?;
-            }
-            Ok(())
-        })?;
-        let mut index = self.memory.write();
-        keys.iter().for_each(|key| index.remove(key));
-        Ok(())
     }
 }
 
@@ -153,14 +192,13 @@ impl Store for RedbStore {
     }
 
     fn put(&self, record: Record, now: UnixNanos) -> Result<Written, StoreError> {
-        let _writing = self.lock();
-        let written = self.memory.read().check(&record, self.memory.limits(), now)?;
-        self.transact(Durability::None, |transaction| {
-            let mut table = transaction.open_table(ENTRIES)?;
-            table.insert(&record.key.as_bytes()[..], &*encode(&record))?;
-            Ok(())
-        })?;
-        self.memory.write().insert(Arc::new(record));
+        let mut index = self.memory.write();
+        let mut queue = self.queue();
+        queue.check_room(1)?;
+        let written = index.check(&record, self.memory.limits(), now)?;
+        let record = Arc::new(record);
+        queue.push(record.key, Some(Arc::clone(&record)));
+        index.insert(record);
         Ok(written)
     }
 
@@ -170,10 +208,13 @@ impl Store for RedbStore {
         guard: DeleteGuard<'_>,
         now: UnixNanos,
     ) -> Result<bool, StoreError> {
-        let _writing = self.lock();
-        let Some(stored) = self.memory.read().find(key, now) else { return Ok(false) };
+        let mut index = self.memory.write();
+        let Some(stored) = index.find(key, now) else { return Ok(false) };
         guard(&stored)?;
-        self.remove_all(&[*key])?;
+        let mut queue = self.queue();
+        queue.check_room(1)?;
+        queue.push(*key, None);
+        index.remove(key);
         Ok(true)
     }
 
@@ -205,20 +246,42 @@ impl Store for RedbStore {
     }
 
     fn expire(&self, now: UnixNanos) -> Result<usize, StoreError> {
-        let _writing = self.lock();
-        let expired = self.memory.read().expired(now);
-        if !expired.is_empty() {
-            self.remove_all(&expired)?;
+        let mut index = self.memory.write();
+        let mut expired = index.expired(now);
+        let mut queue = self.queue();
+        // What finds no room stays invisible until the next time.
+        expired.truncate(CHANGES_MAX.saturating_sub(queue.changes.len()));
+        for key in &expired {
+            queue.push(*key, None);
+            index.remove(key);
         }
         Ok(expired.len())
     }
 
     fn flush(&self) -> Result<(), StoreError> {
-        let _writing = self.lock();
-        if !self.dirty.load(Ordering::Relaxed) {
-            return Ok(());
+        let mut queue = self.queue();
+        let own = queue.taken;
+        while queue.kept < own {
+            if queue.writing {
+                queue = self.written.wait(queue).unwrap_or_else(PoisonError::into_inner);
+                continue;
+            }
+            queue.writing = true;
+            let (changes, last) = (mem::take(&mut queue.changes), queue.taken);
+            drop(queue);
+            let result = self.write(&changes);
+            queue = self.queue();
+            queue.writing = false;
+            self.written.notify_all();
+            if let Err(error) = result {
+                for (key, change) in changes {
+                    queue.changes.entry(key).or_insert(change);
+                }
+                return Err(error);
+            }
+            queue.kept = last;
         }
-        self.transact(Durability::Immediate, |_| Ok(()))
+        Ok(())
     }
 
     fn counts(&self) -> Counts {

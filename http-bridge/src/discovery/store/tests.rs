@@ -4,7 +4,7 @@ use std::{fs, time::Duration};
 
 use dmsg_engine::identity::SecretKey;
 
-use super::*;
+use super::{redb_store::CHANGES_MAX, *};
 use crate::discovery::{Entry, RawEntry, Signed};
 
 const NOW: UnixNanos = UnixNanos(1_700_000_000_000_000_000);
@@ -166,6 +166,48 @@ fn entries_labels_and_deadlines_survive_a_restart() {
     assert!(store.find(&key("gone"), NOW).unwrap().is_none());
     assert!(store.find(&key("deleted"), NOW).unwrap().is_none());
     assert_eq!(store.clients_of(&key("s"), later(30)).unwrap(), [key("a")]);
+}
+
+#[test]
+fn registrants_at_once_share_the_disk_and_lose_nothing() {
+    const REGISTRANTS: usize = 8;
+    const EACH: usize = 50;
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("entries");
+    let store = RedbStore::open(&path, StoreLimits::default(), NOW).unwrap();
+    std::thread::scope(|scope| {
+        for registrant in 0..REGISTRANTS {
+            let store = &store;
+            scope.spawn(move || {
+                for count in 0..EACH {
+                    store.put(client(&format!("{registrant} {count}"), 0, &[], 60), NOW).unwrap();
+                    store.flush().unwrap();
+                }
+            });
+        }
+    });
+    // What a crash leaves: the file as it is, without the store's own last words.
+    let copy = folder.path().join("copy");
+    fs::copy(&path, &copy).unwrap();
+    let found = RedbStore::open(&copy, StoreLimits::default(), NOW).unwrap();
+    assert_eq!(found.counts().entries, REGISTRANTS * EACH);
+}
+
+#[test]
+fn a_disk_that_stands_still_is_not_waited_for_without_bounds() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("entries");
+    let store = RedbStore::open(&path, StoreLimits::default(), NOW).unwrap();
+    let record = client("a", 0, &[], 60);
+    // Nobody flushes. The key alone tells these records apart, as the store looks into no text.
+    let keys = (0..=CHANGES_MAX).map(|count| key(&count.to_string()));
+    let results: Vec<_> =
+        keys.map(|key| store.put(Record { key, ..record.clone() }, NOW)).collect();
+    assert!(results[..CHANGES_MAX].iter().all(Result::is_ok));
+    assert!(matches!(results[CHANGES_MAX], Err(StoreError::Behind)));
+    assert_eq!(store.expire(later(61)).unwrap(), 0, "no room to note it");
+    store.flush().unwrap();
+    assert_eq!(store.expire(later(61)).unwrap(), CHANGES_MAX);
 }
 
 #[test]

@@ -13,11 +13,10 @@ use std::{
     io,
     pin::Pin,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
-    task::{Context, Poll, ready},
+    task::{Context, Poll, Waker, ready},
     time::Duration,
 };
 
-use axum::body::Body;
 use bytes::Bytes;
 use http::StatusCode;
 use http_body::{Body as HttpBody, Frame, SizeHint};
@@ -64,6 +63,9 @@ struct State {
     body_problem: Option<(StatusCode, &'static str)>,
     /// Whether the handler asked for that body.
     is_body_asked: bool,
+    /// How often all that was written has been flushed, and who waits for the next time.
+    flushes: u64,
+    on_flush: Option<Waker>,
 }
 
 /// The shared clock of one connection.
@@ -85,6 +87,8 @@ impl Clock {
                 ambiguity: None,
                 body_problem: None,
                 is_body_asked: false,
+                flushes: 0,
+                on_flush: None,
             })),
             head_timeout: config.head_timeout,
             idle_timeout: config.idle_timeout,
@@ -170,6 +174,32 @@ impl Clock {
         }
     }
 
+    /// How often hyper has got rid of all it had written.
+    pub(super) fn flushes(&self) -> u64 {
+        self.lock().flushes
+    }
+
+    /// Ready when that happened more than `since` times.
+    pub(super) fn poll_flushed(&self, since: u64, cx: &mut Context<'_>) -> Poll<()> {
+        let mut state = self.lock();
+        if state.flushes > since {
+            return Poll::Ready(());
+        }
+        state.on_flush = Some(cx.waker().clone());
+        Poll::Pending
+    }
+
+    fn note_flush(&self, result: &Poll<io::Result<()>>) {
+        self.note_write(result);
+        if let Poll::Ready(Ok(())) = result {
+            let mut state = self.lock();
+            state.flushes += 1;
+            if let Some(waiting) = state.on_flush.take() {
+                waiting.wake();
+            }
+        }
+    }
+
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -178,47 +208,12 @@ impl Clock {
 /// A request under way; its drop makes the connection idle.
 pub(super) struct InRequest(Clock);
 
-impl InRequest {
-    /// Keeps the request under way until its reply's body is sent or given up.
-    pub(super) fn until_sent(self, body: Body) -> Body {
-        if body.is_end_stream() {
-            return body;
-        }
-        Body::new(Guarded { body, _in_request: self })
-    }
-}
-
 impl Drop for InRequest {
     fn drop(&mut self) {
         let mut state = self.0.lock();
         if let Phase::Request = state.phase {
             state.phase = Phase::Idle { since: Instant::now() };
         }
-    }
-}
-
-struct Guarded {
-    body: Body,
-    _in_request: InRequest,
-}
-
-impl HttpBody for Guarded {
-    type Data = Bytes;
-    type Error = axum::Error;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
-        Pin::new(&mut self.body).poll_frame(cx)
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        HttpBody::size_hint(&self.body)
     }
 }
 
@@ -371,7 +366,7 @@ impl<T: AsyncWrite + Unpin, P: Unpin> AsyncWrite for Clocked<T, P> {
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let result = Pin::new(&mut self.stream).poll_flush(cx);
-        self.clock.note_write(&result);
+        self.clock.note_flush(&result);
         result
     }
 

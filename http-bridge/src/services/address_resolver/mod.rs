@@ -1,9 +1,8 @@
-//! Network addresses of visors that others connect to directly (`services.md §6`).
-//!
-//! The HTTP API only. The UDP side of `sudph` (KCP, hole punching) is not here.
+//! Network addresses of visors that others connect to directly (`services.md §6`): the HTTP API, and the UDP side of `sudph`.
 
 mod client;
 mod service;
+pub mod sudph;
 
 use serde::{Deserialize, Serialize};
 

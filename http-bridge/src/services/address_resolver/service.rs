@@ -1,4 +1,4 @@
-//! An Address Resolver (`services.md §6.1`): the HTTP side, for `stcpr`.
+//! An Address Resolver (`services.md §6.1`): the HTTP side, for `stcpr`, and for what [`Sudph`] knows.
 //!
 //! The address that is handed out is the connection's over TCP, and what the caller claims over DMSG, which nobody can check
 //! here; so a visor that dials it must not believe more than the handshake behind it proves.
@@ -16,15 +16,16 @@ use dmsg_engine::identity::PublicKey;
 use http::{HeaderMap, StatusCode};
 use serde::{Deserialize, Serialize};
 
-use super::{Binding, Bound, Resolved};
+use super::{
+    Binding, Bound, Resolved,
+    sudph::{SESSIONS_MAX, Sudph},
+};
 use crate::{
     discovery::UnixNanos,
     services::{
         KeyText,
         auth::Authority,
-        host::{
-            ApiError, Host, HostConfig, LIST_BYTES_MAX, OBJECT_BYTES_MAX, Service, null, receive,
-        },
+        host::{ApiError, Host, HostConfig, OBJECT_BYTES_MAX, Service, json, null},
         ip::is_public,
         records::{Database, Edit, Record, Records, RecordsError},
     },
@@ -55,6 +56,7 @@ impl Record for Bind {
 pub struct AddressResolver {
     host: Host,
     bindings: Records<Bind>,
+    sudph: Sudph,
 }
 
 type Shared = State<Arc<AddressResolver>>;
@@ -64,7 +66,14 @@ impl AddressResolver {
     pub fn new(config: HostConfig, database: &Database) -> Result<Self, RecordsError> {
         let host = Host::new(config);
         let bindings = Records::open(database, "stcpr", BINDINGS_MAX, host.now())?;
-        Ok(Self { host, bindings })
+        Ok(Self { host, bindings, sudph: Sudph::default() })
+    }
+
+    /// The UDP side; nobody is bound there until [`Sudph::serve`] runs. `address` is told in the health page: visors that
+    /// reach us over DMSG learn it nowhere else.
+    pub fn sudph(&self, address: String) -> Sudph {
+        self.host.set_udp_address(address);
+        self.sudph.clone()
     }
 
     async fn bind(&self, caller: Authority, binding: Binding) -> Result<(), ApiError> {
@@ -133,7 +142,10 @@ impl Service for AddressResolver {
     }
 
     fn tables(&self) -> Vec<(&'static str, usize, usize)> {
-        vec![("stcpr", self.bindings.count(), self.bindings.max())]
+        vec![
+            ("stcpr", self.bindings.count(), self.bindings.max()),
+            ("sudph", self.sudph.keys().len(), SESSIONS_MAX),
+        ]
     }
 }
 
@@ -169,18 +181,18 @@ async fn resolve(
 ) -> Response {
     service
         .host
-        .signed(request, 0, async |_, _| {
+        .signed(request, 0, async |caller, _| {
             let key: PublicKey = key.parse().map_err(ApiError::bad)?;
             let found = match network.as_str() {
                 "stcpr" => service.resolve(key),
-                "sudph" => None,
+                "sudph" => service.sudph.resolve(caller.key, key),
                 _ if service.host.config().quirks.go_statuses => {
                     return Err(ApiError::flat(StatusCode::INTERNAL_SERVER_ERROR, "unknown type"));
                 }
                 _ => return Err(ApiError::bad("unknown network: stcpr and sudph are known")),
             };
             Ok(match found {
-                Some(resolved) => axum::Json(resolved).into_response(),
+                Some(resolved) => json(&resolved),
                 None => StatusCode::NOT_FOUND.into_response(),
             })
         })
@@ -192,7 +204,8 @@ async fn bound(State(service): Shared) -> Response {
     let mut keys: Vec<_> =
         service.bindings.read().all(now).map(|bind| bind.key.0.to_string()).collect();
     keys.sort_unstable();
-    axum::Json(Bound { stcpr: keys, sudph: Vec::new() }).into_response()
+    let sudph = service.sudph.keys().iter().map(ToString::to_string).collect();
+    json(&Bound { stcpr: keys, sudph })
 }
 
 async fn deregister(
@@ -201,16 +214,14 @@ async fn deregister(
     headers: HeaderMap,
     body: Body,
 ) -> Response {
-    let work = async {
-        if let Err(status) = service.host.admit_monitor(&headers) {
-            return Ok(status.into_response());
-        }
-        let body = receive(body, LIST_BYTES_MAX).await?;
-        let keys: Vec<KeyText> = serde_json::from_slice(&body).map_err(ApiError::bad)?;
-        if network == "stcpr" {
-            service.unbind(&keys.iter().map(|key| key.0).collect::<Vec<_>>()).await?;
+    let unbind = async |keys: Vec<KeyText>| {
+        let keys: Vec<_> = keys.iter().map(|key| key.0).collect();
+        match network.as_str() {
+            "stcpr" => service.unbind(&keys).await?,
+            "sudph" => service.sudph.unbind(&keys),
+            _ => {}
         }
         Ok(null())
     };
-    work.await.unwrap_or_else(ApiError::into_response)
+    service.host.monitored(&headers, body, unbind).await
 }

@@ -12,6 +12,7 @@ use crate::{
         CallOptions, Caller, Monitor, ServiceError,
         call::{LIST_BYTES_MAX, SMALL_BYTES_MAX, quoted, read, read_list, request},
         keys::KeyText,
+        uptime_tracker::{SummaryQuery, Uptime},
     },
     transport::HttpTransport,
 };
@@ -105,6 +106,11 @@ impl ServiceDiscoveryClient {
             Ok(_) | Err(ServiceError::NotFound(_)) => Ok(()),
             Err(error) => Err(error),
         }
+    }
+
+    /// Which visors are up, by their registrations (2026).
+    pub async fn uptimes(&self, query: &SummaryQuery) -> Result<Vec<Uptime>, ServiceError> {
+        query.ask(&self.0).await
     }
 
     /// Withdraws anybody's offers of a type, as a network monitor.

@@ -1,7 +1,9 @@
 //! A Service Discovery (`services.md §5.2`).
 //!
-//! Coordinates that a caller supplies are not believed, and there is no database here to look them up in; so offers have
-//! none, and a query for a country finds nothing.
+//! Coordinates that a caller supplies are not believed. Where an offer is, the operator's table of places says
+//! ([`GeoTable`](crate::services::GeoTable)); an address that is not in it has no place, and no query for a country finds it.
+//!
+//! A registration is a sign of life, which is told as an uptime (2026).
 
 use std::{net::IpAddr, sync::Arc};
 
@@ -22,12 +24,10 @@ use crate::{
     services::{
         KeyText,
         auth::Authority,
-        host::{
-            ApiError, Host, HostConfig, LIST_BYTES_MAX, OBJECT_BYTES_MAX, Service, list, query,
-            receive,
-        },
+        host::{ApiError, Host, HostConfig, OBJECT_BYTES_MAX, Service, json, list, query},
         ip::is_public,
         records::{Database, Edit, Record, Records, RecordsError},
+        uptime_tracker::{Ledger, summaries},
     },
 };
 
@@ -50,6 +50,7 @@ impl Record for Offer {
 pub struct ServiceDiscovery {
     host: Host,
     offers: Records<Offer>,
+    uptimes: Arc<Ledger>,
 }
 
 type Shared = State<Arc<ServiceDiscovery>>;
@@ -59,15 +60,19 @@ impl ServiceDiscovery {
     pub fn new(config: HostConfig, database: &Database) -> Result<Self, RecordsError> {
         let host = Host::new(config);
         let offers = Records::open(database, "offers", OFFERS_MAX, host.now())?;
-        Ok(Self { host, offers })
+        let uptimes = Arc::new(Ledger::open(database, host.now())?);
+        Ok(Self { host, offers, uptimes })
     }
 
     async fn register(&self, caller: Authority, mut offer: Offer) -> Result<Offer, ApiError> {
         offer.kind = canonical(&offer.kind).to_owned();
-        offer.geo = None;
+        offer.geo =
+            caller.address.and_then(|address| self.host.config().geo.find(address)).cloned();
         self.check(caller, &offer)?;
         let (key, now, deadline) = (record_key(&offer), self.host.now(), self.host.deadline());
-        self.offers
+        let version = offer.version.clone();
+        let stored = self
+            .offers
             .edit(|shelf| {
                 let known = shelf.get(&key, now).is_some();
                 if !known && shelf.of(&caller.key, now).len() >= OFFERS_PER_KEY_MAX {
@@ -76,7 +81,11 @@ impl ServiceDiscovery {
                 let edit = Edit::Put { key, value: offer.clone(), deadline };
                 Ok((offer, vec![edit]))
             })
-            .await
+            .await;
+        if stored.is_ok() {
+            self.uptimes.note(caller.key, &version, now);
+        }
+        stored
     }
 
     fn check(&self, caller: Authority, offer: &Offer) -> Result<(), ApiError> {
@@ -143,16 +152,18 @@ impl Service for ServiceDiscovery {
             .route("/api/services", get(offers).post(register))
             .route("/api/services/{address}", get(offer).delete(remove))
             .route("/api/services/deregister/{kind}", delete(deregister))
-            .with_state(self)
+            .with_state(Arc::clone(&self))
+            .merge(summaries(Arc::clone(&self.uptimes), self.host.config().clock.clone()))
     }
 
     fn expire(&self, now: UnixNanos) {
         self.offers.expire(now);
+        self.uptimes.expire(now);
         self.host.sweep();
     }
 
     fn tables(&self) -> Vec<(&'static str, usize, usize)> {
-        vec![("offers", self.offers.count(), self.offers.max())]
+        vec![("offers", self.offers.count(), self.offers.max()), self.uptimes.table()]
     }
 }
 
@@ -195,7 +206,7 @@ async fn offer(State(service): Shared, Path(address): Path<String>, request: Req
         let kind = query.get("type").map_or("", |kind| canonical(kind));
         let found =
             service.offers.read().get(&format!("{kind}:{}", address.key), service.host.now());
-        found.map(|offer| axum::Json(shown(&offer)).into_response()).ok_or_else(|| {
+        found.map(|offer| json(&shown(&offer))).ok_or_else(|| {
             let go = service.host.config().quirks.go_statuses;
             let status = if go { StatusCode::INTERNAL_SERVER_ERROR } else { StatusCode::NOT_FOUND };
             ApiError::flat(status, "record not found")
@@ -209,7 +220,7 @@ async fn register(State(service): Shared, request: Request) -> Response {
         .host
         .signed(request, OFFER_BYTES_MAX, async |caller, body| {
             let offer = serde_json::from_slice(&body).map_err(ApiError::bad)?;
-            Ok(axum::Json(service.register(caller, offer).await?).into_response())
+            Ok(json(&service.register(caller, offer).await?))
         })
         .await
 }
@@ -226,7 +237,7 @@ async fn remove(State(service): Shared, Path(address): Path<String>, request: Re
             let kind = query.get("type").map_or("", |kind| canonical(kind));
             let edit = Edit::Remove { key: format!("{kind}:{}", caller.key) };
             service.offers.edit(|_| Ok::<_, ApiError>(((), vec![edit]))).await?;
-            Ok(axum::Json(true).into_response())
+            Ok(json(&true))
         })
         .await
 }
@@ -237,17 +248,12 @@ async fn deregister(
     headers: HeaderMap,
     body: Body,
 ) -> Response {
-    let work = async {
-        if let Err(status) = service.host.admit_monitor(&headers) {
-            return Ok(status.into_response());
-        }
-        let body = receive(body, LIST_BYTES_MAX).await?;
-        let keys: Vec<KeyText> = serde_json::from_slice(&body).map_err(ApiError::bad)?;
+    let remove = async |keys: Vec<KeyText>| {
         let kind = canonical(&kind);
         let edits =
             keys.iter().map(|key| Edit::Remove { key: format!("{kind}:{}", key.0) }).collect();
         service.offers.edit(|_| Ok::<_, ApiError>(((), edits))).await?;
-        Ok(axum::Json(true).into_response())
+        Ok(json(&true))
     };
-    work.await.unwrap_or_else(ApiError::into_response)
+    service.host.monitored(&headers, body, remove).await
 }

@@ -12,6 +12,7 @@ use crate::{
         CallOptions, Caller, Monitor, ServiceError,
         call::{LIST_BYTES_MAX, SMALL_BYTES_MAX, json, read_list, request},
         keys::KeyText,
+        uptime_tracker::{SummaryQuery, Uptime},
     },
     transport::HttpTransport,
 };
@@ -52,6 +53,11 @@ impl TransportDiscoveryClient {
             .map(drop)
     }
 
+    /// The transports of a visor, asked for as visors of 2026 do.
+    pub async fn transports_of_v3(&self, edge: PublicKey) -> Result<Vec<Transport>, ServiceError> {
+        self.list_of(edge, &format!("/v3/transports/edge:{edge}")).await
+    }
+
     /// The transport with this id.
     pub async fn transport(&self, id: TransportId) -> Result<Transport, ServiceError> {
         let path = format!("/transports/id:{id}");
@@ -65,11 +71,14 @@ impl TransportDiscoveryClient {
 
     /// The transports of a visor; none is no error, in whichever way the service says it.
     pub async fn transports_of(&self, edge: PublicKey) -> Result<Vec<Transport>, ServiceError> {
-        let path = format!("/transports/edge:{edge}");
-        let request = request(Method::GET, &path, Bytes::new())?;
+        self.list_of(edge, &format!("/transports/edge:{edge}")).await
+    }
+
+    async fn list_of(&self, edge: PublicKey, path: &str) -> Result<Vec<Transport>, ServiceError> {
+        let request = request(Method::GET, path, Bytes::new())?;
         match self.0.signed_call(request, LIST_BYTES_MAX).await {
             Ok(answer) => {
-                let mut found: Vec<Transport> = read_list(&path, answer.body())?;
+                let mut found: Vec<Transport> = read_list(path, answer.body())?;
                 found.retain(|transport| transport.edges.contains(&edge));
                 Ok(found)
             }
@@ -126,6 +135,11 @@ impl TransportDiscoveryClient {
     /// Tells that we are up (2026, when the Uptime Tracker moved here).
     pub async fn heartbeat(&self, version: &str) -> Result<(), ServiceError> {
         crate::services::uptime_tracker::heartbeat(&self.0, version).await
+    }
+
+    /// Which visors are up (2026, the same).
+    pub async fn uptimes(&self, query: &SummaryQuery) -> Result<Vec<Uptime>, ServiceError> {
+        query.ask(&self.0).await
     }
 
     /// Deletes anybody's transports, as a network monitor.

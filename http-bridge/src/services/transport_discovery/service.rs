@@ -2,7 +2,10 @@
 //!
 //! Unlike Go's, it checks the signatures of both edges and that the caller is one of them, stores a list as a whole or not
 //! at all, takes a transport again that it knows, and forgets one that neither edge has asked about for a
-//! while: a visor asks for its own transports every 5 minutes, and that refreshes them.
+//! while: a visor asks for its own transports every 5 minutes, and that refreshes them. What visors of 2026 register
+//! without signatures (`/v3`) has the word of the caller alone, for whom its authentication stands.
+//!
+//! Since 2026 visors also tell here that they are up (`services.md §8`).
 
 use std::sync::Arc;
 
@@ -13,18 +16,21 @@ use axum::{
     response::{IntoResponse, Response},
     routing::{delete, get, post},
 };
-use bytes::Bytes;
 use dmsg_engine::identity::PublicKey;
-use http::StatusCode;
-use serde::{Serialize, de::DeserializeOwned};
+use http::{HeaderMap, StatusCode};
+use serde::Deserialize;
 
 use super::{SignedTransport, Transport, TransportId};
 use crate::{
     discovery::UnixNanos,
     services::{
         KeyText,
-        host::{ApiError, Host, HostConfig, LIST_BYTES_MAX, Service, list, null, receive},
+        host::{
+            ApiError, Host, HostConfig, LIST_BYTES_MAX, OBJECT_BYTES_MAX, Service, json, list,
+            null, query, read_list,
+        },
         records::{Database, Edit, Record, Records, RecordsError, Shelf},
+        uptime_tracker::{Ledger, summaries},
     },
 };
 
@@ -63,6 +69,7 @@ pub struct TransportDiscovery {
     host: Host,
     limits: RegistryLimits,
     transports: Records<SignedTransport>,
+    uptimes: Arc<Ledger>,
 }
 
 type Shared = State<Arc<TransportDiscovery>>;
@@ -82,7 +89,8 @@ impl TransportDiscovery {
     ) -> Result<Self, RecordsError> {
         let host = Host::new(config);
         let transports = Records::open(database, "transports", limits.transports_max, host.now())?;
-        Ok(Self { host, limits, transports })
+        let uptimes = Arc::new(Ledger::open(database, host.now())?);
+        Ok(Self { host, limits, transports, uptimes })
     }
 
     /// Every transport that is registered now.
@@ -96,20 +104,32 @@ impl TransportDiscovery {
         caller: PublicKey,
         transports: Vec<SignedTransport>,
     ) -> Result<Vec<SignedTransport>, ApiError> {
-        if transports.len() > BATCH_MAX {
-            return Err(ApiError::bad(format!("more than {BATCH_MAX} transports in one request")));
-        }
-        if transports.iter().any(|signed| !signed.entry.edges.contains(&caller)) {
-            return Err(ApiError::flat(
-                StatusCode::FORBIDDEN,
-                "caller is no edge of the transport",
-            ));
-        }
+        check_batch(caller, &transports)?;
         let checked = tokio::task::spawn_blocking(move || {
             let problem = transports.iter().find_map(|signed| signed.verify().err());
             problem.map_or(Ok(transports), |problem| Err(ApiError::bad(problem)))
         });
         let transports = checked.await.map_err(|_| ApiError::bad("the check did not end"))??;
+        self.store(caller, transports).await
+    }
+
+    /// Registers transports that come without signatures. One that is known with its signatures keeps them.
+    async fn register_bare(
+        &self,
+        caller: PublicKey,
+        transports: Vec<SignedTransport>,
+    ) -> Result<Vec<SignedTransport>, ApiError> {
+        check_batch(caller, &transports)?;
+        let problem = transports.iter().find_map(|bare| bare.entry.check().err());
+        problem.map_or(Ok(()), |problem| Err(ApiError::bad(problem)))?;
+        self.store(caller, transports).await
+    }
+
+    async fn store(
+        &self,
+        caller: PublicKey,
+        transports: Vec<SignedTransport>,
+    ) -> Result<Vec<SignedTransport>, ApiError> {
         let (now, deadline) = (self.host.now(), self.host.deadline());
         self.transports
             .edit(|shelf| {
@@ -178,13 +198,27 @@ fn put(value: SignedTransport, deadline: UnixNanos) -> Edit<SignedTransport> {
     Edit::Put { key: value.entry.id.to_string(), value, deadline }
 }
 
-/// The transport with the time of its first registration.
+/// Whether a list is short enough, and the caller's own.
+fn check_batch(caller: PublicKey, transports: &[SignedTransport]) -> Result<(), ApiError> {
+    if transports.len() > BATCH_MAX {
+        return Err(ApiError::bad(format!("more than {BATCH_MAX} transports in one request")));
+    }
+    if transports.iter().any(|signed| !signed.entry.edges.contains(&caller)) {
+        return Err(ApiError::flat(StatusCode::FORBIDDEN, "caller is no edge of the transport"));
+    }
+    Ok(())
+}
+
+/// The transport with the time of its first registration, and the signatures it had if it comes without.
 fn registered(
     shelf: &Shelf<SignedTransport>,
     mut signed: SignedTransport,
     now: UnixNanos,
 ) -> SignedTransport {
     let known = shelf.get(&signed.entry.id.to_string(), now);
+    if let Some(known) = &known {
+        signed.keep_signatures_of(known);
+    }
     signed.registered = known.map_or(now.0 / 1_000_000_000, |known| known.registered);
     signed
 }
@@ -201,19 +235,23 @@ impl Service for TransportDiscovery {
             .route("/transports/deregister", delete(deregister))
             .route("/transports/delete-batch", post(remove_all))
             .route("/transports/edges", post(find_all))
+            .route("/v3/transports/", post(register_bare))
             .route("/v3/transports/{target}", get(find))
+            .route("/v4/update", get(heartbeat))
             .route("/all-transports", get(all))
             .route("/statuses", post(async || StatusCode::GONE))
-            .with_state(self)
+            .with_state(Arc::clone(&self))
+            .merge(summaries(Arc::clone(&self.uptimes), self.host.config().clock.clone()))
     }
 
     fn expire(&self, now: UnixNanos) {
         self.transports.expire(now);
+        self.uptimes.expire(now);
         self.host.sweep();
     }
 
     fn tables(&self) -> Vec<(&'static str, usize, usize)> {
-        vec![("transports", self.transports.count(), self.transports.max())]
+        vec![("transports", self.transports.count(), self.transports.max()), self.uptimes.table()]
     }
 }
 
@@ -221,8 +259,21 @@ async fn register(State(service): Shared, request: Request) -> Response {
     service
         .host
         .signed(request, LIST_BYTES_MAX, async |caller, body| {
-            let stored = service.register(caller.key, read(&body)?).await?;
-            Ok((StatusCode::CREATED, axum::Json(stored)).into_response())
+            let stored = service.register(caller.key, read_list(&body)?).await?;
+            Ok((StatusCode::CREATED, json(&stored)).into_response())
+        })
+        .await
+}
+
+/// Bare transports (2026): the caller, who is proven to be one edge, vouches for the other.
+async fn register_bare(State(service): Shared, request: Request) -> Response {
+    service
+        .host
+        .signed(request, LIST_BYTES_MAX, async |caller, body| {
+            let bare = read_list(&body)?.into_iter().map(SignedTransport::unsigned).collect();
+            let stored = service.register_bare(caller.key, bare).await?;
+            let stored: Vec<_> = stored.into_iter().map(|signed| signed.entry).collect();
+            Ok((StatusCode::CREATED, json(&stored)).into_response())
         })
         .await
 }
@@ -249,7 +300,7 @@ async fn find_all(State(service): Shared, request: Request) -> Response {
     service
         .host
         .signed(request, LIST_BYTES_MAX, async |caller, body| {
-            let keys: Vec<KeyText> = read(&body)?;
+            let keys: Vec<KeyText> = read_list(&body)?;
             if keys.len() > BATCH_MAX {
                 return Err(ApiError::bad(format!("more than {BATCH_MAX} keys in one request")));
             }
@@ -282,11 +333,7 @@ async fn remove_all(State(service): Shared, request: Request) -> Response {
     service
         .host
         .signed(request, LIST_BYTES_MAX, async |caller, body| {
-            let ids: Vec<TransportId> = read(&body)?;
-            if ids.len() > BATCH_MAX {
-                return Err(ApiError::bad(format!("more than {BATCH_MAX} ids in one request")));
-            }
-            service.remove(caller.key, &ids).await?;
+            service.remove(caller.key, &read_ids(&body)?).await?;
             Ok("transports deleted".into_response())
         })
         .await
@@ -296,30 +343,45 @@ async fn all(State(service): Shared) -> Response {
     list(&service.host, service.transports())
 }
 
-async fn deregister(State(service): Shared, headers: http::HeaderMap, body: Body) -> Response {
-    let work = async {
-        if let Err(status) = service.host.admit_monitor(&headers) {
-            return Ok(status.into_response());
-        }
-        let body = receive(body, LIST_BYTES_MAX).await?;
-        let ids: Vec<TransportId> = read(&body)?;
+async fn deregister(State(service): Shared, headers: HeaderMap, body: Body) -> Response {
+    let remove = async |ids: Vec<TransportId>| {
         let edits = ids.iter().map(|id| Edit::Remove { key: id.to_string() }).collect();
         service.transports.edit(|_| Ok::<_, ApiError>(((), edits))).await?;
         Ok(null())
     };
-    work.await.unwrap_or_else(ApiError::into_response)
+    service.host.monitored(&headers, body, remove).await
+}
+
+async fn heartbeat(State(service): Shared, request: Request) -> Response {
+    let version = query(&request).remove("version").unwrap_or_default();
+    service
+        .host
+        .signed(request, OBJECT_BYTES_MAX, async |caller, _| {
+            service.uptimes.beat(&caller, &version, service.host.now()).await?;
+            Ok(StatusCode::OK.into_response())
+        })
+        .await
 }
 
 fn not_found() -> ApiError {
     ApiError::flat(StatusCode::NOT_FOUND, "transport not found")
 }
 
-fn json(value: &impl Serialize) -> Response {
-    axum::Json(value).into_response()
-}
-
-/// A list from a request; `null` is an empty one.
-fn read<T: DeserializeOwned>(body: &Bytes) -> Result<Vec<T>, ApiError> {
-    let list: Option<Vec<T>> = serde_json::from_slice(body).map_err(ApiError::bad)?;
-    Ok(list.unwrap_or_default())
+/// The ids of a batch: an array, or an object around it. The specification does not say which.
+fn read_ids(body: &[u8]) -> Result<Vec<TransportId>, ApiError> {
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum Ids {
+        Bare(Vec<TransportId>),
+        Named { ids: Vec<TransportId> },
+    }
+    let ids: Option<Ids> = serde_json::from_slice(body).map_err(ApiError::bad)?;
+    let ids = match ids {
+        None => Vec::new(),
+        Some(Ids::Bare(ids) | Ids::Named { ids }) => ids,
+    };
+    if ids.len() > BATCH_MAX {
+        return Err(ApiError::bad(format!("more than {BATCH_MAX} ids in one request")));
+    }
+    Ok(ids)
 }

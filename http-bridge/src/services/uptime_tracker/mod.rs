@@ -1,7 +1,9 @@
 //! Which visors are up, and for how long (`services.md §8`).
 
 mod client;
+mod ledger;
 mod service;
+mod summaries;
 
 use std::collections::BTreeMap;
 
@@ -12,7 +14,9 @@ use super::keys;
 
 pub(super) use client::heartbeat;
 pub use client::{UptimeQuery, UptimeTrackerClient};
-pub use service::{DAYS_MAX, UptimeTracker, VISORS_MAX};
+pub use ledger::{DAYS_MAX, Ledger, VISORS_MAX};
+pub use service::UptimeTracker;
+pub use summaries::{SUMMARY_KEYS_MAX, SummaryQuery, summaries};
 
 /// How often a visor tells that it is up; each time counts for as long.
 pub const HEARTBEAT_INTERVAL: std::time::Duration = std::time::Duration::from_secs(300);
@@ -27,7 +31,7 @@ pub struct Online {
     pub online: bool,
 }
 
-/// A visor in the long form (`v2`).
+/// A visor in the long form (`v2`), which the services that took an Uptime Tracker's place in 2026 call a summary.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Uptime {
     /// Which visor.
@@ -42,6 +46,9 @@ pub struct Uptime {
     /// Percent of each day, two decimals, by date (`2024-10-01`).
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub daily: BTreeMap<String, String>,
+    /// What was of each day, by date; of services of 2026 that are asked for `v3`.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub timeline: BTreeMap<String, String>,
 }
 
 /// Where a visor is on the map.

@@ -1,0 +1,144 @@
+//! The UDP side of the Address Resolver: binding, being found, being told who dials, and whoever does not belong there.
+#![allow(clippy::unwrap_used)]
+
+use std::{net::SocketAddr, sync::Arc, time::Duration};
+
+use dmsg_http::{
+    service::ServiceKind,
+    services::{
+        ServiceError,
+        address_resolver::{
+            AddressResolver, AddressResolverClient, Binding, Network,
+            sudph::{SudphError, SudphLink},
+        },
+        records::Database,
+    },
+};
+use tokio::{net::UdpSocket, time::timeout};
+
+use crate::support::*;
+
+struct Resolver {
+    running: Running,
+    udp: SocketAddr,
+    task: tokio::task::JoinHandle<()>,
+}
+
+impl Drop for Resolver {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+impl Resolver {
+    async fn start() -> Self {
+        let config = config(ServiceKind::AddressResolver, &TestClock::new());
+        let service = Arc::new(AddressResolver::new(config, &Database::memory()).unwrap());
+        let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+        let udp = socket.local_addr().unwrap();
+        let task = tokio::spawn(service.sudph(udp.to_string()).serve(socket));
+        Self { running: Running::start(service).await, udp, task }
+    }
+
+    fn client(&self, name: &str) -> AddressResolverClient {
+        AddressResolverClient::new(self.running.transport(), secret(name), options())
+    }
+
+    async fn bind(&self, name: &str) -> (SudphLink, SocketAddr) {
+        let socket = Arc::new(UdpSocket::bind("127.0.0.1:0").await.unwrap());
+        let own = socket.local_addr().unwrap();
+        let binding = Binding { port: own.port().to_string(), addresses: vec!["10.0.0.2".into()] };
+        (SudphLink::bind(socket, self.udp, &secret(name), &binding).await.unwrap(), own)
+    }
+
+    /// Until so many are bound; a message over UDP needs a moment.
+    async fn bound(&self, count: usize) {
+        let client = self.client("observer");
+        let seen = async {
+            while client.bound().await.unwrap().sudph.len() != count {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        };
+        timeout(Duration::from_secs(10), seen).await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_bound_visor_is_found_where_its_datagrams_come_from_and_told_who_dials() {
+    let resolver = Resolver::start().await;
+    let (a, a_address) = resolver.bind("a").await;
+    let (mut b, b_address) = resolver.bind("b").await;
+    resolver.bound(2).await;
+    let client = resolver.client("a");
+    let found = client.resolve(Network::Sudph, key("b")).await.unwrap();
+    assert_eq!(found.remote_addr, b_address.to_string());
+    assert_eq!(
+        (found.port, found.addresses),
+        (b_address.port().to_string(), vec!["10.0.0.2".into()])
+    );
+    assert!(found.is_local, "both are on loopback");
+    let punch = timeout(Duration::from_secs(5), b.next()).await.unwrap().unwrap();
+    assert_eq!((punch.key, punch.address), (key("a").to_string(), a_address.to_string()));
+    assert_eq!(client.udp_address().await.unwrap(), Some(resolver.udp.to_string()));
+    // Who is not bound is answered all the same; there is nobody to open a NAT for.
+    resolver.client("c").resolve(Network::Sudph, key("b")).await.unwrap();
+    let absent = client.resolve(Network::Sudph, key("nobody")).await.unwrap_err();
+    assert!(matches!(absent, ServiceError::NotFound(_)));
+    a.close().await;
+    resolver.bound(1).await;
+}
+
+#[tokio::test]
+async fn a_newer_binding_of_a_key_takes_the_place_of_the_old_one() {
+    let resolver = Resolver::start().await;
+    let (old, _) = resolver.bind("a").await;
+    let (_new, address) = resolver.bind("a").await;
+    let client = resolver.client("b");
+    let found = async || client.resolve(Network::Sudph, key("a")).await.unwrap().remote_addr;
+    let moved = async {
+        while found().await != address.to_string() {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    timeout(Duration::from_secs(10), moved).await.unwrap();
+    // The end of the old one does not unbind the new.
+    old.close().await;
+    assert_eq!(found().await, address.to_string());
+}
+
+#[tokio::test]
+async fn a_monitor_unbinds_and_hostile_datagrams_change_nothing() {
+    let resolver = Resolver::start().await;
+    let (_a, _) = resolver.bind("a").await;
+    let stranger = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+    let mut random = 1_u64;
+    for length in (0..1500).step_by(3) {
+        let datagram: Vec<u8> = (0..length)
+            .map(|at| {
+                random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(at as u64 | 1);
+                // Some of it looks like KCP: a conversation, a push, the first number.
+                if at == 4 {
+                    81
+                } else if (12..16).contains(&at) {
+                    0
+                } else {
+                    (random >> 33) as u8
+                }
+            })
+            .collect();
+        stranger.send_to(&datagram, resolver.udp).await.unwrap();
+    }
+    resolver.bound(1).await;
+    let (_b, _) = resolver.bind("b").await;
+    resolver.bound(2).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_resolver_that_does_not_answer_is_given_up_in_time() {
+    let nobody = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+    let socket = Arc::new(UdpSocket::bind("127.0.0.1:0").await.unwrap());
+    let silent = nobody.local_addr().unwrap();
+    let binding = Binding { port: "7777".into(), addresses: Vec::new() };
+    let bound = SudphLink::bind(socket, silent, &secret("a"), &binding).await;
+    assert!(matches!(bound, Err(SudphError::Silent(at)) if at == silent));
+}
