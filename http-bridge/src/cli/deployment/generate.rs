@@ -23,7 +23,7 @@ use crate::{
         file::{self, Access},
         load,
         refresh::{Change, LastGood},
-        visor::{Output, VisorConfig},
+        visor::{Output, Updated, VisorConfig},
     },
 };
 
@@ -109,8 +109,11 @@ pub(super) async fn run(args: GenerateArgs) -> Result<(), Failure> {
             text.join("\n")
         )));
     }
-    let config = match old {
-        None => VisorConfig::new(&key, &services, args.output()),
+    let (config, record) = match old {
+        None => (
+            VisorConfig::new(&key, &services, args.output()),
+            VisorConfig::record(&services, args.output()),
+        ),
         Some(old) => updated(old, &args, &at_hand, &services),
     };
     let text = config.to_pretty();
@@ -126,7 +129,7 @@ pub(super) async fn run(args: GenerateArgs) -> Result<(), Failure> {
     }
     file::replace(path, text.as_bytes(), Access::Private)
         .map_err(|error| unwritten(path, &error))?;
-    remember(path, &config, &services);
+    remember(path, &config, &record);
     eprintln!("{} is written; its public key is {}", path.display(), key.public_key());
     Ok(())
 }
@@ -142,14 +145,18 @@ async fn obtain(
         eprintln!("nobody is asked (--nofetch)");
     } else {
         match over_dmsg(at_hand, options).await {
-            Ok(fetched) => return taken(Way::Dmsg, fetched),
+            Ok(fetched) if suffices(Way::Dmsg, &fetched, args) => return taken(Way::Dmsg, fetched),
+            Ok(_) => {}
             Err(error) => unanswered(Way::Dmsg, &error),
         }
         if args.dmsg_only {
             eprintln!("HTTP: not tried (--dmsg-only)");
         } else {
             match over_http(at_hand, options).await {
-                Ok(fetched) => return taken(Way::Http, fetched),
+                Ok(fetched) if suffices(Way::Http, &fetched, args) => {
+                    return taken(Way::Http, fetched);
+                }
+                Ok(_) => {}
                 Err(error) => unanswered(Way::Http, &error),
             }
         }
@@ -171,6 +178,15 @@ async fn obtain(
             at_hand.clone()
         }
     }
+}
+
+/// Whether a configuration of this kind can be made of an answer; says why not. Another source may have more.
+fn suffices(way: Way, fetched: &Fetched, args: &GenerateArgs) -> bool {
+    let findings = VisorConfig::findings(&fetched.services, args.output());
+    if let Some(first) = findings.first() {
+        eprintln!("{way}: the deployment of {} does not suffice: {first}", fetched.from);
+    }
+    findings.is_empty()
 }
 
 fn taken(way: Way, fetched: Fetched) -> Services {
@@ -242,20 +258,22 @@ fn updated(
     args: &GenerateArgs,
     at_hand: &Services,
     services: &Services,
-) -> VisorConfig {
+) -> (VisorConfig, Services) {
     let last = last_good(&args.out, &old).read();
     if last.is_none() {
         eprintln!(
             "what the deployment last set is not on record; what differs from it stays as yours"
         );
     }
-    for (field, change) in old.update(last.as_ref().unwrap_or(at_hand), services, args.output()) {
+    let last = last.as_ref().unwrap_or(at_hand);
+    let Updated { changes, record } = old.update(Some(last), services, args.output());
+    for (field, change) in changes {
         match change {
             Change::Updated => eprintln!("{field}: updated"),
             Change::Kept => eprintln!("{field}: yours, kept"),
         }
     }
-    old
+    (old, record)
 }
 
 /// The record of what the deployment last set: where the visor itself keeps it (`§5`).
@@ -264,9 +282,9 @@ fn last_good(path: &Path, config: &VisorConfig) -> LastGood {
     LastGood::in_folder(&folder.join(config.local_path()))
 }
 
-fn remember(path: &Path, config: &VisorConfig, services: &Services) {
+fn remember(path: &Path, config: &VisorConfig, record: &Services) {
     let file = last_good(path, config);
-    if let Err(error) = file.write(services) {
+    if let Err(error) = file.write(record) {
         let path = file.path().display();
         eprintln!("{path}: {error}; a later --regen cannot tell what you changed");
     }
