@@ -165,10 +165,15 @@ impl FromStr for ServerFlag {
     }
 }
 
+/// Times of flags at most: ten years. What is added to a moment must stay one.
+const SECONDS_MAX: Duration = Duration::from_secs(10 * 366 * 24 * 60 * 60);
+
 /// The value of a flag that is a time.
 pub(super) fn seconds(flag: &str, value: f64) -> Result<Duration, Failure> {
-    Duration::try_from_secs_f64(value)
-        .map_err(|_| Failure::usage(format!("{flag} {value}: a number of seconds is wanted")))
+    let time = Duration::try_from_secs_f64(value).ok().filter(|time| *time <= SECONDS_MAX);
+    time.ok_or_else(|| {
+        Failure::usage(format!("{flag} {value}: a number of seconds up to ten years is wanted"))
+    })
 }
 
 /// How a client reaches the network.

@@ -20,6 +20,7 @@ use std::{
 };
 
 use clap::{Args, ValueEnum};
+use tokio::sync::{mpsc, oneshot};
 use tokio_util::task::AbortOnDropHandle;
 
 use self::{fresh::Fresh, lines::Lines, table::Table};
@@ -181,10 +182,41 @@ fn options(args: &UpArgs, path: &Path) -> Result<(VisorOptions, PathBuf), Failur
     Ok((options, local))
 }
 
+/// What writes to stdout: a reader that does not read holds up this thread, and not the visor.
+struct Writer {
+    texts: mpsc::Sender<String>,
+    failed: oneshot::Receiver<io::Error>,
+}
+
+impl Writer {
+    fn start() -> Self {
+        let (texts, mut written) = mpsc::channel::<String>(1);
+        let (failure, failed) = oneshot::channel();
+        std::thread::spawn(move || {
+            let mut stdout = io::stdout();
+            while let Some(text) = written.blocking_recv() {
+                let result = stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush());
+                if let Err(error) = result {
+                    let _ = failure.send(error);
+                    return;
+                }
+            }
+        });
+        Self { texts, failed }
+    }
+
+    async fn write(&mut self, text: String) -> io::Result<()> {
+        match self.texts.send(text).await {
+            Ok(()) => Ok(()),
+            Err(_) => Err((&mut self.failed).await.unwrap_or_else(io::Error::other)),
+        }
+    }
+}
+
 /// Shows the status on stdout for ever.
 async fn show(visor: &Visor, page: &str) -> io::Result<()> {
-    let mut stdout = io::stdout();
-    let mut table = stdout.is_terminal().then(|| Table::new(page));
+    let mut writer = Writer::start();
+    let mut table = io::stdout().is_terminal().then(|| Table::new(page));
     let mut lines = Lines::new(page);
     let mut looks = tokio::time::interval(LOOK_INTERVAL);
     loop {
@@ -195,8 +227,7 @@ async fn show(visor: &Visor, page: &str) -> io::Result<()> {
             None => lines.changes(&status),
         };
         if !text.is_empty() {
-            stdout.write_all(text.as_bytes())?;
-            stdout.flush()?;
+            writer.write(text).await?;
         }
     }
 }

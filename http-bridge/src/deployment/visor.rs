@@ -285,7 +285,12 @@ impl VisorConfig {
     /// Sessions to hold.
     #[must_use]
     pub fn sessions_count(&self) -> usize {
-        let count = self.members.get("dmsg").and_then(Json::as_object);
+        let dmsg = self.members.get("dmsg").map(|dmsg| match dmsg {
+            // Newer visors may have a list of deployments here; the first one is the visor's own.
+            Json::List(items) => items.first().unwrap_or(&Json::Null),
+            dmsg => dmsg,
+        });
+        let count = dmsg.and_then(Json::as_object);
         match count.and_then(|dmsg| dmsg.get("sessions_count")) {
             Some(Json::Number(text)) => text.parse().unwrap_or(2),
             _ => 2,

@@ -63,7 +63,7 @@ pub struct ServeConfig {
     /// Bytes of a request's body. Default 1 GiB: bodies stream, so this bounds no memory, only how long one caller can keep a
     /// handler busy. Extractors of axum keep their own limit, 2 MiB.
     pub body_max_bytes: u64,
-    /// Connections at once, upgraded ones included. Default 1024.
+    /// Connections at once, upgraded ones included. Default 4096.
     pub connections_max: usize,
     /// Connections of one key at once. Default 256, so that sixteen keys are needed to fill a server.
     pub connections_per_key_max: usize,

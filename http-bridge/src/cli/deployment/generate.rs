@@ -14,7 +14,7 @@ use std::{
 
 use clap::Args;
 
-use super::{DeploymentFlags, Exit, Failure};
+use super::{DeploymentFlags, Exit, Failure, tell};
 use crate::{
     cli::flags::{DriverFlag, IdentityFlags, seconds},
     deployment::{
@@ -127,10 +127,17 @@ pub(super) async fn run(args: GenerateArgs) -> Result<(), Failure> {
     if args.force && path.exists() {
         keep_old(path)?;
     }
-    file::replace(path, text.as_bytes(), Access::Private)
-        .map_err(|error| unwritten(path, &error))?;
+    // Asking took a while; a file that was made meanwhile is somebody's too.
+    let write = if args.regen || args.force { file::replace } else { file::create };
+    write(path, text.as_bytes(), Access::Private).map_err(|error| match error.kind() {
+        io::ErrorKind::AlreadyExists => Failure::usage(format!(
+            "{} was made by somebody else meanwhile, and is left alone",
+            path.display()
+        )),
+        _ => unwritten(path, &error),
+    })?;
     remember(path, &config, &record);
-    eprintln!("{} is written; its public key is {}", path.display(), key.public_key());
+    tell(format_args!("{} is written; its public key is {}", path.display(), key.public_key()));
     Ok(())
 }
 
@@ -142,7 +149,7 @@ async fn obtain(
     options: FetchOptions,
 ) -> Services {
     if args.nofetch {
-        eprintln!("nobody is asked (--nofetch)");
+        tell(format_args!("nobody is asked (--nofetch)"));
     } else {
         match over_dmsg(at_hand, options).await {
             Ok(fetched) if suffices(Way::Dmsg, &fetched, args) => return taken(Way::Dmsg, fetched),
@@ -150,7 +157,7 @@ async fn obtain(
             Err(error) => unanswered(Way::Dmsg, &error),
         }
         if args.dmsg_only {
-            eprintln!("HTTP: not tried (--dmsg-only)");
+            tell(format_args!("HTTP: not tried (--dmsg-only)"));
         } else {
             match over_http(at_hand, options).await {
                 Ok(fetched) if suffices(Way::Http, &fetched, args) => {
@@ -163,7 +170,7 @@ async fn obtain(
     }
     match (fallback, &args.services) {
         (Some(services), Some(path)) => {
-            eprintln!("the deployment comes from {}", path.display());
+            tell(format_args!("the deployment comes from {}", path.display()));
             services
         }
         _ => {
@@ -174,7 +181,7 @@ async fn obtain(
                 }
                 _ => "this program (embedded)".to_owned(),
             };
-            eprintln!("the deployment comes from {place}");
+            tell(format_args!("the deployment comes from {place}"));
             at_hand.clone()
         }
     }
@@ -184,7 +191,7 @@ async fn obtain(
 fn suffices(way: Way, fetched: &Fetched, args: &GenerateArgs) -> bool {
     let findings = VisorConfig::findings(&fetched.services, args.output());
     if let Some(first) = findings.first() {
-        eprintln!("{way}: the deployment of {} does not suffice: {first}", fetched.from);
+        tell(format_args!("{way}: the deployment of {} does not suffice: {first}", fetched.from));
     }
     findings.is_empty()
 }
@@ -193,16 +200,19 @@ fn taken(way: Way, fetched: Fetched) -> Services {
     for warning in fetched.warnings.iter() {
         tracing::warn!("{}: {warning}", fetched.from);
     }
-    eprintln!("{way}: the deployment comes from {}", fetched.from);
+    tell(format_args!("{way}: the deployment comes from {}", fetched.from));
     if !fetched.added.is_empty() {
         let names: Vec<&str> = fetched.added.iter().map(|field| field.name()).collect();
-        eprintln!("it lacked what this program knows of the same services: {}", names.join(", "));
+        tell(format_args!(
+            "it lacked what this program knows of the same services: {}",
+            names.join(", ")
+        ));
     }
     fetched.services
 }
 
 fn unanswered(way: Way, error: &FetchError) {
-    eprintln!("{way}: {}", error.to_string().replace('\n', " "));
+    tell(format_args!("{way}: {}", error.to_string().replace('\n', " ")));
 }
 
 /// The document of `--services`.
@@ -236,7 +246,7 @@ fn old_config(args: &GenerateArgs) -> Result<Option<VisorConfig>, Failure> {
         };
     }
     let Some(text) = file::read_text(path, DOCUMENT_BYTES_MAX).map_err(unreadable)? else {
-        eprintln!("{} is not there yet; a new one is made", path.display());
+        tell(format_args!("{} is not there yet; a new one is made", path.display()));
         return Ok(None);
     };
     let text = zeroize::Zeroizing::new(text);
@@ -261,16 +271,16 @@ fn updated(
 ) -> (VisorConfig, Services) {
     let last = last_good(&args.out, &old).read();
     if last.is_none() {
-        eprintln!(
+        tell(format_args!(
             "what the deployment last set is not on record; what differs from it stays as yours"
-        );
+        ));
     }
     let last = last.as_ref().unwrap_or(at_hand);
     let Updated { changes, record } = old.update(Some(last), services, args.output());
     for (field, change) in changes {
         match change {
-            Change::Updated => eprintln!("{field}: updated"),
-            Change::Kept => eprintln!("{field}: yours, kept"),
+            Change::Updated => tell(format_args!("{field}: updated")),
+            Change::Kept => tell(format_args!("{field}: yours, kept")),
         }
     }
     (old, record)
@@ -286,7 +296,7 @@ fn remember(path: &Path, config: &VisorConfig, record: &Services) {
     let file = last_good(path, config);
     if let Err(error) = file.write(record) {
         let path = file.path().display();
-        eprintln!("{path}: {error}; a later --regen cannot tell what you changed");
+        tell(format_args!("{path}: {error}; a later --regen cannot tell what you changed"));
     }
 }
 
@@ -299,7 +309,7 @@ fn keep_old(path: &Path) -> Result<(), Failure> {
     let old =
         old.map_err(|error| Failure::new(Exit::Read, format!("{}: {error}", path.display())))?;
     file::replace(&backup, &old, Access::Private).map_err(|error| unwritten(&backup, &error))?;
-    eprintln!("the old file is kept as {}", backup.display());
+    tell(format_args!("the old file is kept as {}", backup.display()));
     Ok(())
 }
 
