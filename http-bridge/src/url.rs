@@ -128,6 +128,14 @@ impl DmsgUrl {
         Ok(Self { key: to.key, port, target: clean_target(target) })
     }
 
+    /// A URL whose target goes out byte for byte as it came in: whoever forwards a request must not change it (RFC 9110 §7.7),
+    /// as its sender may have signed it. `target` is a path and query that an HTTP parser took.
+    pub(crate) fn verbatim(to: Addr, target: &str) -> Self {
+        let slash = if target.starts_with('/') { "" } else { "/" };
+        let port = (to.port != DEFAULT_PORT).then_some(to.port);
+        Self { key: to.key, port, target: format!("{slash}{target}") }
+    }
+
     /// Parses an address for a flag or a configuration field: `key`, `key:port` or `dmsg://key[:port][/]`.
     pub fn parse_addr(text: &str) -> Result<Addr, UrlError> {
         let text = text.trim();

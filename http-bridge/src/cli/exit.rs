@@ -104,8 +104,11 @@ impl From<HttpError> for Failure {
             HttpError::StreamsExhausted { .. } => Exit::Connect,
             HttpError::Redirect(RedirectError::Url(_)) | HttpError::Url(_) => Exit::Url,
             HttpError::Status { .. } => Exit::HttpStatus,
-            HttpError::Redirect(_) | HttpError::TooManyRedirects(_) => Exit::Redirect,
+            HttpError::Redirect(_)
+            | HttpError::RedirectedBody(_)
+            | HttpError::TooManyRedirects(_) => Exit::Redirect,
             HttpError::BodyTooLarge { .. } => Exit::TooLarge,
+            HttpError::RequestBody(_) => Exit::Read,
             HttpError::Request(_) | HttpError::RequestTooLarge { .. } => Exit::Usage,
             error if error.is_timeout() => Exit::Timeout,
             _ => Exit::Receive,

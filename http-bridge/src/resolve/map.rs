@@ -220,6 +220,15 @@ mod tests {
     }
 
     #[test]
+    fn a_service_is_sought_first_where_its_entry_says_and_then_where_it_may_be() {
+        let map = StaticMap::new(vec![server("a", "a:1"), server("b", "b:1")]);
+        let named = vec![server("far", "far:1"), server("b", "b:2")];
+        let sought: Vec<_> =
+            map.servers_of_service(named).into_iter().map(|server| server.address).collect();
+        assert_eq!(sought, ["far:1", "b:2", "a:1"]);
+    }
+
+    #[test]
     fn no_more_peers_are_pinned_than_allowed() {
         let map = StaticMap::default();
         let key = |n: usize| SecretKey::from_seed(&n.to_be_bytes()).public_key();
