@@ -45,7 +45,11 @@ fn put(
         Some(folder) if !folder.as_os_str().is_empty() => folder.to_owned(),
         _ => PathBuf::from("."),
     };
-    fs::create_dir_all(&folder)?;
+    fs::create_dir_all(&folder).map_err(|error| match error.kind() {
+        // A file in the place of a folder; what `create` says of the file itself is another matter.
+        io::ErrorKind::AlreadyExists => io::ErrorKind::NotADirectory.into(),
+        _ => error,
+    })?;
     let name = path.file_name().ok_or(io::ErrorKind::IsADirectory)?.to_owned();
     if path.is_dir() {
         return Err(io::ErrorKind::IsADirectory.into());

@@ -71,7 +71,6 @@ async fn an_answer_that_does_not_suffice_leads_to_the_next_source() {
     let said = [
         format!("DMSG: the deployment of {} does not suffice", over_dmsg.url),
         format!("HTTP: the deployment of {} does not suffice", over_http.url),
-        "no discovery".to_owned(),
     ];
     generated.came_from("at-hand", &said.each_ref().map(String::as_str));
     assert_eq!((over_dmsg.asked(), over_http.asked()), (1, 1));
