@@ -33,7 +33,7 @@ pub struct RelayLimits {
     pub dial_timeout: Duration,
     /// Neither direction of a relayed stream carried anything (`wire.md §4.8`).
     pub idle_timeout: Duration,
-    /// A stream of which one direction has ended and the other carries nothing.
+    /// One direction of a stream has ended, and neither what is still to be sent of it nor the other direction moves.
     pub linger_timeout: Duration,
     /// Bytes that wait for one stream's slow receiver. A yamux window is a twelfth of it; a peer without windows is no longer
     /// read at 384 KiB, and one receive of io_uring can bring all of its 2 MiB of buffers behind that.
