@@ -1,6 +1,8 @@
 //! `local`, `serve`, `curl`, `server` and `discovery` as separate processes on loopback.
 #![allow(clippy::unwrap_used)]
 
+#[path = "cli_local_network/downloads.rs"]
+mod downloads;
 #[path = "common/program.rs"]
 mod program;
 

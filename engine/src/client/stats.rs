@@ -44,7 +44,7 @@ pub enum ClientStatus {
         /// How many sessions.
         sessions: usize,
     },
-    /// No session is up, or they do not last; the text says why.
+    /// No session is up; the text says why.
     Degraded(String),
     /// The client is closed.
     Closed,

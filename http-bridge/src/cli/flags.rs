@@ -165,10 +165,17 @@ impl FromStr for ServerFlag {
     }
 }
 
+/// Ten years: far from what clocks can add.
+const SECONDS_MAX: Duration = Duration::from_secs(315_360_000);
+
 /// The value of a flag that is a time.
 pub(super) fn seconds(flag: &str, value: f64) -> Result<Duration, Failure> {
-    Duration::try_from_secs_f64(value)
-        .map_err(|_| Failure::usage(format!("{flag} {value}: a number of seconds is wanted")))
+    Duration::try_from_secs_f64(value).ok().filter(|seconds| *seconds <= SECONDS_MAX).ok_or_else(
+        || {
+            let max = SECONDS_MAX.as_secs();
+            Failure::usage(format!("{flag} {value}: a number of seconds is wanted, at most {max}"))
+        },
+    )
 }
 
 /// How a client reaches the network.
