@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use crate::timers::LONGEST;
+
 /// Bounds of one relay core. All have defaults; none is without effect.
 #[derive(Debug, Clone)]
 pub struct RelayLimits {
@@ -31,7 +33,7 @@ pub struct RelayLimits {
     pub dial_timeout: Duration,
     /// Neither direction of a relayed stream carried anything (`wire.md §4.8`).
     pub idle_timeout: Duration,
-    /// A stream of which one direction has ended and the other carries nothing.
+    /// One direction of a stream has ended, and neither what is still to be sent of it nor the other direction moves.
     pub linger_timeout: Duration,
     /// Bytes that wait for one stream's slow receiver. A yamux window is a twelfth of it; a peer without windows is no longer
     /// read at 384 KiB, and one receive of io_uring can bring all of its 2 MiB of buffers behind that.
@@ -69,6 +71,22 @@ pub struct RelayLimits {
 impl RelayLimits {
     /// A stream opens, is acknowledged, updated and finished: so many frames without payload are honest beside one data frame.
     pub const CONTROL_PER_DATA_FRAME: u64 = 4;
+
+    /// The same, with no time longer than a clock can tell ([`LONGEST`]).
+    pub(super) fn bounded(mut self) -> Self {
+        let times = [
+            &mut self.handshake_timeout,
+            &mut self.dial_timeout,
+            &mut self.idle_timeout,
+            &mut self.linger_timeout,
+            &mut self.ping_interval,
+            &mut self.ping_timeout,
+        ];
+        for time in times {
+            *time = LONGEST.min(*time);
+        }
+        self
+    }
 }
 
 impl Default for RelayLimits {

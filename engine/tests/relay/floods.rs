@@ -166,8 +166,8 @@ fn an_interval_is_not_shorter_for_a_session_that_was_quiet() {
     let mut net = Net::new(318);
     let server = server_with(&mut net, limits());
     let mut a = Peer::connect(&mut net, &server, b"a", MuxKind::Yamux);
-    // The keep-alive tick comes 30 s after the last byte, in the middle of the second burst.
-    settle_for(&mut net, &mut [&mut a], Duration::from_millis(39_500));
+    // A keep-alive tick comes after 45 s, 15 s after the ping of the one before: in the middle of what follows.
+    settle_for(&mut net, &mut [&mut a], Duration::from_secs(44));
     for _ in 0..20 {
         (0..40).for_each(|value| a.mux.ping(value, &mut a.queue));
         settle_for(&mut net, &mut [&mut a], Duration::from_millis(100));
