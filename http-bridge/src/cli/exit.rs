@@ -57,6 +57,11 @@ impl From<Exit> for ExitCode {
     }
 }
 
+/// A line on stderr. Its reader may have gone away, which is no reason to stop half-way, as `eprintln!` does.
+pub(super) fn tell(line: impl std::fmt::Display) {
+    let _ = io::Write::write_fmt(&mut io::stderr(), format_args!("{line}\n"));
+}
+
 /// Why a subcommand ends, for the user and for the caller's script.
 #[derive(Debug)]
 pub(super) struct Failure {

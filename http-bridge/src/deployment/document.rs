@@ -253,6 +253,24 @@ impl Services {
         self.values.remove(&field)
     }
 
+    /// The last word on each field: a newer document's, and of what that does not say the word before it, or the next one
+    /// would count as an operator's.
+    #[must_use]
+    pub fn overlaid(&self, newer: &Self) -> Self {
+        let mut last = self.clone();
+        last.values.extend(newer.values.iter().map(|(field, value)| (*field, value.clone())));
+        last
+    }
+
+    /// A text that was put beside what is read.
+    pub(super) fn note(&self, name: &str) -> Option<&str> {
+        self.extra.get(name).and_then(Json::as_text)
+    }
+
+    pub(super) fn set_note(&mut self, name: &str, text: &str) {
+        self.extra.set(name, text);
+    }
+
     /// Names of the members that nobody here knows.
     pub fn unknown(&self) -> impl Iterator<Item = &str> {
         self.extra.iter().map(|(name, _)| name)
@@ -358,6 +376,8 @@ impl Services {
             findings.push(Problem::missing(severity, format!("{path}.{name}"), what, advice));
         };
         let has_servers = !self.servers().is_empty();
+        // A discovery over HTTP lists servers, behind which services over DMSG are found.
+        let names_servers = self.endpoints(ServiceKind::DmsgDiscovery).http.is_some();
         for kind in ServiceKind::ALL {
             let endpoints = self.endpoints(kind);
             let (name, advice) = (kind.member(), "write its address, or leave it so");
@@ -372,14 +392,24 @@ impl Services {
                 (None, None) => {
                     note(Severity::Warning, name, "the service is not there: it is off", advice);
                 }
-                (None, Some(_)) if !has_servers => note(
+                (None, Some(_)) if !has_servers && !names_servers => note(
                     Severity::Error,
                     kind.dmsg_member(),
-                    "the service is reached over DMSG only, and no relay server is listed",
+                    "the service is reached over DMSG only, and no relay server is listed, nor a discovery over HTTP \
+                     that would name some",
                     "write dmsg_servers, or the service's http:// address",
                 ),
                 _ => {}
             }
+        }
+        let is_over_dmsg = |kind: &ServiceKind| {
+            let endpoints = self.endpoints(*kind);
+            endpoints.http.is_none() && endpoints.dmsg.is_some()
+        };
+        if !has_servers && names_servers && ServiceKind::ALL.iter().any(is_over_dmsg) {
+            let what =
+                "there are services over DMSG only, whose relay servers only the discovery names";
+            note(Severity::Warning, "dmsg_servers", what, "write some, to do without plain HTTP");
         }
         if has_servers && self.discovery_dmsg().is_none() {
             let what = "relay servers are listed, but the discovery has no DMSG address";

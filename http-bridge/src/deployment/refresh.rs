@@ -6,7 +6,7 @@
 //!
 //!                   equal to the last?  yes ▶ gets the new value      key sets: at once
 //!   current value ──┤                                                 addresses: after a restart
-//!                   └ no: the operator's ▶ stays
+//!                   └ no: the operator's ▶ stays                      so does what the operator emptied
 //! ```
 //!
 //! What a document does not say erases nothing, and an empty list of servers does not either: a bootstrapper that
@@ -59,7 +59,7 @@ pub enum Change {
 }
 
 /// The current deployment with what is new, and what became of each field that differs. `last` are the forms in which the
-/// deployment's last word may stand in `current`.
+/// deployment's last word may stand in `current`, the first one as it was written there; none if that is not known.
 #[must_use]
 pub fn merge(
     current: &Services,
@@ -69,12 +69,17 @@ pub fn merge(
     let (mut merged, mut changes) = (current.clone(), Vec::new());
     for field in Field::ALL {
         let Some(wanted) = new.get(field) else { continue };
-        let ours = current.get(field).filter(|value| !is_empty_list(value));
+        let ours = said(current, field);
         if ours == Some(wanted) || (ours.is_none() && is_empty_list(wanted)) {
             continue;
         }
-        let is_deployments =
-            ours.is_none_or(|ours| last.iter().any(|last| last.get(field) == Some(ours)));
+        let is_deployments = match (ours, last.first()) {
+            (Some(ours), _) => last.iter().any(|last| last.get(field) == Some(ours)),
+            // Never set; or emptied by the operator, who wants nobody there.
+            (None, Some(last)) => said(last, field).is_none(),
+            // Who knows? Keys give power over the visor, so those are nobody's until somebody says so.
+            (None, None) => !field.is_key_set(),
+        };
         let erases_servers = field == Field::DmsgServers && is_empty_list(wanted);
         if is_deployments && !erases_servers {
             merged.set(field, wanted.clone());
@@ -84,6 +89,11 @@ pub fn merge(
         }
     }
     (merged, changes)
+}
+
+/// What a field holds, if that is more than an empty list.
+fn said(services: &Services, field: Field) -> Option<&Value> {
+    services.get(field).filter(|value| !is_empty_list(value))
 }
 
 fn is_empty_list(value: &Value) -> bool {
@@ -302,13 +312,7 @@ impl Refresher {
                 Change::Kept => tracing::debug!(%field, "changed by the operator; kept"),
             }
         }
-        // A field that this document does not say keeps its last word, or a later one would count as the operator's.
-        let mut last = self.last.clone();
-        for field in Field::ALL {
-            if let Some(value) = fetched.get(field) {
-                last.set(field, value.clone());
-            }
-        }
+        let last = self.last.overlaid(fetched);
         if last != self.last {
             if let Some(file) = &self.file
                 && let Err(error) = file.write(&last)

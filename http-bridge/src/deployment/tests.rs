@@ -403,6 +403,8 @@ fn what_is_missing_is_found() {
     assert_eq!(findings(r#"{"dmsg_discovery":"http://d"}"#), [""; 0]);
     let only_dmsg = format!(r#""dmsg_discovery_dmsg":"dmsg://{a}:80""#);
     assert_eq!(findings(&format!("{{{only_dmsg}}}")), ["$.prod.dmsg_discovery_dmsg"]);
+    let named = format!(r#"{{"dmsg_discovery":"http://d","transport_discovery_dmsg":"{a}:80"}}"#);
+    assert_eq!(findings(&named), [""; 0], "the discovery names servers");
     let servers = format!(r#""dmsg_servers":[{{"static":"{b}","server":{{"address":"h:1"}}}}]"#);
     assert_eq!(findings(&format!("{{{only_dmsg},{servers}}}")), [""; 0]);
 }
