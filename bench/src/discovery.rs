@@ -348,7 +348,7 @@ fn fill(service: &DiscoveryService, texts: &[String], registrants: u32) -> Resul
     let alone = next as f64 / start.elapsed().as_secs_f64();
     let (start, rest) = (Instant::now(), &texts[next..]);
     let next = AtomicU32::new(0);
-    let register = || -> Result<(), RequestError> {
+    let register = || -> std::result::Result<(), RequestError> {
         let step = (rest.len() / 10).max(1);
         loop {
             let index = next.fetch_add(1, Ordering::Relaxed) as usize;

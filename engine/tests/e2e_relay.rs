@@ -173,3 +173,52 @@ async fn bulk_of_a_mux_without_windows_crosses_between_relay_threads() {
         assert_eq!(server.stats().refused, []);
     }
 }
+
+/// The driver's own figures add up over the threads, and a connection has the options that the server was given.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_passes_on_what_its_drivers_are_told_and_tell() {
+    for driver in drivers() {
+        let mut config =
+            ServerConfig::new(SecretKey::generate().unwrap(), "127.0.0.1:0".parse().unwrap());
+        config.driver = driver;
+        config.threads = 2;
+        config.sockets.send_buffer_bytes = Some(64 * 1024);
+        config.uring.buffers_count = 64;
+        let server = Server::start(config).unwrap();
+        let (a, b) = (client(driver, &server), client(driver, &server));
+        a.ready().await.unwrap();
+        b.ready().await.unwrap();
+        server_knows(&server, 2).await;
+        echo(&server, &a, &b, 1 << 20).await;
+        let until = std::time::Instant::now() + LIMIT;
+        while server.stats().connections != 2 && std::time::Instant::now() < until {
+            tokio::task::yield_now().await;
+        }
+        let stats = server.stats();
+        assert_eq!(stats.connections, 2, "{driver:?}");
+        let buffers = if driver == DriverKind::Uring { 16..=128 } else { 0..=0 };
+        assert!(buffers.contains(&stats.receive_buffers), "{driver:?}: {stats:?}");
+        assert!(stats.receive_buffers_lent <= stats.receive_buffers, "{driver:?}: {stats:?}");
+        a.close().await;
+        b.close().await;
+        while server.stats().connections != 0 && std::time::Instant::now() < until {
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(server.stats().connections, 0, "{driver:?}");
+    }
+}
+
+/// Else the kernel would spread clients over both, and half of the dials would find nobody.
+#[test]
+fn a_second_server_on_the_same_port_is_refused_also_where_threads_share_it() {
+    for threads in [1, 2] {
+        let first = server(DriverKind::Epoll, threads);
+        for threads in [1, 2] {
+            let mut config = ServerConfig::new(SecretKey::generate().unwrap(), first.local_addr());
+            config.driver = DriverKind::Epoll;
+            config.threads = threads;
+            let error = Server::start(config).map(drop).unwrap_err();
+            assert_eq!(error.kind(), std::io::ErrorKind::AddrInUse, "{error}");
+        }
+    }
+}

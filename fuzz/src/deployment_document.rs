@@ -60,7 +60,7 @@ fn services(read: &Services) {
         let mut config = VisorConfig::new(&key, read, output);
         let written = config.to_pretty();
         assert!(VisorConfig::parse(&written).is_ok(), "what we write can be read");
-        let _changes = config.update(read, read, output);
+        let _changes = config.update(Some(&VisorConfig::record(read, output)), read, output);
         let unchanged = VisorConfig::parse(&config.to_pretty()).expect("still readable").services();
         let before = VisorConfig::parse(&written).expect("readable").services();
         assert_eq!(unchanged, before, "an update with nothing new changed something");

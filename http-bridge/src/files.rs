@@ -67,13 +67,18 @@ impl FileService {
         let url_path = request.uri().path();
         let path = decode(url_path)?;
         let root = Arc::clone(&self.root);
-        match blocking(move || root.open_beneath(&path)).await? {
+        let (opened, path) =
+            blocking(move || root.open_beneath(&path).map(|opened| (opened, path))).await?;
+        match opened {
+            // `/a.txt/` would be a folder.
+            Opened::File(_) if url_path.ends_with('/') => Err(io::ErrorKind::NotFound.into()),
             Opened::File(file) => {
                 let name = url_path.rsplit('/').next().unwrap_or_default();
                 Ok(self.file(request, file, name))
             }
             Opened::Folder(folder) if url_path.ends_with('/') => {
-                let index = blocking(move || match folder.index() {
+                let root = Arc::clone(&self.root);
+                let index = blocking(move || match root.open_index(&path) {
                     Ok(file) => Ok(Ok(file)),
                     Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Err(folder)),
                     Err(error) => Err(error),
@@ -97,7 +102,8 @@ impl FileService {
         headers.insert(header::ACCEPT_RANGES, HeaderValue::from_static("bytes"));
         headers.insert(header::ETAG, validators.etag());
         headers.insert(header::LAST_MODIFIED, validators.last_modified());
-        let verdict = condition::judge(request.headers(), &validators, file.len);
+        let asks_part = request.method() == Method::GET;
+        let verdict = condition::judge(request.headers(), asks_part, &validators, file.len);
         let (status, range) = match verdict {
             Verdict::NotModified => return empty(StatusCode::NOT_MODIFIED, headers),
             Verdict::Failed => return empty(StatusCode::PRECONDITION_FAILED, headers),
@@ -162,7 +168,12 @@ fn of_error(error: &io::Error) -> Response<Body> {
         }
         PermissionDenied => plain(StatusCode::FORBIDDEN, "forbidden\n"),
         // A link that leads out of the folder, or round in circles, is as good as absent.
-        _ if matches!(error.raw_os_error(), Some(libc::EXDEV | libc::ELOOP)) => {
+        // So is what cannot be opened as a file: a socket, a device that is not there.
+        _ if matches!(
+            error.raw_os_error(),
+            Some(libc::EXDEV | libc::ELOOP | libc::ENXIO | libc::ENODEV)
+        ) =>
+        {
             plain(StatusCode::NOT_FOUND, "not found\n")
         }
         _ => {

@@ -46,6 +46,8 @@ pub struct OverlayConfig {
     pub client: ClientConfig,
     /// Servers that are known beforehand.
     pub servers: Vec<ServerRecord>,
+    /// Servers that the discovery listed before a restart; they count until it lists some again.
+    pub kept_servers: Vec<ServerRecord>,
     /// Where the discovery is; nowhere for a direct client.
     pub discovery: Endpoints,
     /// How the discovery is accessed.
@@ -68,6 +70,7 @@ impl OverlayConfig {
         Self {
             client: ClientConfig::new(key),
             servers,
+            kept_servers: Vec::new(),
             discovery,
             access: AccessConfig::with_policy(policy),
             choice: ServerChoice::Merged,
@@ -130,7 +133,7 @@ impl Overlay {
     /// # Errors
     /// A client with this key runs in this process, or the engine could not start.
     pub fn start(config: OverlayConfig) -> Result<Self, StartError> {
-        let map = Arc::new(StaticMap::new(config.servers));
+        let map = Arc::new(StaticMap::new(config.servers).with_kept(config.kept_servers));
         let late = LateClient::default();
         let readiness = watch::Sender::new(Readiness::Starting);
         let mut parts = Inner {

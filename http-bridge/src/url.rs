@@ -22,6 +22,9 @@ pub const DEFAULT_PORT: Port = NonZeroU16::new(80).expect("80 is not 0");
 /// Longest URL that is read, in bytes. Servers commonly refuse request lines above 8 KiB.
 pub const URL_MAX_BYTES: usize = 8 * 1024;
 
+/// Bytes of a host's name, as the DNS bounds them (RFC 1035 §2.3.4).
+const HOST_MAX_BYTES: usize = 253;
+
 /// Whether an authority of an `http://` address has no port or one from 1 to 65535. (`http::Uri` takes any number, and
 /// clients then use port 80.)
 pub(crate) fn has_valid_port(authority: &str) -> bool {
@@ -35,7 +38,10 @@ pub(crate) fn has_valid_port(authority: &str) -> bool {
 /// Whether a text is a host and a port for others to connect to; says why not.
 pub(crate) fn check_host_port(text: &str) -> Result<(), String> {
     let (host, port) = text.rsplit_once(':').ok_or("HOST:PORT is wanted, the port is missing")?;
-    if port.starts_with('+') || port.parse::<NonZeroU16>().is_err() {
+    if host.len() > HOST_MAX_BYTES {
+        return Err(format!("the host has {} bytes; no name has more than 253", host.len()));
+    }
+    if port.len() > 5 || port.starts_with('+') || port.parse::<NonZeroU16>().is_err() {
         return Err(format!("{port:?} is no port from 1 to 65535"));
     }
     let is_v6 = host
@@ -120,6 +126,14 @@ impl DmsgUrl {
         check_text(target)?;
         let port = (to.port != DEFAULT_PORT).then_some(to.port);
         Ok(Self { key: to.key, port, target: clean_target(target) })
+    }
+
+    /// A URL whose target goes out byte for byte as it came in: whoever forwards a request must not change it (RFC 9110 §7.7),
+    /// as its sender may have signed it. `target` is a path and query that an HTTP parser took.
+    pub(crate) fn verbatim(to: Addr, target: &str) -> Self {
+        let slash = if target.starts_with('/') { "" } else { "/" };
+        let port = (to.port != DEFAULT_PORT).then_some(to.port);
+        Self { key: to.key, port, target: format!("{slash}{target}") }
     }
 
     /// Parses an address for a flag or a configuration field: `key`, `key:port` or `dmsg://key[:port][/]`.

@@ -1,6 +1,8 @@
 //! `local`, `serve`, `curl`, `server` and `discovery` as separate processes on loopback.
 #![allow(clippy::unwrap_used)]
 
+#[path = "cli_local_network/downloads.rs"]
+mod downloads;
 #[path = "common/program.rs"]
 mod program;
 
@@ -371,6 +373,9 @@ fn server_discovery_and_serve_work_apart_from_local() {
 
     let metrics = Command::new("curl").args(["-s", &format!("http://{admin}/metrics")]).output();
     if let Ok(metrics) = metrics {
-        assert!(stdout(&metrics).contains("\ndmsg_server_sessions "), "{}", stdout(&metrics));
+        for name in ["sessions", "connections", "receive_buffers_lent"] {
+            let line = format!("\ndmsg_server_{name} ");
+            assert!(stdout(&metrics).contains(&line), "{name}: {}", stdout(&metrics));
+        }
     }
 }

@@ -61,7 +61,7 @@ async fn updates_of_several_clients_with_one_key_never_lose_order() {
 
 #[tokio::test]
 async fn an_update_after_a_withdrawal_goes_on_counting() {
-    let discovery = Discovery::start(|config| config.strict_delete = true).await;
+    let discovery = Discovery::start(|_| {}).await;
     let client = discovery.client();
     assert_eq!(client.update(&secret("c"), &[], &publish).await.unwrap().sequence, 0);
     discovery.clock.advance(1);

@@ -138,8 +138,8 @@ async fn servers_are_labelled_by_list_and_by_passphrase() {
 }
 
 #[tokio::test]
-async fn over_clear_net_the_stored_entry_deletes_unless_deletion_is_strict() {
-    let discovery = Discovery::start(|_| {}).await;
+async fn over_clear_net_a_deletion_must_be_newer_unless_deletion_is_lax() {
+    let discovery = Discovery::start(|config| config.lax_delete = true).await;
     let old = discovery.put(discovery.client_entry("c", &[]), "c").await;
     discovery.clock.advance(1);
     let next = Entry { sequence: 1, ..discovery.client_entry("c", &[]) };
@@ -151,9 +151,14 @@ async fn over_clear_net_the_stored_entry_deletes_unless_deletion_is_strict() {
     assert!(discovery.stored("c").await.is_none());
     discovery.delete(stored).await.is(200, "deleted entry");
 
-    let strict = Discovery::start(|config| config.strict_delete = true).await;
+    let strict = Discovery::start(|_| {}).await;
     let stored = strict.put(strict.client_entry("c", &[]), "c").await;
-    strict.delete(stored).await.is(422, behind);
+    strict.put(strict.server_entry("s", 1), "s").await;
+    let served = strict.stored("s").await.unwrap().text().to_owned();
+    for text in [stored, served] {
+        strict.delete(text).await.is(422, behind);
+    }
+    assert!(strict.stored("c").await.is_some() && strict.stored("s").await.is_some());
     strict.clock.advance(1);
     strict.delete(signed(strict.client_entry("c", &[]), "c")).await.is(200, "deleted entry");
     assert!(strict.stored("c").await.is_none());
@@ -161,7 +166,15 @@ async fn over_clear_net_the_stored_entry_deletes_unless_deletion_is_strict() {
 
 #[tokio::test]
 async fn a_go_server_deletes_with_the_entry_as_it_was_served() {
-    let discovery = Discovery::start(|_| {}).await;
+    let mut strict = Discovery::start(|_| {}).await;
+    strict.put(strict.server_entry("s", 1), "s").await;
+    let served = strict.stored("s").await.unwrap().text().to_owned();
+    let own = strict.listen_as(key("s")).await;
+    let path = "/dmsg-discovery/entry";
+    strict.request_at(&own, Method::DELETE, path, served, &[]).await.is(200, "deleted entry");
+    assert!(strict.stored("s").await.is_none(), "over DMSG");
+
+    let discovery = Discovery::start(|config| config.lax_delete = true).await;
     discovery.put(discovery.server_entry("s", 1), "s").await;
     let served = discovery.stored("s").await.unwrap();
     assert!(served.verify().is_err(), "the label replaced what was signed");

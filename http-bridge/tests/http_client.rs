@@ -508,3 +508,138 @@ async fn redirects_are_followed_within_the_key_only() {
     let error = client.send_following(Request::get(url("/out"))).await.map(drop).unwrap_err();
     assert!(error.to_string().contains("leaves DMSG"), "{error}");
 }
+
+#[tokio::test]
+async fn a_get_keeps_its_body_of_unknown_length() {
+    let (dial, mut listener) = pipe();
+    let client = HttpClient::new(dial);
+    let pieces =
+        futures_util::stream::iter([Ok(http_body::Frame::data(Bytes::from_static(b"ab")))]);
+    let mut request = Request::get(url("/_search"));
+    request.body = RequestBody::Stream(Box::pin(StreamBody::new(pieces)));
+    tokio::spawn(async move { client.send(request).await.map(drop) });
+    let mut stream = listener.next().await;
+    assert!(read_head(&mut stream).await.contains("\r\nTransfer-Encoding: chunked\r\n"));
+    let mut body = [0; 12];
+    stream.read_exact(&mut body).await.unwrap();
+    assert_eq!(&body, b"2\r\nab\r\n0\r\n\r\n");
+}
+
+/// Method, status and whether the body can be sent twice; the request at the new address, if there is one.
+#[tokio::test]
+async fn each_redirect_repeats_or_becomes_a_get_or_fails() {
+    #[derive(Clone, Copy, PartialEq)]
+    enum Kind {
+        None,
+        Full,
+        Stream,
+    }
+    use Kind::{Full, None as Nothing, Stream};
+    for (method, status, kind, expected) in [
+        (Method::GET, 301, Nothing, Some("GET")),
+        (Method::HEAD, 303, Nothing, Some("HEAD")),
+        (Method::DELETE, 301, Nothing, Some("DELETE")),
+        (Method::DELETE, 302, Nothing, Some("DELETE")),
+        (Method::DELETE, 303, Nothing, Some("GET")),
+        (Method::POST, 301, Full, Some("GET")),
+        (Method::POST, 302, Stream, Some("GET")),
+        (Method::PUT, 303, Stream, Some("GET")),
+        (Method::PUT, 302, Full, Some("PUT")),
+        (Method::POST, 307, Full, Some("POST")),
+        (Method::PUT, 308, Full, Some("PUT")),
+        (Method::PUT, 308, Stream, None),
+        (Method::PUT, 302, Stream, None),
+        (Method::POST, 307, Stream, None),
+    ] {
+        let (dial, mut listener) = pipe();
+        let client = HttpClient::new(dial);
+        let scripted = tokio::spawn(async move {
+            let mut stream = listener.next().await;
+            read_head(&mut stream).await;
+            if kind != Nothing {
+                stream.read_exact(&mut [0; 2]).await.unwrap();
+            }
+            let moved = format!(
+                "HTTP/1.1 {status} Moved\r\nLocation: /new\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
+            );
+            stream.write_all(moved.as_bytes()).await.unwrap();
+            drop(stream);
+            let mut stream = listener.next().await;
+            let head = read_head(&mut stream).await;
+            if head.contains("\r\nContent-Length: 2\r\n") {
+                stream.read_exact(&mut [0; 2]).await.unwrap();
+            }
+            stream.write_all(OK.as_bytes()).await.unwrap();
+            head
+        });
+        let mut request = Request::new(method.clone(), url("/old"));
+        request.headers.insert("content-type", "text/plain".parse().unwrap());
+        request.body = match kind {
+            Nothing => RequestBody::Empty,
+            Full => RequestBody::Full(Bytes::from_static(b"ab")),
+            // Its length is known, so that the peer can tell when it has all.
+            Stream => RequestBody::Stream(Box::pin(
+                http_body_util::Full::new(Bytes::from_static(b"ab")).map_err(|e| match e {}),
+            )),
+        };
+        let result = client.send_following(request).await;
+        match expected {
+            Some(method) => {
+                assert_eq!(result.unwrap().1.status(), 200, "{method} {status}");
+                let head = scripted.await.unwrap();
+                assert!(head.starts_with(&format!("{method} /new ")), "{status}: {head}");
+                assert_eq!(
+                    head.contains("Content-Type"),
+                    method != "GET" || kind == Nothing && status != 303
+                );
+            }
+            None => {
+                let error = result.err();
+                assert!(
+                    matches!(error, Some(HttpError::RedirectedBody(_))),
+                    "{method} {status}: {error:?}"
+                );
+                scripted.abort();
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_body_that_cannot_be_read_on_is_the_senders_own_failure() {
+    let (dial, mut listener) = pipe();
+    let client = HttpClient::new(dial);
+    tokio::spawn(async move {
+        let mut stream = listener.next().await;
+        let _ = stream.read_to_end(&mut Vec::new()).await;
+    });
+    let pieces = futures_util::stream::iter([
+        Ok(http_body::Frame::data(Bytes::from_static(b"ab"))),
+        Err(std::io::Error::other("the disk is gone").into()),
+    ]);
+    let mut request = Request::new(Method::PUT, url("/"));
+    request.body = RequestBody::Stream(Box::pin(StreamBody::new(pieces)));
+    let error = client.send(request).await.unwrap_err();
+    assert!(matches!(error, HttpError::RequestBody(_)), "{error:?}");
+    assert!(error.to_string().contains("the disk is gone"), "{error}");
+}
+
+#[tokio::test]
+async fn limits_beyond_all_time_are_no_limits() {
+    let (dial, mut listener) = pipe();
+    let mut config = HttpConfig::default();
+    config.head_timeout = Duration::MAX;
+    config.body_timeout = Duration::MAX;
+    config.total_timeout = Some(Duration::MAX);
+    let client = HttpClient::with_config(dial, config);
+    tokio::spawn(async move {
+        let mut stream = listener.next().await;
+        read_head(&mut stream).await;
+        tokio::task::yield_now().await;
+        stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n").await.unwrap();
+        tokio::task::yield_now().await;
+        stream.write_all(b"ok").await.unwrap();
+        let _ = stream.read_u8().await;
+    });
+    assert_eq!(get(&client, "/").await.unwrap(), "ok");
+}

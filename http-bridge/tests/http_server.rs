@@ -12,14 +12,14 @@ use axum::{
     routing::{get, post},
 };
 use common::{PipeDial, caller, pipe, url};
-use dmsg_engine::wire::Addr;
+use dmsg_engine::{identity::SecretKey, wire::Addr};
 use dmsg_http::http::{
-    Dial, HttpClient, Request,
-    server::{CallerKey, ServeConfig, ServeStats, serve},
+    Accept, BoxError, Dial, HttpClient, Request,
+    server::{CallerKey, ServeConfig, ServeStats, serve, serve_listed},
 };
 use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
-    sync::oneshot,
+    io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex},
+    sync::{mpsc, oneshot},
     task::JoinHandle,
 };
 
@@ -240,4 +240,51 @@ async fn shutdown_does_not_wait_for_idle_connections() {
     stop.send(()).unwrap();
     server.await.unwrap();
     assert!(begun.elapsed() < Duration::from_millis(500), "{:?}", begun.elapsed());
+}
+
+/// Streams of whoever the test says.
+struct Callers(mpsc::Receiver<(DuplexStream, Addr)>);
+
+impl Accept for Callers {
+    type Stream = DuplexStream;
+    type Peer = Addr;
+
+    async fn accept(&mut self) -> Result<(DuplexStream, Addr), BoxError> {
+        self.0.recv().await.ok_or_else(|| "the test is over".into())
+    }
+}
+
+#[tokio::test]
+async fn whoever_is_not_listed_takes_no_place_of_those_who_are() {
+    let (calls, accepted) = mpsc::channel(1);
+    let mut config = ServeConfig::default();
+    config.connections_max = 2;
+    let router = Router::new().route("/", get(|| async { "for friends" }));
+    let friend = caller();
+    let is_listed = move |peer: &Addr| peer.key == friend.key;
+    let stats = Arc::new(ServeStats::default());
+    let stopped = future::pending::<()>();
+    let serving = serve_listed(Callers(accepted), is_listed, router, config, stats, stopped);
+    tokio::spawn(serving);
+    let call = async |from: Addr| {
+        let (near, far) = duplex(64 * 1024);
+        calls.send((far, from)).await.unwrap();
+        near
+    };
+    let ask = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n";
+    let mut held = Vec::new();
+    for seed in 0..200u32 {
+        let key = SecretKey::from_seed(&seed.to_le_bytes()).public_key();
+        held.push(call(Addr { key, ..friend }).await);
+    }
+    let mut reply = String::new();
+    held[0].write_all(ask).await.unwrap();
+    // To its end: the place is not kept for another request.
+    held[0].read_to_string(&mut reply).await.unwrap();
+    assert!(reply.starts_with("HTTP/1.1 403 ") && reply.contains("not on the list"), "{reply}");
+    let mut friends = call(friend).await;
+    friends.write_all(ask).await.unwrap();
+    let mut reply = [0; 15];
+    friends.read_exact(&mut reply).await.unwrap();
+    assert_eq!(&reply, b"HTTP/1.1 200 OK");
 }

@@ -54,7 +54,7 @@ pub(super) fn pairs(bench: &Bench, report: &mut Report) -> Result<()> {
         server's process around whole deliveries, all bytes compared on arrival.";
     let title = "Relay, 64 pairs, frames spread over other sessions";
     let [mut cost, mut rate] = sections("relay-64-pairs", title, method);
-    for (frame_bytes, column) in FRAMES {
+    for (frame_bytes, column) in FRAMES.into_iter().filter(|f| bench.wants_frames(f.0)) {
         let all = every_contender();
         let contenders = Contender::taking_part(bench, &all);
         compare(bench, &contenders, shape, frame_bytes, &mut |contender, sample| {
@@ -73,7 +73,9 @@ pub(super) fn greedy(bench: &Bench, report: &mut Report) -> Result<()> {
         all of the credit (128 MiB over 512 streams) ends up in queues; a proxy has no more than its sockets' buffers.";
     let title = "Relay, 64 pairs, receivers overloaded";
     let [mut cost, mut rate] = sections("relay-overload", title, method);
-    for (frame_bytes, column) in [FRAMES[0], FRAMES[3]] {
+    for (frame_bytes, column) in
+        [FRAMES[0], FRAMES[3]].into_iter().filter(|f| bench.wants_frames(f.0))
+    {
         let all = every_contender();
         let contenders = Contender::taking_part(bench, &all[..5]);
         compare(bench, &contenders, shape, frame_bytes, &mut |contender, sample| {
@@ -95,7 +97,7 @@ pub(super) fn streams(bench: &Bench, report: &mut Report) -> Result<()> {
     all.retain(|one| !matches!(one, Contender::Rival(rival) if rival.needs_io_uring()));
     let contenders = Contender::taking_part(bench, &all);
     for streams in [1, 16, 256] {
-        for (frame_bytes, frames) in FRAMES {
+        for (frame_bytes, frames) in FRAMES.into_iter().filter(|f| bench.wants_frames(f.0)) {
             let shape = Shape { pairs: 1, streams, in_flight_max: IN_FLIGHT };
             let column = format!("{streams} × {frames}");
             compare(bench, &contenders, shape, frame_bytes, &mut |contender, sample| {

@@ -8,7 +8,7 @@ use dmsg_bench::{
 };
 use dmsg_engine::{
     client::{Client, ClientConfig, ServerRecord, StaticDirectory},
-    driver::{self, DriverKind},
+    driver::{self, DriverKind, UringConfig},
     identity::{PublicKey, SecretKey},
     server::{Server, ServerConfig},
 };
@@ -97,12 +97,17 @@ impl Running {
     pub(crate) fn start(bench: &Bench, contender: Contender) -> Result<Self> {
         match contender {
             Contender::Peer => Self::found(bench),
-            _ => Self::start_on(contender, &[bench.cpus.server], 1),
+            _ => Self::start_on(contender, &[bench.cpus.server], 1, &bench.tuning),
         }
     }
 
     /// Starts it on these CPUs.
-    pub(crate) fn start_on(contender: Contender, cpus: &[usize], threads: usize) -> Result<Self> {
+    pub(crate) fn start_on(
+        contender: Contender,
+        cpus: &[usize],
+        threads: usize,
+        tuning: &Tuning,
+    ) -> Result<Self> {
         let mut args = vec!["party".to_owned()];
         cpus.iter().for_each(|cpu| args.extend(["--cpu".to_owned(), cpu.to_string()]));
         match contender {
@@ -112,6 +117,7 @@ impl Running {
                 let kind = if kind == DriverKind::Epoll { "epoll" } else { "uring" };
                 let threads = threads.to_string();
                 args.extend(["--driver", kind, "--threads", &threads].map(str::to_owned));
+                args.extend(tuning.args());
             }
         }
         let party = Party::spawn(&args.iter().map(String::as_str).collect::<Vec<_>>())?;
@@ -188,6 +194,38 @@ pub(crate) struct PartyArgs {
     driver: String,
     #[arg(long, default_value_t = 1)]
     threads: u16,
+    #[command(flatten)]
+    tuning: Tuning,
+}
+
+/// What can be tried out about the io_uring driver of our relay.
+#[derive(Debug, Clone, Default, clap::Args)]
+pub(crate) struct Tuning {
+    /// Shared receive buffers of our relay on io_uring [default: the driver's]
+    #[arg(long, value_name = "COUNT")]
+    receive_buffers: Option<u16>,
+    /// Bytes of each [default: the driver's]
+    #[arg(long, value_name = "BYTES")]
+    receive_buffer_bytes: Option<usize>,
+}
+
+impl Tuning {
+    /// For a child.
+    fn args(&self) -> Vec<String> {
+        let values = [
+            ("--receive-buffers", self.receive_buffers.map(|n| n.to_string())),
+            ("--receive-buffer-bytes", self.receive_buffer_bytes.map(|n| n.to_string())),
+        ];
+        let given = values.into_iter().filter_map(|(name, value)| Some([name.to_owned(), value?]));
+        given.flatten().collect()
+    }
+
+    fn uring(&self) -> UringConfig {
+        let mut uring = UringConfig::default();
+        uring.buffers_count = self.receive_buffers.unwrap_or(uring.buffers_count);
+        uring.buffer_bytes = self.receive_buffer_bytes.unwrap_or(uring.buffer_bytes);
+        uring
+    }
 }
 
 /// Runs as a child until the parent is gone.
@@ -212,6 +250,7 @@ fn serve_relay(args: &PartyArgs) -> Result<()> {
         _ => DriverKind::Auto,
     };
     config.threads = args.threads;
+    config.uring = args.tuning.uring();
     config.sessions_max = 100_000;
     let server = Server::start(config)?;
     party::ready(&format!("{} {}", server.local_addr(), server.public_key()))?;

@@ -63,6 +63,11 @@ pub(crate) struct Args {
     /// Measure this server too; on this machine its CPU time is read from the process that listens there
     #[arg(long, value_name = "PK@ADDRESS")]
     peer_server: Option<PeerServer>,
+    /// Only frames of this many bytes, in the parts that compare several; may be given several times
+    #[arg(long, value_name = "BYTES")]
+    frame: Vec<usize>,
+    #[command(flatten)]
+    tuning: contender::Tuning,
     #[command(flatten)]
     output: OutputArgs,
 }
@@ -79,6 +84,8 @@ pub(crate) struct Bench {
     quick: bool,
     contenders: Vec<String>,
     peer: Option<PeerServer>,
+    frames: Vec<usize>,
+    tuning: contender::Tuning,
 }
 
 /// A part: its name, what it is about, and how it is run.
@@ -125,6 +132,8 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         quick: args.quick,
         contenders: args.contender.clone(),
         peer: args.peer_server.clone(),
+        frames: args.frame.clone(),
+        tuning: args.tuning.clone(),
     };
     let mut report = Report::new("relay", "The data plane: relay, rivals, ceilings");
     cpu::pin(&[cpus.load])?;
@@ -143,6 +152,11 @@ pub(crate) fn run(args: &Args) -> Result<()> {
 }
 
 impl Bench {
+    /// Whether frames of this size take part.
+    fn wants_frames(&self, bytes: usize) -> bool {
+        self.frames.is_empty() || self.frames.contains(&bytes)
+    }
+
     /// Whether a contender takes part.
     fn wants(&self, contender: Contender) -> bool {
         let name = contender.name();

@@ -117,7 +117,7 @@ pub(super) fn cores(bench: &Bench, report: &mut Report) -> Result<()> {
         let mut lanes = Vec::new();
         for (row, threads) in [(ONE, 1), (TWO, 2)] {
             let cpus = if can_show { others[..threads].to_vec() } else { vec![bench.cpus.server] };
-            let running = Running::start_on(contender, &cpus, threads)?;
+            let running = Running::start_on(contender, &cpus, threads, &bench.tuning)?;
             let mut lane = Lane::over(running, shape, FRAME_BYTES)?;
             lane.flow.run(WARM_UP)?;
             lanes.push((row, lane));

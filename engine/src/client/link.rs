@@ -19,7 +19,15 @@ use crate::{
     driver::{Mailbox, PostError},
     io::ConnId,
     mux::StreamId,
+    pool::BlockPool,
+    stream::FRAME_MAX_BYTES,
 };
+
+/// Bytes of the blocks that streams seal into: one write at most.
+pub(crate) const SEAL_BLOCK_BYTES: usize = 16 * FRAME_MAX_BYTES;
+
+/// Free blocks that a client keeps for all of its streams: 2 MiB, as much as eight full windows.
+const SEAL_BLOCKS_MAX: usize = 32;
 
 /// A stream of one connection.
 pub(crate) type StreamKey = (ConnId, StreamId);
@@ -45,6 +53,7 @@ impl Post for Mailbox<Command> {
 /// The handles' side of a machine.
 pub struct EngineLink {
     post: Box<dyn Post>,
+    blocks: BlockPool,
     dirty: SegQueue<StreamKey>,
     wake_posted: AtomicBool,
     next_dial: AtomicU64,
@@ -56,6 +65,7 @@ impl EngineLink {
     pub fn new(post: impl Post) -> Self {
         Self {
             post: Box::new(post),
+            blocks: BlockPool::new(SEAL_BLOCK_BYTES, SEAL_BLOCKS_MAX),
             dirty: SegQueue::new(),
             wake_posted: AtomicBool::new(false),
             next_dial: AtomicU64::new(0),
@@ -75,6 +85,11 @@ impl EngineLink {
     /// A number for a dial, unique for this machine.
     pub fn next_dial_id(&self) -> DialId {
         DialId(self.next_dial.fetch_add(1, Ordering::Relaxed))
+    }
+
+    /// Memory to seal into: whoever sends it, on the engine's thread, gives it back.
+    pub(crate) fn blocks(&self) -> &BlockPool {
+        &self.blocks
     }
 
     /// Puts a stream on the list; its own flag must say that it is not there already.

@@ -44,7 +44,7 @@ pub enum ClientStatus {
         /// How many sessions.
         sessions: usize,
     },
-    /// No session is up, or they do not last; the text says why.
+    /// No session is up; the text says why.
     Degraded(String),
     /// The client is closed.
     Closed,
@@ -71,6 +71,8 @@ pub struct ClientStats {
     pub dials_failed: BTreeMap<&'static str, u64>,
     /// Streams that were accepted.
     pub accepted: u64,
+    /// Peers whose next handshake is cheaper, since they were met.
+    pub peers_known: usize,
     /// Inbound streams that were turned away, by cause.
     pub inbound_refused: BTreeMap<&'static str, u64>,
     /// Sessions that ended or never came up, by cause.
@@ -154,6 +156,7 @@ pub struct Board {
     pub(crate) dials_ok: AtomicU64,
     pub(crate) dials_failed: Tally,
     pub(crate) accepted: AtomicU64,
+    pub(crate) peers_known: AtomicUsize,
     pub(crate) inbound_refused: Tally,
     pub(crate) sessions_ended: Tally,
     pub(crate) evictions_suspected: AtomicU64,
@@ -170,6 +173,7 @@ impl Default for Board {
             dials_ok: AtomicU64::default(),
             dials_failed: Tally::default(),
             accepted: AtomicU64::default(),
+            peers_known: AtomicUsize::default(),
             inbound_refused: Tally::default(),
             sessions_ended: Tally::default(),
             evictions_suspected: AtomicU64::default(),
@@ -194,6 +198,7 @@ impl Board {
             dials_ok: self.dials_ok.load(Ordering::Relaxed),
             dials_failed: self.dials_failed.snapshot(),
             accepted: self.accepted.load(Ordering::Relaxed),
+            peers_known: self.peers_known.load(Ordering::Relaxed),
             inbound_refused: self.inbound_refused.snapshot(),
             sessions_ended: self.sessions_ended.snapshot(),
             evictions_suspected: self.evictions_suspected.load(Ordering::Relaxed),

@@ -23,19 +23,23 @@ use std::{
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use super::pipe::Pipe;
+use super::{link::SEAL_BLOCK_BYTES, pipe::Pipe};
 use crate::{
     identity::PublicKey,
     noise::TransportKeys,
     pool::{Slice, StreamUse},
-    stream::{FRAME_PLAINTEXT_MAX_BYTES, FrameError, FrameOpener, FrameSealer},
+    stream::{FRAME_MAX_BYTES, FRAME_PLAINTEXT_MAX_BYTES, FrameError, FrameOpener, FrameSealer},
     wire::Addr,
 };
 
 /// Plaintext sealed by one write at most: 16 full frames, close to 64 KiB on the wire. Large enough
 /// that a write is worth the engine's wake-up, small enough that the first bytes leave while the
 /// next are sealed.
-const WRITE_MAX_BYTES: usize = 16 * FRAME_PLAINTEXT_MAX_BYTES;
+const WRITE_MAX_BYTES: usize = SEAL_BLOCK_BYTES / FRAME_MAX_BYTES * FRAME_PLAINTEXT_MAX_BYTES;
+
+/// A write of this much is sealed into a block that has been used before; less would hold a block that is several times its
+/// size while it waits.
+const BLOCK_MIN_BYTES: usize = WRITE_MAX_BYTES / 4;
 
 /// An encrypted byte stream between two clients. Dropping it closes it.
 pub struct Stream {
@@ -132,9 +136,16 @@ impl Stream {
         }
         ready!(self.pipe.poll_room(cx))?;
         let part = &data[..data.len().min(WRITE_MAX_BYTES)];
-        let mut sealed = Vec::new();
-        self.sealer.write(part, &mut sealed).map_err(io::Error::other)?;
-        self.pipe.push_outbound(Slice::from_vec(sealed));
+        let sealed = if part.len() >= BLOCK_MIN_BYTES {
+            let mut block = self.pipe.blocks().take();
+            let len = self.sealer.write_to(part, block.memory_mut()).map_err(io::Error::other)?;
+            block.freeze(len)
+        } else {
+            let mut sealed = Vec::new();
+            self.sealer.write(part, &mut sealed).map_err(io::Error::other)?;
+            Slice::from_vec(sealed)
+        };
+        self.pipe.push_outbound(sealed);
         Poll::Ready(Ok(part.len()))
     }
 
@@ -226,6 +237,8 @@ impl fmt::Debug for Stream {
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
+    use std::sync::Mutex;
+
     use futures_util::FutureExt;
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     use zeroize::Zeroizing;
@@ -237,13 +250,13 @@ mod tests {
             lease::Lease,
             link::{EngineLink, Post},
             machine::Command,
-            pipe::OUTBOUND_MAX_BYTES,
+            pipe::{OUTBOUND_MAX_BYTES, Wakes},
         },
         driver::PostError,
         identity::SecretKey,
         io::{Io, RandomSource},
         mux::{MuxKind, StreamId},
-        pool::{Holder, StreamLimits, StreamPool},
+        pool::{BlockPool, Holder, StreamLimits, StreamPool},
         wire::Port,
     };
 
@@ -259,11 +272,14 @@ mod tests {
 
     /// A stream, its machine side, and a sealer for what its peer would send.
     fn stream() -> (Stream, Arc<Pipe>, FrameSealer) {
+        stream_of(&StreamPool::new(StreamLimits::flat(1)))
+    }
+
+    fn stream_of(places: &StreamPool) -> (Stream, Arc<Pipe>, FrameSealer) {
         let random: RandomSource = Box::new(|_| {});
         let conn = Io::new(random, std::time::Instant::now(), 0).add_conn();
         let link = Arc::new(EngineLink::new(Nowhere));
         let holder = Holder { label: "test".into(), destination: None };
-        let places = StreamPool::new(StreamLimits::flat(1));
         let lease = Lease::reclaimable(places.try_acquire(&holder).unwrap());
         let pipe = Pipe::new((conn, StreamId(1)), MuxKind::Yamux, link, lease);
         let key = SecretKey::from_seed(b"stream").public_key();
@@ -275,6 +291,10 @@ mod tests {
         };
         let stream = Stream::new(Arc::clone(&pipe), addr, addr, key, &keys);
         (stream, pipe, FrameSealer::new(&[2; 32]))
+    }
+
+    fn arrives(pipe: &Pipe, bytes: Vec<u8>) {
+        pipe.push_inbound(Slice::from_vec(bytes), &mut Wakes::default()).unwrap();
     }
 
     fn sealed(sealer: &mut FrameSealer, plain: &[u8]) -> Vec<u8> {
@@ -289,10 +309,68 @@ mod tests {
         check::<Stream>();
     }
 
+    /// A peer that mixes a little of an unread stream into each receive block of a busy one.
+    #[test]
+    fn unread_pieces_of_many_blocks_keep_few_blocks_and_are_read_in_order() {
+        let (mut stream, pipe, mut sealer) = stream();
+        let blocks = BlockPool::new(192 * 1024, 64);
+        drop((0..64).map(|_| blocks.take()).collect::<Vec<_>>());
+        let mut wakes = Wakes::default();
+        for number in 0..62 {
+            let mut block = blocks.take();
+            // Too long to be gathered.
+            let frames =
+                [sealed(&mut sealer, &[number; 4000]), sealed(&mut sealer, &[number; 200])]
+                    .concat();
+            block.memory_mut()[..frames.len()].copy_from_slice(&frames);
+            pipe.push_inbound(block.freeze(frames.len()), &mut wakes).unwrap();
+        }
+        let kept_bytes = (64 - blocks.free_count()) * blocks.block_bytes();
+        assert!(kept_bytes <= 2 * pipe.unread_bytes(), "{kept_bytes} bytes of blocks");
+        let mut read = vec![0; 62 * 4200];
+        stream.read_exact(&mut read).now_or_never().unwrap().unwrap();
+        assert!(read.chunks(4200).zip(0..).all(|(chunk, number)| chunk == vec![number; 4200]));
+        assert_eq!((pipe.unread_bytes(), blocks.free_count()), (0, 64));
+    }
+
+    /// Else the machine, pushing the next piece, could come between a reader and what it tells of itself, or the reader between
+    /// the machine and what that tells: a stream with nothing unread would be taken back, or one with something never.
+    #[test]
+    fn what_the_pool_is_told_is_told_under_the_lock_of_the_pipe() {
+        type Watched = Arc<Mutex<Option<Arc<Pipe>>>>;
+        let (watched, locked) = (Watched::default(), Arc::new(Mutex::new(Vec::new())));
+        let (epoch, seen, noted) =
+            (std::time::Instant::now(), Arc::clone(&watched), Arc::clone(&locked));
+        let clock = move || {
+            if let Some(pipe) = &*seen.lock().unwrap() {
+                noted.lock().unwrap().push(pipe.is_inbound_locked());
+            }
+            epoch
+        };
+        let places = StreamPool::with_clock(StreamLimits::flat(1), Arc::new(clock));
+        let (mut stream, pipe, mut sealer) = stream_of(&places);
+        *watched.lock().unwrap() = Some(Arc::clone(&pipe));
+        assert!(stream.read(&mut [0; 4]).now_or_never().is_none());
+        // Two pieces, of which one is left, then the last.
+        for _ in 0..2 {
+            arrives(
+                &pipe,
+                [sealed(&mut sealer, &[1; 4000]), sealed(&mut sealer, &[2; 4000])].concat(),
+            );
+        }
+        for _ in 0..4 {
+            assert!(stream.read(&mut [0; 4000]).now_or_never().is_some());
+        }
+        pipe.finish_inbound();
+        *watched.lock().unwrap() = None;
+        let locked = locked.lock().unwrap();
+        assert!(locked.len() >= 4 && locked.iter().all(|locked| *locked), "{locked:?}");
+    }
+
     #[test]
     fn what_came_before_the_fin_is_read_and_then_the_end() {
         let (mut stream, pipe, mut sealer) = stream();
-        pipe.push_inbound(Slice::from_vec(sealed(&mut sealer, b"last words"))).unwrap();
+        arrives(&pipe, sealed(&mut sealer, b"last words"));
         pipe.finish_inbound();
         let mut read = Vec::new();
         assert_eq!(stream.read_to_end(&mut read).now_or_never().unwrap().unwrap(), 10);
@@ -307,7 +385,7 @@ mod tests {
         bytes.extend(sealed(&mut sealer, b"cut"));
         for cut in 1..bytes.len() - whole {
             let (mut stream, pipe, _) = self::stream();
-            pipe.push_inbound(Slice::copy_from(&bytes[..whole + cut])).unwrap();
+            arrives(&pipe, bytes[..whole + cut].to_vec());
             pipe.finish_inbound();
             let mut read = Vec::new();
             let error = stream.read_to_end(&mut read).now_or_never().unwrap().unwrap_err();
@@ -323,7 +401,7 @@ mod tests {
         let mut bytes = sealed(&mut sealer, b"forged");
         *bytes.last_mut().unwrap() ^= 1;
         bytes.extend(sealed(&mut sealer, b"genuine"));
-        pipe.push_inbound(Slice::from_vec(bytes)).unwrap();
+        arrives(&pipe, bytes);
         for _ in 0..2 {
             let error = stream.read(&mut [0; 4]).now_or_never().unwrap().unwrap_err();
             assert_eq!(error.kind(), io::ErrorKind::InvalidData);
@@ -359,7 +437,7 @@ mod tests {
     #[test]
     fn the_first_reason_of_an_end_stands() {
         let (mut stream, pipe, mut sealer) = stream();
-        pipe.push_inbound(Slice::from_vec(sealed(&mut sealer, b"lost"))).unwrap();
+        arrives(&pipe, sealed(&mut sealer, b"lost"));
         pipe.end(StreamEnd::Reset);
         pipe.end(StreamEnd::Closed);
         let error = stream.read(&mut [0; 4]).now_or_never().unwrap().unwrap_err();

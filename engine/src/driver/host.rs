@@ -14,7 +14,8 @@ use std::{
 use super::{DriverStats, SocketOptions, mailbox::Inbox, sys};
 use crate::io::{CloseMode, Closed, ConnId, FLUSH_TIMEOUT, Io, Machine};
 
-/// Commands run in one turn at most, so that a storm of them does not starve the sockets.
+/// Commands run in one turn at most, so that a storm of them does not starve the sockets. What comes while they run, from the
+/// machine itself as well, waits for the next turn.
 const COMMANDS_PER_TURN: usize = 1024;
 
 /// How long a listener rests after descriptors ran out, unless a connection closes before.
@@ -79,7 +80,6 @@ impl<M: Machine> Host<M> {
 
     /// Runs what is due: what becomes due meanwhile waits for the next turn.
     pub(super) fn run_due(&mut self) {
-        self.stats.conns.store(self.io.conn_count(), Relaxed);
         let mut all = std::mem::replace(&mut self.due, std::mem::take(&mut self.spare_due));
         for due in all.drain(..) {
             match due {
@@ -94,7 +94,7 @@ impl<M: Machine> Host<M> {
             }
         }
         self.spare_due = all;
-        for _ in 0..COMMANDS_PER_TURN {
+        for _ in 0..self.inbox.len().min(COMMANDS_PER_TURN) {
             let Some(command) = self.inbox.pop() else { break };
             self.machine.command(&mut self.io, command);
         }
@@ -102,6 +102,7 @@ impl<M: Machine> Host<M> {
             self.io.take_wake_at();
             self.machine.timeout(&mut self.io);
         }
+        self.stats.conns.store(self.io.conn_count(), Relaxed);
     }
 
     /// Whether this is the turn in which the machine asked to stop; then every connection is asked
@@ -147,5 +148,51 @@ impl<M: Machine> Host<M> {
         let flush = self.flushing.front().map(|(at, _)| *at);
         let first = [flush, self.io.wake_time(), other].into_iter().flatten().min()?;
         Some(first.saturating_duration_since(Instant::now()))
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use crate::{driver::Mailbox, pool::Slice};
+
+    /// Answers each command with the same to itself.
+    struct Echo {
+        own: Mailbox<()>,
+        heard: usize,
+    }
+
+    impl Machine for Echo {
+        type Command = ();
+
+        fn accepted(&mut self, _: &mut Io, _: ConnId, _: std::net::SocketAddr) {}
+        fn connected(&mut self, _: &mut Io, _: ConnId) {}
+        fn received(&mut self, _: &mut Io, _: ConnId, _: Slice) {}
+        fn writable(&mut self, _: &mut Io, _: ConnId) {}
+        fn closed(&mut self, _: &mut Io, _: ConnId, _: Closed) {}
+        fn timeout(&mut self, _: &mut Io) {}
+
+        fn command(&mut self, _: &mut Io, (): ()) {
+            self.heard += 1;
+            self.own.post_release(());
+        }
+    }
+
+    #[test]
+    fn what_a_command_posts_waits_for_the_next_turn() {
+        let (mailbox, inbox) = Inbox::new(8).unwrap();
+        let machine = Echo { own: mailbox.clone(), heard: 0 };
+        let mut host = Host::new(machine, inbox, SocketOptions::default(), Arc::default());
+        mailbox.post_release(());
+        for turn in 1..=3 {
+            host.run_due();
+            assert_eq!(host.machine.heard, turn, "once a turn");
+            assert_eq!(
+                host.sleep_time(false, None),
+                Some(Duration::ZERO),
+                "and it is awake for it"
+            );
+        }
     }
 }

@@ -131,6 +131,11 @@ impl<C: Send + 'static> Inbox<C> {
         Some(command)
     }
 
+    /// Commands that wait, about: more may be coming.
+    pub(super) fn len(&self) -> usize {
+        self.0.waiting.load(Ordering::Relaxed)
+    }
+
     /// Announces sleep. False when a command waits and there shall be none.
     pub(super) fn prepare_sleep(&self) -> bool {
         self.0.asleep.store(true, Ordering::Relaxed);

@@ -51,7 +51,7 @@ pub const KEEPALIVE_IDLE: Duration = Duration::from_secs(30);
 /// … then at this interval …
 pub const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
 
-/// … and given up after this many probes without answer: after a minute in all.
+/// … and given up after this many probes without answer, or at the first one due after [`USER_TIMEOUT`] where that is set.
 pub const KEEPALIVE_COUNT: u32 = 3;
 
 /// Commands a mailbox holds by default.
@@ -136,13 +136,16 @@ where
 {
     let (mailbox, inbox) = Inbox::new(config.mailbox_max)?;
     let (ready, readiness) = mpsc::channel();
-    let own = mailbox.clone();
+    let (own, name) = (mailbox.clone(), config.name.clone());
     let thread = thread::Builder::new().name(config.name.clone()).spawn(move || {
         // A ring belongs to the thread that makes it, so the driver is chosen over there.
         match Ready::start(config, inbox) {
             Ok(driver) => {
                 let _ = ready.send(Ok(driver.kind()));
-                driver.run(build(own))
+                driver.run(build(own)).inspect_err(|error| {
+                    // Whoever joins the thread may do so much later.
+                    tracing::error!(thread = %name, %error, "a driver has failed and ends");
+                })
             }
             Err(error) => {
                 let _ = ready.send(Err(error));

@@ -178,7 +178,12 @@ pub(super) fn pin_thread(cpu: usize) -> io::Result<()> {
         libc::sched_setaffinity(0, size_of::<libc::cpu_set_t>(), &raw const set)
     })
     .map(drop)
-    .map_err(|e| io::Error::new(e.kind(), format!("cannot pin the thread to CPU {cpu}: {e}")))
+    .map_err(|error| {
+        let what = format!(
+            "cannot pin the thread to CPU {cpu}: {error}; is there such a CPU, and may this process use it?"
+        );
+        io::Error::new(error.kind(), what)
+    })
 }
 
 /// Wall-clock time in Unix nanoseconds.

@@ -6,7 +6,7 @@ use secp256k1::ecdh::SharedSecret;
 use subtle::ConstantTimeEq;
 use zeroize::Zeroizing;
 
-use super::sha256;
+use super::{curve, sha256};
 
 /// Why bytes or text are not a key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -188,9 +188,7 @@ impl SecretKey {
     /// The public key that belongs to this secret.
     #[must_use]
     pub fn public_key(&self) -> PublicKey {
-        *self.public.get_or_init(|| {
-            PublicKey::from_point(&secp256k1::PublicKey::from_secret_key(&self.scalar))
-        })
+        *self.public.get_or_init(|| PublicKey::from_point(&curve::public_key(&self.scalar)))
     }
 
     /// The scalar, for the one place that writes it to a key file.

@@ -7,6 +7,7 @@
 //! It knows nothing of Noise, gob or sockets, and draws no randomness except in
 //! [`SecretKey::generate`], which the edges of the engine call.
 
+mod curve;
 mod key;
 mod seed;
 mod signature;

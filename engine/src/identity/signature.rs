@@ -12,7 +12,7 @@ use secp256k1::{
 };
 
 use super::{
-    KeyError, PublicKey, SecretKey,
+    KeyError, PublicKey, SecretKey, curve,
     key::{hex, unhex},
     sha256,
 };
@@ -68,7 +68,7 @@ impl Signature {
     #[must_use]
     pub fn sign(key: &SecretKey, payload: &[u8]) -> Self {
         let message = Message::from_digest(sha256(payload));
-        let signature = RecoverableSignature::sign_ecdsa_recoverable(message, key.scalar());
+        let signature = curve::sign(message, key.scalar());
         let (id, compact) = signature.serialize_compact();
         let mut bytes = [0; Self::LEN];
         bytes[..64].copy_from_slice(&compact);

@@ -103,6 +103,10 @@ impl<T> IdMap<T> {
             }
             None => {
                 let hint = u32::try_from(self.slots.len()).expect("streams are far below 2^32");
+                if self.slots.len() == self.slots.capacity() {
+                    // By a quarter instead of doubling: a relay holds many maps, and most stay as they are.
+                    self.slots.reserve_exact((self.slots.len() / 4).max(4));
+                }
                 self.slots.push(slot);
                 Hint(hint)
             }

@@ -15,7 +15,7 @@ use std::fmt;
 
 use zeroize::Zeroizing;
 
-use super::{NoiseError, aead::TAG_BYTES, symmetric::SymmetricState};
+use super::{NoiseError, aead::TAG_BYTES, peer::Peer, symmetric::SymmetricState};
 use crate::identity::{KeyPoint, PublicKey, SecretKey};
 
 /// Bytes of the longest handshake message: what fits a frame behind its length (`wire.md §2.3`).
@@ -68,7 +68,7 @@ pub struct Handshake {
     symmetric: SymmetricState,
     local_static: SecretKey,
     local_ephemeral: SecretKey,
-    remote_static: Option<KeyPoint>,
+    remote_static: Option<Peer>,
     remote_ephemeral: Option<KeyPoint>,
     /// Messages that are through.
     done_count: usize,
@@ -79,7 +79,7 @@ impl Handshake {
     /// Session, client side: the server's key is known.
     #[must_use]
     pub fn xk_initiator(local: &SecretKey, remote: PublicKey, ephemeral: SecretKey) -> Self {
-        Self::new(&XK, true, local, Some(remote), ephemeral)
+        Self::new(&XK, true, local, Some(remote.into()), ephemeral)
     }
 
     /// Session, server side.
@@ -91,12 +91,22 @@ impl Handshake {
     /// Stream, dialling side.
     #[must_use]
     pub fn kk_initiator(local: &SecretKey, remote: PublicKey, ephemeral: SecretKey) -> Self {
+        Self::kk_initiator_with(local, remote.into(), ephemeral)
+    }
+
+    /// The same with a peer that may have been met before.
+    pub(crate) fn kk_initiator_with(local: &SecretKey, remote: Peer, ephemeral: SecretKey) -> Self {
         Self::new(&KK, true, local, Some(remote), ephemeral)
     }
 
     /// Stream, accepting side.
     #[must_use]
     pub fn kk_responder(local: &SecretKey, remote: PublicKey, ephemeral: SecretKey) -> Self {
+        Self::kk_responder_with(local, remote.into(), ephemeral)
+    }
+
+    /// The same with a peer that may have been met before.
+    pub(crate) fn kk_responder_with(local: &SecretKey, remote: Peer, ephemeral: SecretKey) -> Self {
         Self::new(&KK, false, local, Some(remote), ephemeral)
     }
 
@@ -104,16 +114,17 @@ impl Handshake {
         pattern: &'static Pattern,
         is_initiator: bool,
         local: &SecretKey,
-        remote_static: Option<PublicKey>,
+        remote_static: Option<Peer>,
         local_ephemeral: SecretKey,
     ) -> Self {
         let mut symmetric = SymmetricState::new(pattern.protocol_name);
         // Pre-messages: the initiator's static key if known, then the responder's.
         let local_public = Some(local.public_key());
+        let remote_public = remote_static.as_ref().map(|peer| *peer.point().key());
         let (initiator, responder) = if is_initiator {
-            (local_public, remote_static)
+            (local_public, remote_public)
         } else {
-            (remote_static, local_public)
+            (remote_public, local_public)
         };
         let initiator = initiator.filter(|_| pattern.initiator_is_known);
         for key in [initiator, responder].into_iter().flatten() {
@@ -125,7 +136,7 @@ impl Handshake {
             symmetric,
             local_static: local.clone(),
             local_ephemeral,
-            remote_static: remote_static.map(KeyPoint::from),
+            remote_static,
             remote_ephemeral: None,
             done_count: 0,
             failed: false,
@@ -190,7 +201,7 @@ impl Handshake {
                 S => {
                     let sealed = field(PublicKey::LEN + TAG_BYTES)?;
                     let key = self.symmetric.decrypt_and_hash(sealed)?;
-                    self.remote_static = Some(KeyPoint::from_bytes(&key)?);
+                    self.remote_static = Some(KeyPoint::from_bytes(&key)?.into());
                 }
                 dh => self.mix_dh(*dh),
             }
@@ -202,17 +213,24 @@ impl Handshake {
     }
 
     fn mix_dh(&mut self, token: Token) {
+        const KNOWN: &str = "the pattern names a key only after it was sent";
         // The token names the initiator's key first; which of the two is ours depends on our role.
         let (ours_is_static, theirs_is_static) = match (token, self.is_initiator) {
+            (Ss, _) => {
+                let theirs = self.remote_static.as_mut().expect(KNOWN);
+                return self.symmetric.mix_dh(&theirs.shared(&self.local_static));
+            }
             (Es, true) | (Se, false) => (false, true),
             (Se, true) | (Es, false) => (true, false),
-            (Ss, _) => (true, true),
             (Ee | E | S, _) => (false, false),
         };
         let ours = if ours_is_static { &self.local_static } else { &self.local_ephemeral };
-        let theirs = if theirs_is_static { &self.remote_static } else { &self.remote_ephemeral };
-        let theirs = theirs.as_ref().expect("the pattern names a key only after it was sent");
-        self.symmetric.mix_dh(&ours.ecdh_with(theirs));
+        let theirs = if theirs_is_static {
+            self.remote_static.as_ref().map(Peer::point)
+        } else {
+            self.remote_ephemeral.as_ref()
+        };
+        self.symmetric.mix_dh(&ours.ecdh_with(theirs.expect(KNOWN)));
     }
 
     fn next_message(&self, write: bool) -> Result<&'static [Token], NoiseError> {
@@ -241,7 +259,12 @@ impl Handshake {
     /// finished, not before.
     #[must_use]
     pub fn remote_static(&self) -> Option<PublicKey> {
-        self.remote_static.as_ref().map(|point| *point.key())
+        self.remote_static.as_ref().map(|peer| *peer.point().key())
+    }
+
+    /// The peer, with what was computed for it, to be remembered for the next handshake. To be asked when it is finished.
+    pub(crate) fn into_peer_and_keys(mut self) -> (Option<Peer>, TransportKeys) {
+        (self.remote_static.take(), self.into_keys())
     }
 
     /// The hash over all that was said so far.

@@ -19,11 +19,13 @@ mod aead;
 mod handshake;
 mod hybrid;
 mod kdf;
+mod peer;
 mod symmetric;
 mod transport;
 mod window;
 
 pub use handshake::{Handshake, MESSAGE_MAX_BYTES, PAYLOAD_MAX_BYTES, TransportKeys};
+pub(crate) use peer::{Peer, Peers};
 pub use transport::{OVERHEAD_BYTES, ObjectOpener, Sealer, StreamOpener};
 
 use crate::identity::KeyError;

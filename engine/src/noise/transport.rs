@@ -41,11 +41,22 @@ impl Sealer {
     /// Appends `counter || AEAD(plaintext)` to `out`; allocates only if `out` has to grow. Fails,
     /// and appends nothing, when the counters are used up.
     pub fn seal(&mut self, plaintext: &[u8], out: &mut Vec<u8>) -> Result<(), NoiseError> {
-        let counter = self.next_counter()?;
-        out.extend_from_slice(&counter.to_be_bytes());
         let start = out.len();
-        out.resize(start + plaintext.len() + TAG_BYTES, 0);
-        self.key.seal(counter, &[], plaintext, &mut out[start..]);
+        out.resize(start + plaintext.len() + OVERHEAD_BYTES, 0);
+        self.seal_to(plaintext, &mut out[start..]).inspect_err(|_| out.truncate(start))
+    }
+
+    /// Writes `counter || AEAD(plaintext)` over `out`. Fails, and writes nothing, when the counters are used up.
+    ///
+    /// # Panics
+    ///
+    /// If `out` is not exactly [`OVERHEAD_BYTES`] longer than `plaintext`.
+    pub fn seal_to(&mut self, plaintext: &[u8], out: &mut [u8]) -> Result<(), NoiseError> {
+        assert_eq!(out.len(), plaintext.len() + OVERHEAD_BYTES, "room for counter and tag");
+        let counter = self.next_counter()?;
+        let (head, rest) = out.split_at_mut(COUNTER_BYTES);
+        head.copy_from_slice(&counter.to_be_bytes());
+        self.key.seal(counter, &[], plaintext, rest);
         Ok(())
     }
 

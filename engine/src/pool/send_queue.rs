@@ -8,7 +8,11 @@
 
 use std::collections::VecDeque;
 
-use super::{Slice, batch::Batch};
+use super::{
+    Slice,
+    batch::Batch,
+    pins::{Pinned, Pins},
+};
 
 /// Payloads up to this many bytes are copied into the batch, larger ones are referenced.
 /// The crossing point measured for the relay lies near 2 KiB.
@@ -20,7 +24,7 @@ pub enum Segment {
     /// Gathered small pieces and frame headers.
     Batch(Batch),
     /// A referenced range of a receive block.
-    Slice(Slice),
+    Slice(Pinned),
 }
 
 impl Segment {
@@ -29,7 +33,14 @@ impl Segment {
     pub fn as_bytes(&self) -> &[u8] {
         match self {
             Self::Batch(batch) => batch.bytes(),
-            Self::Slice(slice) => slice,
+            Self::Slice(pinned) => pinned.slice(),
+        }
+    }
+
+    fn pinned(&self) -> Option<&Pinned> {
+        match self {
+            Self::Slice(pinned) => Some(pinned),
+            Self::Batch(_) => None,
         }
     }
 }
@@ -45,6 +56,8 @@ pub struct SendQueue {
     taken: usize,
     /// The queue was cleared meanwhile: nothing of it comes back.
     forget_taken: bool,
+    /// Those of `taken` included.
+    pins: Pins,
 }
 
 impl SendQueue {
@@ -61,13 +74,18 @@ impl SendQueue {
         }
     }
 
-    /// Queues `slice`: copied when small, referenced when large.
+    /// Queues `slice`: copied when small, referenced when large, unless [`Pins`] is against it.
     pub fn push_slice(&mut self, slice: Slice) {
         if slice.len() <= COPY_MAX_BYTES {
             self.push_bytes(&slice);
         } else {
+            // Room that was made and then not used is no segment.
+            self.segments.pop_back_if(|last| last.as_bytes().is_empty());
             self.len += slice.len();
-            self.segments.push_back(Segment::Slice(slice));
+            // Between two slices there may be a batch, of headers.
+            let last = self.segments.iter().rev().take(2).find_map(Segment::pinned);
+            let pinned = self.pins.admit(slice, last);
+            self.segments.push_back(Segment::Slice(pinned));
         }
     }
 
@@ -121,7 +139,9 @@ impl SendQueue {
             }
             sent -= left;
             self.head_sent = 0;
-            self.segments.pop_front();
+            if let Some(Segment::Slice(pinned)) = self.segments.pop_front() {
+                self.pins.release(&pinned);
+            }
         }
     }
 
@@ -145,6 +165,7 @@ impl SendQueue {
         }
         if sent == taken {
             self.len -= taken;
+            segments.iter().filter_map(Segment::pinned).for_each(|sent| self.pins.release(sent));
             return segments.clear();
         }
         for segment in segments.drain(..).rev() {
@@ -154,25 +175,38 @@ impl SendQueue {
         self.advance(sent);
     }
 
-    /// Takes up to `bytes_max` contiguous bytes off the front, without a copy where they fill their segment; `None` when there
-    /// is nothing to take.
-    pub fn pop_front(&mut self, bytes_max: usize) -> Option<Slice> {
-        if bytes_max == 0 {
-            return None;
-        }
-        let slice = match self.segments.front_mut()? {
-            Segment::Slice(slice) => {
-                let mut rest = slice.clone();
-                rest.advance(self.head_sent);
-                rest.split_to(bytes_max)
-            }
-            Segment::Batch(batch) => {
-                let bytes = &batch.bytes()[self.head_sent..];
-                Slice::copy_from(&bytes[..bytes.len().min(bytes_max)])
-            }
+    /// Bytes that [`SendQueue::move_front`] can move at once: those of the first segment, at most `bytes_max`.
+    #[must_use]
+    pub fn front_len(&self, bytes_max: usize) -> usize {
+        let first =
+            self.segments.front().map_or(0, |first| first.as_bytes().len() - self.head_sent);
+        first.min(bytes_max)
+    }
+
+    /// Moves the first `bytes`, at most [`SendQueue::front_len`], to the end of `to`: by reference where they are many and fill
+    /// their segment.
+    pub fn move_front(&mut self, bytes: usize, to: &mut Self) {
+        debug_assert!(bytes <= self.front_len(bytes), "within the first segment");
+        let is_whole = |first: &mut Segment| {
+            let is_batch = matches!(first, Segment::Batch(batch) if batch.bytes().len() == bytes);
+            is_batch && self.head_sent == 0 && bytes > COPY_MAX_BYTES
         };
-        self.advance(slice.len());
-        Some(slice)
+        if let Some(batch) = self.segments.pop_front_if(is_whole) {
+            to.segments.push_back(batch);
+            to.len += bytes;
+            self.len -= bytes;
+            return;
+        }
+        match self.segments.front() {
+            Some(Segment::Slice(pinned)) => {
+                to.push_slice(pinned.slice().range(self.head_sent, self.head_sent + bytes));
+            }
+            Some(Segment::Batch(batch)) => {
+                to.push_bytes(&batch.bytes()[self.head_sent..self.head_sent + bytes]);
+            }
+            None => {}
+        }
+        self.advance(bytes);
     }
 
     /// Drops everything; what a send has taken does not come back.
@@ -185,6 +219,7 @@ impl SendQueue {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::pool::{BlockPool, pins::PINNED_BYTES_MAX};
 
     fn flat(queue: &SendQueue) -> Vec<u8> {
         queue.pieces().flatten().copied().collect()
@@ -198,6 +233,43 @@ mod tests {
         queue.push_slice(Slice::from_vec(vec![7; COPY_MAX_BYTES + 1]));
         assert_eq!(queue.pieces().count(), 2);
         assert_eq!(queue.len(), 6 + COPY_MAX_BYTES + 1);
+    }
+
+    /// As a peer could send that means to use up memory: a little of each receive block for somebody who does not read.
+    #[test]
+    fn what_waits_keeps_few_blocks_and_gives_them_back_however_it_leaves() {
+        let pool = BlockPool::new(192 * 1024, 64);
+        drop((0..64).map(|_| pool.take()).collect::<Vec<_>>());
+        let fill = |queue: &mut SendQueue| {
+            for _ in 0..62 {
+                queue.push_bytes(b"a header");
+                queue.push_slice(pool.take().freeze(COPY_MAX_BYTES + 50));
+            }
+            assert_eq!(64 - pool.free_count(), PINNED_BYTES_MAX / pool.block_bytes());
+        };
+        let mut queue = SendQueue::default();
+        for sent_at_once in [true, false] {
+            fill(&mut queue);
+            let mut segments = Vec::new();
+            let (all, head) = (queue.len(), queue.take_segments(&mut segments, 1000));
+            let sent = if sent_at_once { all } else { 3000 };
+            queue.settle(&mut segments, head, sent);
+            queue.advance(all - sent);
+            assert!(queue.is_empty() && pool.free_count() == 64);
+        }
+        fill(&mut queue);
+        queue.clear();
+        assert_eq!(pool.free_count(), 64);
+        fill(&mut queue);
+    }
+
+    #[test]
+    fn room_that_was_made_for_nothing_does_not_stand_in_the_way() {
+        let mut queue = SendQueue::default();
+        queue.reserve(100);
+        queue.push_slice(Slice::from_vec(vec![7; COPY_MAX_BYTES + 1]));
+        queue.push_bytes(b"abc");
+        assert_eq!((queue.pieces().count(), queue.front_len(5)), (2, 5));
     }
 
     #[test]
@@ -217,20 +289,23 @@ mod tests {
     }
 
     #[test]
-    fn popped_pieces_are_the_bytes_in_order() {
+    fn moved_pieces_are_the_bytes_in_order() {
         for bytes_max in [1, 3, 1000, usize::MAX] {
-            let mut queue = SendQueue::default();
+            let (mut queue, mut to) = (SendQueue::default(), SendQueue::default());
             let large: Vec<u8> = (0..5000).map(|i| i as u8).collect();
+            let expected = [b"abc", &large[..], b"xyz", &[7; 3000][..]].concat();
             queue.push_bytes(b"abc");
-            queue.push_slice(Slice::from_vec(large.clone()));
+            queue.push_slice(Slice::from_vec(large));
             queue.push_bytes(b"xyz");
-            let mut popped = Vec::new();
-            while let Some(slice) = queue.pop_front(bytes_max) {
-                assert!(!slice.is_empty() && slice.len() <= bytes_max);
-                popped.extend_from_slice(&slice);
-                assert_eq!(popped.len() + queue.len(), 5006);
+            queue.push_bytes(&[7; 3000]);
+            while !queue.is_empty() {
+                let len = queue.front_len(bytes_max);
+                assert!(len > 0 && len <= bytes_max);
+                queue.move_front(len, &mut to);
+                assert_eq!(queue.len() + to.len(), expected.len());
             }
-            assert_eq!(popped, [b"abc", &large[..], b"xyz"].concat());
+            assert_eq!(flat(&to), expected);
+            assert_eq!((queue.front_len(1), queue.pieces().count()), (0, 0));
         }
     }
 

@@ -4,23 +4,58 @@
 //! Honest traffic of small messages passes: what counts is the proportion of frames without payload to frames with
 //! it, in both directions, above a floor that is generous for an idle session.
 
+use std::time::{Duration, Instant};
+
 use super::{RelayLimits, SessionEnd};
 use crate::mux::MuxCounters;
 
+/// An interval is not shorter, whatever is configured.
+const INTERVAL_MIN: Duration = Duration::from_secs(1);
+
 /// The account of one session.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Budget {
-    /// The mux's counters at the begin of the interval.
+    /// When the interval began.
+    begun_at: Instant,
+    /// The mux's counters then.
     begin: MuxCounters,
     data_frames_sent: u64,
+    requests: u32,
     abandoned: u32,
     refused: u32,
 }
 
 impl Budget {
-    /// A new interval.
-    pub(super) fn begin_interval(&mut self, begin: MuxCounters) {
-        *self = Self { begin, ..Self::default() };
+    /// The first interval.
+    pub(super) fn new(now: Instant) -> Self {
+        Self {
+            begun_at: now,
+            begin: MuxCounters::default(),
+            data_frames_sent: 0,
+            requests: 0,
+            abandoned: 0,
+            refused: 0,
+        }
+    }
+
+    /// Begins a new interval if this one is over; returns when the one at hand is.
+    pub(super) fn renew(
+        &mut self,
+        now: Instant,
+        interval: Duration,
+        counters: MuxCounters,
+    ) -> Instant {
+        let interval = interval.max(INTERVAL_MIN);
+        if now >= self.begun_at + interval {
+            *self = Self { begin: counters, ..Self::new(now) };
+        }
+        self.begun_at + interval
+    }
+
+    /// The peer wants `count` signatures checked or made; true when that is too much.
+    pub(super) fn request(&mut self, count: u32, max: u32) -> bool {
+        self.requests = self.requests.saturating_add(count);
+        self.requests > max
     }
 
     /// We sent the peer data frames: it may answer with updates.

@@ -81,6 +81,13 @@ impl Cores {
         }
     }
 
+    /// Removes all sessions of a core.
+    pub(super) fn leave_all(&self, core: u16) {
+        for shard in &self.shards {
+            lock(shard).retain(|_, session| session.core != core);
+        }
+    }
+
     /// The session of a key.
     #[must_use]
     pub fn find(&self, key: &PublicKey) -> Option<SessionRef> {

@@ -8,7 +8,6 @@ use std::{net::IpAddr, sync::atomic::Ordering::Relaxed, time::Duration};
 
 use super::{
     Command, Delivery, Half, RefuseReason, Relay, SessionEnd, Stage, StreamMsg, StreamRef,
-    TimerKey,
     session::Up,
     stream::{Answer, Relaying},
 };
@@ -18,7 +17,7 @@ use crate::{
     mux::StreamId,
     pool::Slice,
     session::{OBJECT_OVERHEAD_BYTES, Object, ObjectReader, PING_MARKER, write_object},
-    wire::{Dialect, ObjectError, RoutedRequest, SignedObject, StreamResponse},
+    wire::{Dialect, KeyBytes, ObjectError, RawRequest, SignedObject, StreamResponse},
 };
 
 /// The initiator's half outlives the destination's by this much, so that the destination's reason is the one reported.
@@ -28,6 +27,10 @@ const INITIATOR_SLACK: Duration = Duration::from_secs(1);
 /// behind this much: whoever reads so little could have them pile up by thousands.
 const OBJECTS_QUEUED_BYTES_MAX: usize = 4 * SEND_HIGH_BYTES;
 
+/// Sealed bytes of the longest request or answer that is taken, as at our clients; genuine ones stay below 2 KiB. So a session
+/// that begins all its 2,048 streams and ends no request holds 32 MiB, and no more than it has sent.
+const OBJECT_BYTES_MAX: usize = 16 * 1024;
+
 impl Relay {
     /// A client opened a stream: acknowledge at once (`wire.md §3.3`) and wait for its request.
     pub(super) fn client_opened(&mut self, io: &mut Io, conn: ConnId, id: StreamId) {
@@ -36,10 +39,10 @@ impl Relay {
         if let Some(queue) = io.queue(conn) {
             up.mux().accept(id, queue);
         }
-        let stage = Stage::Request(Box::default());
+        let stage = Stage::Request(Box::new(ObjectReader::with_max(OBJECT_BYTES_MAX)));
         up.streams.insert(id, Half::new(stage, now));
-        self.stats.stream_halves.fetch_add(1, Relaxed);
-        self.timers.set(TimerKey::Stream(conn, id), now + self.limits.dial_timeout);
+        self.stats.half_begins(id);
+        self.set_deadline(conn, id, now + self.limits.dial_timeout);
     }
 
     /// Bytes on a stream whose request is being read.
@@ -88,9 +91,16 @@ impl Relay {
         id: StreamId,
         signed: Vec<u8>,
     ) -> Result<(), RefuseReason> {
+        let requests_max = self.limits.requests_per_interval_max;
         let Some(up) = self.up(conn) else { return Ok(()) };
+        if up.budget.request(1, requests_max) {
+            return Err(RefuseReason::TooManyRequests);
+        }
         let (object, request, destination) = checked_request(signed, &up.key)?;
         if request.asks_for_ip() && destination == *self.public_key.as_bytes() {
+            if self.up(conn).is_some_and(|up| up.budget.request(1, requests_max)) {
+                return Err(RefuseReason::TooManyRequests);
+            }
             self.answer_ip(io, conn, id, &object);
             return Ok(());
         }
@@ -102,7 +112,7 @@ impl Relay {
         io: &mut Io,
         conn: ConnId,
         id: StreamId,
-        destination: &[u8; PublicKey::LEN],
+        destination: &KeyBytes,
         request: SignedObject,
     ) -> Result<(), RefuseReason> {
         // Whatever bytes the table finds are a key.
@@ -112,7 +122,7 @@ impl Relay {
         let Some(half) = self.half(conn, id) else { return Ok(()) };
         half.stage = Stage::Dialing { peer: None };
         let deadline = io.now() + self.limits.dial_timeout + INITIATOR_SLACK;
-        self.timers.set(TimerKey::Stream(conn, id), deadline);
+        self.set_deadline(conn, id, deadline);
         let delivery = Delivery { from, conn: target.conn, destination, request };
         if target.core == self.core {
             self.deliver(io, delivery);
@@ -150,7 +160,7 @@ impl Relay {
         match self.open_to(io, conn, &destination, &request) {
             Ok(id) => {
                 let answer = Answer {
-                    reader: ObjectReader::new(),
+                    reader: ObjectReader::with_max(OBJECT_BYTES_MAX),
                     initiator: Some(from),
                     request_hash: request.hash(),
                 };
@@ -158,8 +168,8 @@ impl Relay {
                 let now = io.now();
                 let Some(up) = self.up(conn) else { return };
                 up.streams.insert(id, Half::new(stage, now));
-                self.stats.stream_halves.fetch_add(1, Relaxed);
-                self.timers.set(TimerKey::Stream(conn, id), now + self.limits.dial_timeout);
+                self.stats.half_begins(id);
+                self.set_deadline(conn, id, now + self.limits.dial_timeout);
                 let here = StreamRef { core: self.core, conn, id };
                 self.tell(io, from, here, StreamMsg::Delivered);
             }
@@ -246,7 +256,7 @@ impl Relay {
         if let Some(half) = self.half(conn, id) {
             half.stage = Stage::Relaying(Relaying::new(peer));
             half.active = now;
-            self.timers.set(TimerKey::Stream(conn, id), now + self.limits.idle_timeout);
+            self.set_deadline(conn, id, now + self.limits.idle_timeout);
         }
     }
 
@@ -298,9 +308,9 @@ impl Relay {
 fn checked_request(
     plain: Vec<u8>,
     session_key: &PublicKey,
-) -> Result<(SignedObject, RoutedRequest, [u8; PublicKey::LEN]), RefuseReason> {
+) -> Result<(SignedObject, RawRequest, KeyBytes), RefuseReason> {
     let object = SignedObject::from_bytes(plain).map_err(|_| RefuseReason::BadRequest)?;
-    let request = RoutedRequest::decode(object.gob()).map_err(|_| RefuseReason::BadRequest)?;
+    let request = RawRequest::decode(object.gob()).map_err(|_| RefuseReason::BadRequest)?;
     let destination = request.verify(&object, session_key).map_err(|error| match error {
         ObjectError::SourceKeyForeign => RefuseReason::ForeignSource,
         _ => RefuseReason::BadRequest,

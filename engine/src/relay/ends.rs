@@ -9,10 +9,11 @@
 //! | refused before it was relayed | FIN; what still comes is dropped for the linger limit, then reset | hears `Reset` |
 //! | broken off: idle, lingering, too slow | reset | hears `Reset` |
 
-use std::sync::atomic::Ordering::Relaxed;
+use std::{sync::atomic::Ordering::Relaxed, time::Instant};
 
 use super::{
     Half, RefuseReason, Relay, SessionEnd, Stage, StreamMsg, StreamRef, TimerKey,
+    session::up_of,
     stream::{Relaying, pending_len},
 };
 use crate::{
@@ -66,7 +67,7 @@ impl Relay {
         if let Some(queue) = io.queue(conn) {
             up.mux().finish(id, queue);
         }
-        self.timers.set(TimerKey::Stream(conn, id), linger);
+        self.set_deadline(conn, id, linger);
     }
 
     /// Breaks a relayed stream off in both directions.
@@ -90,7 +91,7 @@ impl Relay {
     /// Forgets a half and gives back all that it held.
     pub(super) fn drop_half(&mut self, io: &mut Io, conn: ConnId, id: StreamId) -> Option<Half> {
         let up = self.up(conn)?;
-        let half = up.streams.remove(id)?;
+        let mut half = up.streams.remove(id)?;
         let waiting = pending_len(&half);
         up.pending_bytes -= waiting;
         up.owing.remove(&id);
@@ -99,12 +100,19 @@ impl Relay {
         }
         self.pending_bytes -= waiting;
         self.stats.pending_bytes.fetch_sub(waiting as u64, Relaxed);
-        self.stats.stream_halves.fetch_sub(1, Relaxed);
-        self.timers.cancel(TimerKey::Stream(conn, id));
-        if matches!(&half.stage, Stage::Relaying(relaying) if relaying.held) {
+        self.stats.half_ends(id);
+        self.timers.cancel(&mut half.timer, TimerKey::Stream(conn, id));
+        if matches!(&half.stage, Stage::Relaying(relaying) if relaying.hold.is_some()) {
             self.release(io, conn);
         }
         Some(half)
+    }
+
+    /// Sets the deadline of a half's stage.
+    pub(super) fn set_deadline(&mut self, conn: ConnId, id: StreamId, at: Instant) {
+        if let Some(half) = up_of(&mut self.sessions, conn).and_then(|up| up.streams.get_mut(id)) {
+            self.timers.set(&mut half.timer, TimerKey::Stream(conn, id), at);
+        }
     }
 
     /// The deadline of a half's stage has come.
@@ -117,12 +125,12 @@ impl Relay {
             Stage::Dialing { .. } => self.refuse(io, conn, id, RefuseReason::AnswerTimeout),
             Stage::Answer(_) => self.decline(io, conn, id, RefuseReason::AnswerTimeout),
             Stage::Closing => drop(self.reset_half(io, conn, id)),
-            Stage::Relaying(relaying) if relaying.held => {
+            Stage::Relaying(relaying) if relaying.hold.is_some() => {
                 self.break_off(io, conn, id, RefuseReason::SlowReceiver);
             }
             Stage::Relaying(relaying) => {
-                let half_closed = relaying.client_done || relaying.peer_done;
-                let (limit, why) = if half_closed {
+                // After an end the half towards the one who is still listening decides: all that moves, moves through it.
+                let (limit, why) = if relaying.peer_done {
                     (linger, RefuseReason::Linger)
                 } else {
                     (idle, RefuseReason::Idle)
@@ -131,7 +139,7 @@ impl Relay {
                 if due <= now {
                     self.break_off(io, conn, id, why);
                 } else {
-                    self.timers.set(TimerKey::Stream(conn, id), due);
+                    self.set_deadline(conn, id, due);
                 }
             }
         }

@@ -1,4 +1,4 @@
-//! The flow of a relayed stream: data and credit (`wire.md §4.6`). How it ends is in `ends.rs`.
+//! The flow of a relayed stream: data and credit (`wire.md §4.6`). What waits is in `waiting.rs`, how a stream ends in `ends.rs`.
 //!
 //! ```text
 //!   client A ─Data─▶ half A ─StreamMsg::Data─▶ half B ─ credit and room? ─▶ send queue of B
@@ -9,8 +9,9 @@
 use std::sync::atomic::Ordering::Relaxed;
 
 use super::{
-    Command, Half, RefuseReason, Relay, SessionEnd, Stage, StreamMsg, StreamRef, TimerKey,
-    stream::{Relaying, pending_len},
+    Command, Half, RefuseReason, Relay, SessionEnd, Stage, StreamMsg, StreamRef,
+    lanes::LANE_COMPACT_BYTES,
+    stream::{Hold, Relaying},
 };
 use crate::{
     io::{ConnId, Io},
@@ -28,8 +29,9 @@ const AHEAD_MAX_BYTES: i64 = AHEAD_LOW_BYTES + 128 * 1024;
 /// granted all but less than its first window, so this is always reached.
 const AHEAD_LOW_BYTES: i64 = INITIAL_WINDOW_BYTES as i64;
 
-/// A half hands over this much before the next one of its session gets its turn.
-const TURN_BYTES: usize = 16 * 1024;
+/// A receiver who takes so much while its source's session is held gets its time anew: with ten seconds of it, 50 kbit/s. One
+/// that takes less is as good as stalled, and its source has other streams.
+const HOLD_STEP_BYTES: i64 = 64 * 1024;
 
 /// What our client's frames mean for its half.
 impl Relay {
@@ -41,6 +43,9 @@ impl Relay {
                 half.active = now;
                 let (peer, len) = (relaying.peer, data.len());
                 relaying.ahead_bytes += len as i64;
+                if let Some(hold) = &mut relaying.hold {
+                    hold.next_ahead_bytes += len as i64;
+                }
                 let too_far = relaying.ahead_bytes > AHEAD_MAX_BYTES;
                 self.stats.relayed_bytes.fetch_add(len as u64, Relaxed);
                 let here = StreamRef { core: self.core, conn, id };
@@ -74,7 +79,6 @@ impl Relay {
     }
 
     pub(super) fn client_finished(&mut self, io: &mut Io, conn: ConnId, id: StreamId) {
-        let linger = io.now() + self.limits.linger_timeout;
         let here = StreamRef { core: self.core, conn, id };
         let Some(half) = self.half(conn, id) else { return };
         match &mut half.stage {
@@ -85,7 +89,9 @@ impl Relay {
                 if over {
                     self.drop_half(io, conn, id);
                 } else {
-                    self.timers.set(TimerKey::Stream(conn, id), linger);
+                    // Nothing more of it can come, so there is nothing to hold its session for. How long the other
+                    // direction may linger is for the other half to say: it sees what is still sent of this one.
+                    self.source_release(io, conn, id);
                 }
             }
             Stage::Request(_) => {
@@ -140,11 +146,18 @@ impl Relay {
 
 /// What the other half says.
 impl Relay {
-    /// Speaks to a half: directly on this core, through the mailbox on another.
+    /// Speaks to a half: directly on this core, through a lane on another.
     pub(super) fn tell(&mut self, io: &mut Io, to: StreamRef, from: StreamRef, msg: StreamMsg) {
         if to.core == self.core {
             self.stream_message(io, to, from, msg);
         } else {
+            let waiting = self.cores.lanes().bytes(self.core, to.core);
+            let msg = match msg {
+                StreamMsg::Data(data) if waiting > LANE_COMPACT_BYTES => {
+                    StreamMsg::Data(data.compact())
+                }
+                msg => msg,
+            };
             self.outbox.push(to.core, Command::Stream { to, from, msg });
         }
     }
@@ -169,14 +182,21 @@ impl Relay {
             (Stage::Relaying(_), StreamMsg::Data(data)) => self.peer_data(io, conn, id, data),
             (Stage::Relaying(relaying), StreamMsg::Credit(bytes)) => {
                 relaying.ahead_bytes -= i64::from(bytes);
-                if relaying.ahead_bytes <= AHEAD_LOW_BYTES {
+                let ahead_bytes = relaying.ahead_bytes;
+                if ahead_bytes <= AHEAD_LOW_BYTES {
                     self.source_release(io, conn, id);
+                } else if let Some(hold) = &mut relaying.hold
+                    && ahead_bytes <= hold.next_ahead_bytes
+                {
+                    *hold = Hold { next_ahead_bytes: ahead_bytes - HOLD_STEP_BYTES };
+                    let due = io.now() + self.limits.linger_timeout;
+                    self.set_deadline(conn, id, due);
                 }
                 self.peer_credit(io, conn, id, bytes);
             }
             (Stage::Relaying(relaying), StreamMsg::Finish) => {
                 relaying.peer_done = true;
-                self.timers.set(TimerKey::Stream(conn, id), io.now() + self.limits.linger_timeout);
+                self.set_deadline(conn, id, io.now() + self.limits.linger_timeout);
                 self.finish_if_drained(io, conn, id);
             }
             (Stage::Relaying(_), StreamMsg::Reset | StreamMsg::Refused(_)) => {
@@ -204,25 +224,35 @@ impl Relay {
         let credit = up.mux().send_credit(id) as usize;
         let Some(half) = up.streams.get_mut(id) else { return };
         half.active = now;
-        let Stage::Relaying(relaying) = &mut half.stage else { return };
+        let Stage::Relaying(relaying) = &half.stage else { return };
         if !full && relaying.pending.is_empty() && credit >= data.len() {
             return self.hand_over(io, conn, id, data);
         }
-        let len = data.len();
-        relaying.pending.push_slice(data.compact());
-        up.pending_bytes += len;
-        self.pending_bytes += len;
-        self.stats.pending_bytes.fetch_add(len as u64, Relaxed);
-        self.list_ready(conn, id);
-        // There may be credit for a part of it, and nothing else that would ever send that part.
-        self.drain(io, conn);
-        let waiting = self.half(conn, id).map_or(0, |half| pending_len(half));
-        self.enforce_budget(io, conn, id, waiting);
+        self.wait(io, conn, id, |pending| pending.push_slice(data.compact()));
+    }
+
+    /// Puts payload into our client's send queue.
+    fn hand_over(&mut self, io: &mut Io, conn: ConnId, id: StreamId, data: Slice) {
+        let bytes = u32::try_from(data.len()).expect("a slice is below 4 GiB");
+        let (Some(up), Some(queue)) = (self.up(conn), io.queue(conn)) else { return };
+        up.budget.note_data_sent(1);
+        let mux = up.mux();
+        mux.send(id, data, queue);
+        if !mux.has_windows() {
+            // smux v1 tells us nothing of its receiver; what the connection takes counts as taken.
+            let Some(Half { stage: Stage::Relaying(Relaying { peer, .. }), .. }) =
+                up.streams.get(id)
+            else {
+                return;
+            };
+            let (to, here) = (*peer, StreamRef { core: self.core, conn, id });
+            self.tell(io, to, here, StreamMsg::Credit(bytes));
+        }
     }
 
     /// The far receiver lets our client send more. What our client's connection cannot take now is gathered, or a far
     /// receiver that gives it byte by byte would fill the queue of a client that does not read.
-    fn peer_credit(&mut self, io: &mut Io, conn: ConnId, id: StreamId, bytes: u32) {
+    pub(super) fn peer_credit(&mut self, io: &mut Io, conn: ConnId, id: StreamId, bytes: u32) {
         let (now, full) = (io.now(), io.is_full(conn));
         let Some(up) = self.up(conn) else { return };
         let Some(half) = up.streams.get_mut(id) else { return };
@@ -252,121 +282,46 @@ impl Relay {
         }
     }
 
-    /// Gives a half with something pending its place among those that may send, unless it waits for credit.
-    fn list_ready(&mut self, conn: ConnId, id: StreamId) {
-        let Some(up) = self.up(conn) else { return };
-        let credit = up.mux().send_credit(id);
-        if let Some(Half { stage: Stage::Relaying(relaying), .. }) = up.streams.get_mut(id)
-            && credit > 0
-            && !relaying.pending.is_empty()
-            && !std::mem::replace(&mut relaying.queued, true)
-        {
-            up.ready.push_back(id);
-        }
-    }
-
-    /// Puts payload into our client's send queue.
-    fn hand_over(&mut self, io: &mut Io, conn: ConnId, id: StreamId, data: Slice) {
-        let bytes = u32::try_from(data.len()).expect("a slice is below 4 GiB");
-        let (Some(up), Some(queue)) = (self.up(conn), io.queue(conn)) else { return };
-        up.budget.note_data_sent(1);
-        let mux = up.mux();
-        mux.send(id, data, queue);
-        if !mux.has_windows() {
-            // smux v1 tells us nothing of its receiver; what the connection takes counts as taken.
-            let Some(Half { stage: Stage::Relaying(Relaying { peer, .. }), .. }) =
-                up.streams.get(id)
-            else {
-                return;
-            };
-            let (to, here) = (*peer, StreamRef { core: self.core, conn, id });
-            self.tell(io, to, here, StreamMsg::Credit(bytes));
-        }
-    }
-
-    /// Keeps what waits within its bounds: the heaviest stream goes, of this session or, if the core is full, of the
-    /// heaviest session.
-    fn enforce_budget(&mut self, io: &mut Io, conn: ConnId, id: StreamId, waiting: usize) {
-        let stream_max = self.limits.stream_pending_bytes_max;
-        if waiting > stream_max {
-            return self.break_off(io, conn, id, RefuseReason::SlowReceiver);
-        }
-        while let Some((conn, id)) = self.heaviest_over_budget(conn) {
-            self.break_off(io, conn, id, RefuseReason::SlowReceiver);
-        }
-    }
-
-    /// The stream that must go for the budgets of a session and of the core to hold.
-    fn heaviest_over_budget(&mut self, conn: ConnId) -> Option<(ConnId, StreamId)> {
-        let session_max = self.limits.session_pending_bytes_max;
-        let over_session = self.up(conn).is_some_and(|up| up.pending_bytes > session_max);
-        let conn = if over_session {
-            conn
-        } else if self.pending_bytes > self.limits.core_pending_bytes_max
-            || self.stats.pending_bytes.load(Relaxed) > self.limits.process_pending_bytes_max
-        {
-            let sessions = self.sessions.iter().flatten();
-            sessions.max_by_key(|session| session.pending_bytes())?.conn
-        } else {
-            return None;
-        };
-        let streams = self.up(conn)?.streams.iter().map(|(id, half)| (pending_len(half), id));
-        streams.max().filter(|(waiting, _)| *waiting > 0).map(|(_, id)| (conn, id))
-    }
-
-    /// Our client's mux may have no windows; then the only way to slow it down is not to read from it. For no longer than
-    /// the linger limit: a receiver that stalls must not hold up the source's other streams.
+    /// Our client's mux may have no windows; then the only way to slow it down is not to read from it. For as long as the
+    /// receiver goes on taking, and no longer than the linger limit while it does not: a receiver that stalls must not hold up
+    /// the source's other streams.
     fn source_hold(&mut self, io: &mut Io, conn: ConnId, id: StreamId) {
         let Some(up) = self.up(conn) else { return };
         if up.mux().has_windows() {
             return;
         }
         if let Some(Half { stage: Stage::Relaying(relaying), .. }) = self.half(conn, id)
-            && !std::mem::replace(&mut relaying.held, true)
+            && relaying.hold.is_none()
         {
+            let next_ahead_bytes = relaying.ahead_bytes - HOLD_STEP_BYTES;
+            relaying.hold = Some(Hold { next_ahead_bytes });
             self.hold(io, conn);
-            self.timers.set(TimerKey::Stream(conn, id), io.now() + self.limits.linger_timeout);
+            self.set_deadline(conn, id, io.now() + self.limits.linger_timeout);
+        }
+    }
+
+    /// A source without windows sent `bytes` by the block; in a block that is told, as in one that is queued.
+    pub(super) fn note_ahead(&mut self, io: &mut Io, conn: ConnId, id: StreamId, bytes: u32) {
+        if let Some(Half { stage: Stage::Relaying(relaying), .. }) = self.half(conn, id) {
+            relaying.ahead_bytes += i64::from(bytes);
+            if let Some(hold) = &mut relaying.hold {
+                hold.next_ahead_bytes += i64::from(bytes);
+            }
+            if relaying.ahead_bytes > AHEAD_MAX_BYTES {
+                self.source_hold(io, conn, id);
+            }
         }
     }
 
     fn source_release(&mut self, io: &mut Io, conn: ConnId, id: StreamId) {
         if let Some(Half { stage: Stage::Relaying(relaying), .. }) = self.half(conn, id)
-            && std::mem::take(&mut relaying.held)
+            && relaying.hold.take().is_some()
         {
+            let peer_done = relaying.peer_done;
             self.release(io, conn);
-            self.timers.set(TimerKey::Stream(conn, id), io.now() + self.limits.idle_timeout);
-        }
-    }
-
-    /// Hands over what waits in a session, each half in its turn, while there is room.
-    pub(super) fn drain(&mut self, io: &mut Io, conn: ConnId) {
-        while !io.is_full(conn) {
-            let Some(up) = self.up(conn) else { return };
-            let Some(id) = up.ready.pop_front() else { return };
-            let credit = up.mux().send_credit(id) as usize;
-            let Some(Half { stage: Stage::Relaying(relaying), .. }) = up.streams.get_mut(id) else {
-                continue;
-            };
-            relaying.queued = false;
-            // Out of credit: it comes back with the next window update.
-            let Some(data) = relaying.pending.pop_front(credit.min(TURN_BYTES)) else { continue };
-            self.account_drained(conn, id, data.len());
-            self.hand_over(io, conn, id, data);
-            self.finish_if_drained(io, conn, id);
-        }
-    }
-
-    fn account_drained(&mut self, conn: ConnId, id: StreamId, len: usize) {
-        self.pending_bytes -= len;
-        self.stats.pending_bytes.fetch_sub(len as u64, Relaxed);
-        let Some(up) = self.up(conn) else { return };
-        up.pending_bytes -= len;
-        let Some(Half { stage: Stage::Relaying(relaying), .. }) = up.streams.get_mut(id) else {
-            return;
-        };
-        relaying.queued = !relaying.pending.is_empty();
-        if relaying.queued {
-            up.ready.push_back(id);
+            let limits = &self.limits;
+            let limit = if peer_done { limits.linger_timeout } else { limits.idle_timeout };
+            self.set_deadline(conn, id, io.now() + limit);
         }
     }
 

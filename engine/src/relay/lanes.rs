@@ -30,6 +30,10 @@ pub const LANE_HIGH_BYTES: usize = 4 << 20;
 /// Bytes in a lane at which its source goes on.
 pub const LANE_LOW_BYTES: usize = 1 << 20;
 
+/// Bytes in a lane above which slices that are a small part of their block are put into memory of their own: what waits behind
+/// so much may wait for long, and a lane counts bytes, not blocks.
+pub(super) const LANE_COMPACT_BYTES: usize = 256 << 10;
+
 /// Bytes that a core takes out of a lane before its sockets get their turn again.
 const TURN_BYTES: usize = 1 << 20;
 
@@ -181,6 +185,16 @@ fn bytes_of(command: &Command) -> usize {
 
 /// The ends of the lanes at one core.
 impl Relay {
+    /// Sends what was gathered, to whoever is still there. For the end of a core.
+    pub(super) fn send_last_mail(&mut self) {
+        for core in 0..self.cores.count() {
+            let batch = std::mem::take(&mut self.outbox.batches[usize::from(core)]);
+            if !batch.commands.is_empty() {
+                self.cores.lanes().send(self.core, core, batch);
+            }
+        }
+    }
+
     /// Sends what was gathered. `reader` is the session that this verb read from, and that is not read further while a lane is
     /// full.
     pub(super) fn send_mail(&mut self, io: &mut Io, reader: Option<ConnId>) {
@@ -237,12 +251,6 @@ impl Relay {
         if !lanes.lane(from, here).is_announced.swap(true, Ordering::SeqCst) {
             lanes.post(here, Command::Mail(from));
         }
-    }
-}
-
-impl Drop for Relay {
-    fn drop(&mut self) {
-        self.cores.lanes().close(self.core);
     }
 }
 

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use crate::timers::LONGEST;
+
 /// Bounds of one relay core. All have defaults; none is without effect.
 #[derive(Debug, Clone)]
 pub struct RelayLimits {
@@ -31,7 +33,7 @@ pub struct RelayLimits {
     pub dial_timeout: Duration,
     /// Neither direction of a relayed stream carried anything (`wire.md §4.8`).
     pub idle_timeout: Duration,
-    /// A stream of which one direction has ended and the other carries nothing.
+    /// One direction of a stream has ended, and neither what is still to be sent of it nor the other direction moves.
     pub linger_timeout: Duration,
     /// Bytes that wait for one stream's slow receiver. A yamux window is a twelfth of it; a peer without windows is no longer
     /// read at 384 KiB, and one receive of io_uring can bring all of its 2 MiB of buffers behind that.
@@ -51,6 +53,10 @@ pub struct RelayLimits {
     /// Streams that one session may open and then abandon before they are accepted, per `ping_interval`. An honest client
     /// that cancels 60 dials a second stays below it.
     pub resets_per_interval_max: u32,
+    /// Requests of one session that are looked at per `ping_interval`, whatever comes of them; those beyond it are refused
+    /// unread. Each costs the check of a signature, about 100 µs with all around it, so 30,000 are 10 % of a core. 1,000
+    /// dials a second are more than any known client makes. A look-up of an address counts twice, since it is signed too.
+    pub requests_per_interval_max: u32,
     /// Streams that one session may have refused for what it sent or asked for, per `ping_interval`: each costs the check of
     /// a signature, about 100 µs, so 10,000 are 3 % of a core.
     pub refusals_per_interval_max: u32,
@@ -65,6 +71,22 @@ pub struct RelayLimits {
 impl RelayLimits {
     /// A stream opens, is acknowledged, updated and finished: so many frames without payload are honest beside one data frame.
     pub const CONTROL_PER_DATA_FRAME: u64 = 4;
+
+    /// The same, with no time longer than a clock can tell ([`LONGEST`]).
+    pub(super) fn bounded(mut self) -> Self {
+        let times = [
+            &mut self.handshake_timeout,
+            &mut self.dial_timeout,
+            &mut self.idle_timeout,
+            &mut self.linger_timeout,
+            &mut self.ping_interval,
+            &mut self.ping_timeout,
+        ];
+        for time in times {
+            *time = LONGEST.min(*time);
+        }
+        self
+    }
 }
 
 impl Default for RelayLimits {
@@ -89,6 +111,7 @@ impl Default for RelayLimits {
             ping_interval: Duration::from_secs(30),
             ping_timeout: Duration::from_secs(15),
             resets_per_interval_max: 2000,
+            requests_per_interval_max: 30_000,
             refusals_per_interval_max: 10_000,
             empty_frames_per_interval_max: 1000,
             control_frames_per_interval_max: 100_000,

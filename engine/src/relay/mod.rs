@@ -10,7 +10,7 @@
 //! ```
 //!
 //! One [`Relay`] is one worker core: it owns its sessions and shares with the other cores only the
-//! [`Cores`] table (who is where, asked once per dial) and their mailboxes. The two halves of a relayed
+//! [`Cores`] table (who is where, asked once per dial) and the lanes between them. The two halves of a relayed
 //! stream speak to each other in [`StreamMsg`]s, by a direct call on one core and through a lane across two, so
 //! that the rules exist once.
 //!
@@ -23,8 +23,8 @@
 //!
 //! Files: `admission.rs` who may begin a handshake · `session.rs` handshake and frames of one connection · `budget.rs`
 //! what a peer may send beside data · `dial.rs` requests and responses · `forward.rs` data and credit · `runs.rs` the
-//! same for frames that need no decision, by the block · `ends.rs` how streams end · `stream.rs` the two halves ·
-//! `cores.rs` who is where · `lanes.rs` between cores · `limits.rs` · `stats.rs`.
+//! same for frames that need no decision, by the block · `waiting.rs` what cannot be sent yet · `ends.rs` how streams
+//! end · `stream.rs` the two halves · `cores.rs` who is where · `lanes.rs` between cores · `limits.rs` · `stats.rs`.
 
 mod admission;
 mod budget;
@@ -38,11 +38,12 @@ mod runs;
 mod session;
 mod stats;
 mod stream;
+mod waiting;
 
 use std::{
     collections::VecDeque,
     net::SocketAddr,
-    sync::{Arc, mpsc::SyncSender},
+    sync::{Arc, atomic::Ordering::Relaxed, mpsc::SyncSender},
 };
 
 pub use cores::{Cores, SessionRef};
@@ -56,13 +57,14 @@ use crate::{
     io::{Closed, ConnId, Io, Machine},
     mux::StreamId,
     pool::Slice,
-    timers::TimerQueue,
+    timers::TimerHeap,
 };
 use admission::{AddressRate, AddressSessions};
 use lanes::Outbox;
 use runs::Plan;
 use session::Session;
 use stream::{Half, Stage};
+use waiting::SpareQueues;
 
 /// What a relay is built with.
 #[derive(Clone)]
@@ -92,15 +94,18 @@ pub struct Relay {
     unproven: VecDeque<ConnId>,
     rate: AddressRate,
     address_sessions: AddressSessions,
-    timers: TimerQueue<TimerKey>,
+    timers: TimerHeap<TimerKey>,
     /// Bytes that wait in halves of all sessions of this core.
     pending_bytes: usize,
+    spare_queues: SpareQueues,
     /// For `runs.rs`, kept for its memory; empty between verbs.
     plan: Plan,
     /// What this verb says to other cores.
     outbox: Outbox,
     /// Sessions that are not read because a lane is full.
     lane_held: Vec<ConnId>,
+    /// It was told to end.
+    is_stopped: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -120,7 +125,7 @@ impl Relay {
             address_sessions: AddressSessions::default(),
             public_key: config.secret_key.public_key(),
             secret_key: config.secret_key,
-            limits: config.limits,
+            limits: config.limits.bounded(),
             newcomers: config.newcomers,
             core,
             outbox: Outbox::new(cores.count()),
@@ -129,10 +134,12 @@ impl Relay {
             sessions: Vec::new(),
             sessions_up: 0,
             unproven: VecDeque::new(),
-            timers: TimerQueue::new(),
+            timers: TimerHeap::new(),
             pending_bytes: 0,
+            spare_queues: SpareQueues::new(),
             plan: Plan::new(),
             lane_held: Vec::new(),
+            is_stopped: false,
         }
     }
 
@@ -153,6 +160,7 @@ impl Relay {
     }
 
     fn stop(&mut self, io: &mut Io) {
+        self.is_stopped = true;
         let conns: Vec<_> = self.sessions.iter().flatten().map(|session| session.conn).collect();
         for conn in conns {
             self.end_session(io, conn, SessionEnd::Shutdown);
@@ -173,11 +181,35 @@ impl Relay {
             Command::Deliver(delivery) => self.deliver(io, *delivery),
             Command::Stream { to, from, msg } => self.stream_message(io, to, from, msg),
             Command::Evict(conn) => self.evict(io, conn),
-            Command::MuxHint(conn, kind) => self.mux_hint(io, conn, kind),
+            Command::MuxHint(conn, kind) => self.mux_hint(conn, kind),
             Command::Mail(from) => self.read_mail(io, from),
             Command::LaneHasRoom => self.lane_has_room(io),
             Command::Stop => self.stop(io),
         }
+    }
+}
+
+/// However a core ends: nobody looks for its sessions any more, nobody waits for it, and its share of the counts is given back.
+/// After [`Command::Stop`] there is nothing of all that; else its driver failed, or it panicked.
+impl Drop for Relay {
+    fn drop(&mut self) {
+        self.cores.lanes().close(self.core);
+        let sessions = std::mem::take(&mut self.sessions);
+        if !self.is_stopped {
+            tracing::error!(
+                core = self.core,
+                sessions = self.sessions_up,
+                "a relay core has ended without being told to; its sessions are lost"
+            );
+        }
+        self.stats.handshakes.fetch_sub(self.unproven.len() as u64, Relaxed);
+        self.stats.sessions.fetch_sub(self.sessions_up as u64, Relaxed);
+        self.stats.pending_bytes.fetch_sub(self.pending_bytes as u64, Relaxed);
+        self.cores.leave_all(self.core);
+        for session in sessions.into_iter().flatten() {
+            self.bequeath(*session);
+        }
+        self.send_last_mail();
     }
 }
 

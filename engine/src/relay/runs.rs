@@ -7,6 +7,9 @@
 //!   queued     b: one copy or one reference per run; a run up to 2 KiB is copied
 //! ```
 //!
+//! A [`Way`] keeps what a stream may use and uses, a [`List`] the runs of all streams that go into the same send queue. So the
+//! frames of many streams between the same two sessions are one run, however small they are.
+//!
 //! Two passes over the block, since it can be written only as long as nothing refers to it: the first checks and
 //! accounts each frame and rewrites its header, the second queues the runs. A frame takes this way when everything
 //! about it is as usual: plain, its stream relayed, with nothing waiting at the other half, with room and credit for
@@ -19,7 +22,7 @@ use std::{sync::atomic::Ordering::Relaxed, time::Instant};
 
 use super::{
     Relay, Stage, StreamMsg, StreamRef,
-    session::{Phase, Session, Up},
+    session::{Phase, Session, Up, up_of},
     stream::{Half, Relaying},
 };
 use crate::{
@@ -31,13 +34,14 @@ use crate::{
     pool::{SendQueue, Slice, send_queue::COPY_MAX_BYTES},
 };
 
-/// A plan ends behind this many bytes. Room is looked for before anything of a plan is queued, so one receiver's queue may
-/// get as much beyond its mark; twice the mark is what control frames have alone (`CONTROL_BYTES_MAX`).
+/// A plan ends behind the frame that goes beyond this many bytes. Room is looked for before anything of a plan is queued, so one
+/// receiver's queue may get as much beyond its mark, and what of that frame one receive has brought.
 const PLAN_BYTES_MAX: usize = 64 * 1024;
 
-/// Ways that a plan keeps at hand, by the low bits of the stream's number: a session's ids are consecutive, so 64 streams find
-/// room, and 4 KiB stay in the innermost cache. More streams than that in one block make more plans of it.
-const WAYS: usize = 64;
+/// Ways that a plan keeps at hand, by the low bits of the stream's number: a session's ids are consecutive, so as many streams find
+/// room as a block can have frames of 64 bytes. Of the 48 KiB only those in use come into the cache. Streams that want the same
+/// place make more plans of a block.
+const WAYS: usize = 1024;
 
 /// Where the frames of one stream go, and what of it they have used in this plan.
 #[derive(Debug, Clone)]
@@ -60,8 +64,8 @@ struct Way {
     /// Of `allowed - left`, what belongs to a frame that began before, and what has not come yet of one that is cut.
     rest_bytes: u32,
     missing_bytes: u32,
-    first_run: u32,
-    last_run: u32,
+    /// Where its runs are.
+    list: u16,
 }
 
 impl Way {
@@ -77,8 +81,7 @@ impl Way {
         frames: 0,
         rest_bytes: 0,
         missing_bytes: 0,
-        first_run: NONE,
-        last_run: NONE,
+        list: 0,
     };
 
     fn frame_max_bytes(&self) -> u32 {
@@ -86,13 +89,27 @@ impl Way {
     }
 }
 
-/// Bytes of the block that go one way. A list for each way leads through them in their order.
+/// Runs in their order: of all ways that lead into one send queue, or of one way that is told.
+#[derive(Debug, Clone, Copy)]
+struct List {
+    to: ConnId,
+    /// The receiver's mux; `None` if its runs are told.
+    kind: Option<MuxKind>,
+    /// The place of the way that made it.
+    way: u16,
+    first_run: u32,
+    last_run: u32,
+}
+
+/// Bytes of the block that go one way. A list leads through them in their order.
 #[derive(Debug, Clone, Copy)]
 struct Run {
     start: u32,
     end: u32,
     next: u32,
-    /// Their header does not stand among them.
+    /// The place of its way; that of the first, if it is of several.
+    way: u16,
+    /// Its header does not stand in it.
     bare: bool,
 }
 
@@ -115,9 +132,12 @@ const NONE: u32 = u32::MAX;
 #[derive(Debug, Default)]
 pub(super) struct Plan {
     ways: Vec<Way>,
-    /// Of those, the ones in use.
-    used: Vec<u8>,
+    /// Places of those in use.
+    used: Vec<u16>,
+    lists: Vec<List>,
     runs: Vec<Run>,
+    /// A mux at one end of a way has no windows: see [`Relay::settle_windowless`].
+    has_windowless: bool,
     /// Every frame takes the general way; for the comparison of both.
     #[cfg(test)]
     is_off: bool,
@@ -125,46 +145,58 @@ pub(super) struct Plan {
 
 impl Plan {
     pub(super) fn new() -> Self {
-        let ways = vec![Way::NONE; WAYS];
-        Self {
-            ways,
-            used: Vec::with_capacity(WAYS),
-            runs: Vec::new(),
-            #[cfg(test)]
-            is_off: false,
-        }
+        Self { ways: vec![Way::NONE; WAYS], ..Self::default() }
     }
 
-    /// Appends a run to its way, or to the way's last run if that ends where this one begins.
+    /// The list of a way that leads to `to`: one of its own if it is told, else that of the receiver, which `hint` may know.
+    fn list_for(&mut self, place: usize, to: ConnId, queue: Option<(MuxKind, &mut u16)>) -> u16 {
+        let (kind, hint) = queue.unzip();
+        let is_it = |list: &List| list.to == to && list.kind.is_some();
+        if let Some(hint) = &hint
+            && self.lists.get(usize::from(**hint)).is_some_and(is_it)
+        {
+            return **hint;
+        }
+        let number = self.lists.len() as u16;
+        self.lists.push(List { to, kind, way: place as u16, first_run: NONE, last_run: NONE });
+        if let Some(hint) = hint {
+            *hint = number;
+        }
+        number
+    }
+
+    /// Appends a run to the list of its way, or to the last run there if that ends where this one begins.
     #[inline]
     fn add_run(&mut self, place: usize, start: usize, end: usize, bare: bool) {
-        let way = &mut self.ways[place];
+        let list = &mut self.lists[usize::from(self.ways[place].list)];
         let number = self.runs.len() as u32;
         let (start, end) = (start as u32, end as u32);
-        if let Some(last) = self.runs.get_mut(way.last_run as usize) {
+        if let Some(last) = self.runs.get_mut(list.last_run as usize) {
             if last.end == start && !last.bare && !bare {
                 last.end = end;
                 return;
             }
             last.next = number;
         } else {
-            way.first_run = number;
+            list.first_run = number;
         }
-        way.last_run = number;
-        self.runs.push(Run { start, end, next: NONE, bare });
+        list.last_run = number;
+        self.runs.push(Run { start, end, next: NONE, way: place as u16, bare });
     }
 
-    /// The runs of a way.
-    fn runs_of(&self, way: &Way) -> impl Iterator<Item = Run> {
+    /// The runs of a list.
+    fn runs_of(&self, list: &List) -> impl Iterator<Item = Run> {
         let run = |number: u32| self.runs.get(number as usize).copied();
-        std::iter::successors(run(way.first_run), move |last| run(last.next))
+        std::iter::successors(run(list.first_run), move |last| run(last.next))
     }
 
     fn clear(&mut self) {
         for place in self.used.drain(..) {
             self.ways[usize::from(place)].id = StreamId(0);
         }
+        self.lists.clear();
         self.runs.clear();
+        self.has_windowless = false;
     }
 }
 
@@ -247,51 +279,109 @@ impl Relay {
     /// Queues the runs of the plan, and forgets it.
     fn queue_runs(&mut self, io: &mut Io, conn: ConnId, data: &Slice) {
         let plan = std::mem::take(&mut self.plan);
-        for place in &plan.used {
-            let way = &plan.ways[usize::from(*place)];
-            if let (Some(kind), Some(queue)) = (way.kind, io.queue(way.to)) {
-                plan.queue_way(way, kind, data, queue);
+        for list in &plan.lists {
+            if let (Some(kind), Some(queue)) = (list.kind, io.queue(list.to)) {
+                plan.queue_list(list, kind, data, queue);
             }
         }
         // Only now, as whoever is told may do anything to any session.
-        for place in &plan.used {
-            let way = &plan.ways[usize::from(*place)];
-            if way.kind.is_none() {
-                let to = StreamRef { core: way.core, conn: way.to, id: way.far_id };
-                let from = StreamRef { core: self.core, conn, id: way.id };
-                plan.tell_way(way, data, |data| self.tell(io, to, from, StreamMsg::Data(data)));
+        for list in plan.lists.iter().filter(|list| list.kind.is_none()) {
+            let way = &plan.ways[usize::from(list.way)];
+            let to = StreamRef { core: way.core, conn: way.to, id: way.far_id };
+            let from = StreamRef { core: self.core, conn, id: way.id };
+            if to.core != self.core {
+                plan.tell_list(list, data, |data| self.tell(io, to, from, StreamMsg::Data(data)));
+            } else if self.half(to.conn, to.id).is_some_and(|half| half.hears(from)) {
+                self.wait(io, to.conn, to.id, |pending| plan.leave_list(list, data, pending));
+            } else {
+                self.tell(io, from, to, StreamMsg::Reset);
             }
+        }
+        if plan.has_windowless {
+            self.settle_windowless(io, conn, &plan);
         }
         self.plan = plan;
         self.plan.clear();
     }
+
+    /// What takes the place of credit where a mux has no windows. A source without them is held when it is too far ahead of
+    /// its receiver; what the connection of a receiver without them has taken counts as taken by the receiver. Between two
+    /// such, either makes up for the other.
+    fn settle_windowless(&mut self, io: &mut Io, conn: ConnId, plan: &Plan) {
+        let Some(has_windows) = self.up(conn).map(|up| up.mux().has_windows()) else { return };
+        for place in &plan.used {
+            let way = &plan.ways[usize::from(*place)];
+            let spent = way.allowed - way.left - way.missing_bytes;
+            let is_taken = way.kind == Some(MuxKind::SmuxV1);
+            if spent == 0 || is_taken != has_windows {
+                continue;
+            }
+            if is_taken {
+                self.peer_credit(io, conn, way.id, spent);
+            } else {
+                self.note_ahead(io, conn, way.id, spent);
+            }
+        }
+    }
 }
 
 impl Plan {
-    /// Queues the runs of a way as frames.
-    fn queue_way(&self, way: &Way, kind: MuxKind, data: &Slice, queue: &mut SendQueue) {
+    /// Queues the runs of a list as frames.
+    fn queue_list(&self, list: &List, kind: MuxKind, data: &Slice, queue: &mut SendQueue) {
         let (mut copied_bytes, mut all_copied) = (0, true);
-        for run in self.runs_of(way) {
+        for run in self.runs_of(list) {
             copied_bytes += run.copied_bytes(kind);
             all_copied &= !run.bare && run.len() <= COPY_MAX_BYTES;
         }
         queue.reserve(copied_bytes);
-        let runs = self.runs_of(way);
+        let runs = self.runs_of(list);
         if all_copied {
             queue.push_all(runs.map(|run| &data[run.start as usize..run.end as usize]));
         } else {
-            runs.for_each(|run| queue_run(queue, kind, way.far_id, run, data));
+            runs.for_each(|run| self.queue_run(run, kind, data, queue));
         }
     }
 
-    /// Tells the payload of a way, in pieces as they suit us: where frames began and ended means nothing.
-    fn tell_way(&self, way: &Way, data: &Slice, mut tell: impl FnMut(Slice)) {
-        let mut small = Vec::new();
-        for run in self.runs_of(way) {
+    fn queue_run(&self, run: Run, kind: MuxKind, data: &Slice, queue: &mut SendQueue) {
+        let (start, end) = (run.start as usize, run.end as usize);
+        if run.bare {
+            let id = self.ways[usize::from(run.way)].far_id;
+            let mut header = [0; HEADER_MAX_BYTES];
+            kind.write_plain(PlainFrame { id, len: run.end - run.start }, &mut header);
+            queue.push_bytes(&header[..kind.header_bytes()]);
+        }
+        if run.len() <= COPY_MAX_BYTES {
+            queue.push_bytes(&data[start..end]);
+        } else {
+            queue.push_slice(data.range(start, end));
+        }
+    }
+
+    /// Leaves the payload of a list to wait: where frames began and ended means nothing.
+    fn leave_list(&self, list: &List, data: &Slice, pending: &mut SendQueue) {
+        let small = |run: &Run| run.len() <= COPY_MAX_BYTES;
+        pending.reserve(self.runs_of(list).filter(small).map(Run::len).sum());
+        for run in self.runs_of(list) {
             let (start, end) = (run.start as usize, run.end as usize);
-            if run.len() <= COPY_MAX_BYTES {
+            if small(&run) {
+                pending.push_bytes(&data[start..end]);
+            } else {
+                pending.push_slice(data.range(start, end).compact());
+            }
+        }
+    }
+
+    /// Tells the payload of a list to another core, in pieces as they suit us.
+    fn tell_list(&self, list: &List, data: &Slice, mut tell: impl FnMut(Slice)) {
+        let is_small = |run: &Run| run.len() <= COPY_MAX_BYTES;
+        // What has come, and not what its headers announce.
+        let small_bytes = self.runs_of(list).filter(is_small).map(Run::len).sum();
+        let mut small = Vec::new();
+        for run in self.runs_of(list) {
+            let (start, end) = (run.start as usize, run.end as usize);
+            if is_small(&run) {
                 if small.is_empty() {
-                    small.reserve_exact((way.allowed - way.left) as usize);
+                    small.reserve_exact(small_bytes);
                 }
                 small.extend_from_slice(&data[start..end]);
             } else {
@@ -304,20 +394,6 @@ impl Plan {
         if !small.is_empty() {
             tell(Slice::from_vec(small));
         }
-    }
-}
-
-fn queue_run(queue: &mut SendQueue, kind: MuxKind, id: StreamId, run: Run, data: &Slice) {
-    let (start, end) = (run.start as usize, run.end as usize);
-    if run.bare {
-        let mut header = [0; HEADER_MAX_BYTES];
-        kind.write_plain(PlainFrame { id, len: run.end - run.start }, &mut header);
-        queue.push_bytes(&header[..kind.header_bytes()]);
-    }
-    if run.len() <= COPY_MAX_BYTES {
-        queue.push_bytes(&data[start..end]);
-    } else {
-        queue.push_slice(data.range(start, end));
     }
 }
 
@@ -404,44 +480,45 @@ impl Planner<'_> {
         if way.id != StreamId(0) || id == StreamId(0) {
             return None;
         }
-        self.plan.ways[place] = self.find_way(source, id)?;
-        self.plan.used.push(place as u8);
+        self.plan.ways[place] = self.find_way(source, id, place)?;
+        self.plan.used.push(place as u16);
         Some(place)
     }
 
     #[inline(never)]
-    fn find_way(&mut self, source: &mut Up, id: StreamId) -> Option<Way> {
+    fn find_way(&mut self, source: &mut Up, id: StreamId, place: usize) -> Option<Way> {
         let Up { mux: Some(mux), streams, .. } = source else { return None };
         let half = streams.get_mut(id)?;
         let Stage::Relaying(relaying) = &mut half.stage else { return None };
         let StreamRef { core, conn: to, id: far_id } = relaying.peer;
         let window = mux.receive_window(id, &mut half.mux_hint);
         half.active = self.now;
-        let told = Way { id, far_id, core, to, allowed: window, left: window, ..Way::NONE };
-        // Without windows, how far a source is ahead is kept by the general way.
-        let told = mux.has_windows().then_some(told);
+        let way = Way { id, far_id, core, to, allowed: window, left: window, ..Way::NONE };
+        let plan = &mut *self.plan;
+        plan.has_windowless |= !mux.has_windows();
+        let mut told = || Some(Way { list: plan.list_for(place, to, None), ..way.clone() });
         if core != self.core || !self.io.has_room(to) {
-            return told;
+            return told();
         }
-        let Up { mux: Some(far_mux), streams: far_streams, .. } = up_of(self.sessions, to)? else {
+        let Up { mux: Some(far_mux), streams: far_streams, plan_list, .. } =
+            up_of(self.sessions, to)?
+        else {
             return None;
         };
         let far_half = far_streams.find(far_id, &mut relaying.peer_hint)?;
         let kind = far_mux.kind();
         if !takes_at_once(far_half, StreamRef { core, conn: self.conn, id }) {
-            return told;
-        }
-        // The same where a receiver has none, unless neither has any: then what was sent and what was taken are the same.
-        if far_mux.has_windows() != mux.has_windows() {
-            return None;
+            return told();
         }
         let credit = far_mux.find_credit(far_id, &mut far_half.mux_hint);
         if credit == 0 {
-            return told;
+            return told();
         }
         far_half.active = self.now;
+        plan.has_windowless |= !far_mux.has_windows();
         let allowed = window.min(credit);
-        Some(Way { id, far_id, core, to, kind: Some(kind), allowed, left: allowed, ..Way::NONE })
+        let list = plan.list_for(place, to, Some((kind, plan_list)));
+        Some(Way { kind: Some(kind), allowed, left: allowed, list, ..way })
     }
 
     /// Accounts what the plan uses, on both sides of each way; returns the payload in it.
@@ -475,12 +552,4 @@ impl Planner<'_> {
 fn takes_at_once(half: &Half, source: StreamRef) -> bool {
     matches!(&half.stage, Stage::Relaying(Relaying { peer, pending, peer_done: false, .. })
         if *peer == source && pending.is_empty())
-}
-
-fn up_of(sessions: &mut [Option<Box<Session>>], conn: ConnId) -> Option<&mut Up> {
-    let session = sessions.get_mut(conn.index())?.as_deref_mut().filter(|s| s.conn == conn)?;
-    match &mut session.phase {
-        Phase::Up(up) => Some(up),
-        Phase::Handshake(_) => None,
-    }
 }

@@ -1,7 +1,7 @@
 //! One connection: handshake, liveness, and the frames of its multiplexer.
 //!
 //! ```text
-//!   accepted ─▶ Handshake ─ third message ─▶ Up(mux unknown) ─ first byte, hint or need ─▶ Up(mux) ─▶ ended
+//!   accepted ─▶ Handshake ─ third message ─▶ Up(mux unknown) ─ first byte, or need to speak ─▶ Up(mux) ─▶ ended
 //! ```
 
 use std::{
@@ -17,16 +17,17 @@ use super::{
 };
 use crate::{
     identity::{PublicKey, SecretKey},
-    io::{CloseMode, ConnId, Io, SEND_HIGH_BYTES},
+    io::{CloseMode, ConnId, Io, SEND_HIGH_BYTES, SEND_LOW_BYTES},
     mux::{Event, Mux, MuxConfig, MuxKind, Role, StreamId, id_map::IdMap},
     noise::{ObjectOpener, Sealer},
     pool::Slice,
     session::{Established, SessionHandshake, Step},
+    timers::Place,
 };
 
-/// A send queue that control frames alone have driven this far means the peer floods us with pings and the like without
-/// reading the answers: we stop reading from it. Data stops at [`SEND_HIGH_BYTES`], so twice that is never data.
-const CONTROL_BYTES_MAX: usize = 2 * SEND_HIGH_BYTES;
+/// A peer that has so many answers to its own frames (pings and the like) in its send queue does not read them: we stop
+/// reading from it. As much as of data.
+const ANSWER_BYTES_MAX: usize = SEND_HIGH_BYTES;
 
 /// smux peers end a session that carries no frame for 30 s and send theirs every 10 s (`wire.md §3.4`).
 const SMUX_KEEPALIVE: Duration = Duration::from_secs(10);
@@ -35,6 +36,7 @@ pub(super) struct Session {
     pub(super) conn: ConnId,
     pub(super) peer: SocketAddr,
     pub(super) phase: Phase,
+    timer: Place,
     last_received: Instant,
     /// Reasons why we do not read from it: one for its own unread control frames, one per stream on hold.
     holds: u32,
@@ -54,6 +56,8 @@ pub(super) struct Up {
     pub(super) sealer: Sealer,
     pub(super) opener: ObjectOpener,
     pub(super) mux: Option<Mux>,
+    /// What discovery says it is.
+    mux_hint: Option<MuxKind>,
     pub(super) streams: IdMap<Half>,
     /// Halves with something pending, in the order in which they get their turn.
     pub(super) ready: VecDeque<StreamId>,
@@ -62,6 +66,10 @@ pub(super) struct Up {
     /// Halves with credit that their client has not been told yet.
     pub(super) owing: BTreeSet<StreamId>,
     pub(super) budget: Budget,
+    /// Where a plan of frames may have its list of what goes to this session.
+    pub(super) plan_list: u16,
+    /// Answers of the mux that were queued since the queue was last low.
+    answer_bytes: usize,
     streams_max: usize,
 }
 
@@ -76,14 +84,24 @@ impl Session {
 }
 
 impl Up {
-    /// The mux; chosen now if it has to be (yamux is the default everywhere, `wire.md §3.2`).
+    /// The mux. If it is not known yet, we are the first to speak, and it is what discovery says, else yamux, the default
+    /// everywhere (`wire.md §3.2`).
     pub(super) fn mux(&mut self) -> &mut Mux {
-        self.mux_or(MuxKind::Yamux)
+        self.mux_or(self.mux_hint.unwrap_or(MuxKind::Yamux))
     }
 
     fn mux_or(&mut self, kind: MuxKind) -> &mut Mux {
         let config = MuxConfig { streams_max: self.streams_max };
         self.mux.get_or_insert_with(|| Mux::new(kind, Role::Server, config))
+    }
+}
+
+/// The session behind a connection, if its handshake is over.
+pub(super) fn up_of(sessions: &mut [Option<Box<Session>>], conn: ConnId) -> Option<&mut Up> {
+    let session = sessions.get_mut(conn.index())?.as_deref_mut().filter(|s| s.conn == conn)?;
+    match &mut session.phase {
+        Phase::Up(up) => Some(up),
+        Phase::Handshake(_) => None,
     }
 }
 
@@ -130,6 +148,7 @@ impl Relay {
             conn,
             peer,
             phase: Phase::Handshake(Box::new(handshake)),
+            timer: Place::NONE,
             last_received: io.now(),
             holds: 0,
             control_hold: false,
@@ -141,7 +160,7 @@ impl Relay {
         self.sessions[conn.index()] = Some(Box::new(session));
         self.unproven.push_back(conn);
         self.stats.handshakes.fetch_add(1, Relaxed);
-        self.timers.set(TimerKey::Session(conn), io.now() + self.limits.handshake_timeout);
+        self.set_tick(conn, io.now() + self.limits.handshake_timeout);
     }
 
     pub(super) fn session_received(&mut self, io: &mut Io, conn: ConnId, data: Slice) {
@@ -169,6 +188,12 @@ impl Relay {
         let streams_max = self.limits.streams_per_session_max;
         let Some(session) = self.session(conn) else { return };
         let ip = session.peer.ip();
+        // Many may have been let in while there was one place. Whoever replaces its own session needs none.
+        let replaces =
+            self.cores.find(&established.remote).is_some_and(|old| old.core == self.core);
+        if self.sessions_up >= self.limits.sessions_max && !replaces {
+            return self.end_session(io, conn, SessionEnd::TooManySessions);
+        }
         if !self.address_sessions.enter(ip, self.limits.sessions_per_address_max) {
             return self.end_session(io, conn, SessionEnd::TooManyFromAddress);
         }
@@ -179,18 +204,20 @@ impl Relay {
             sealer,
             opener,
             mux: None,
+            mux_hint: None,
             streams: IdMap::default(),
             ready: VecDeque::new(),
             pending_bytes: 0,
             owing: BTreeSet::new(),
-            budget: Budget::default(),
+            budget: Budget::new(io.now()),
+            answer_bytes: 0,
+            plan_list: 0,
             streams_max,
         }));
         self.proven(conn);
         self.sessions_up += 1;
         self.stats.sessions.fetch_add(1, Relaxed);
-        self.stats.sessions_total.fetch_add(1, Relaxed);
-        self.timers.set(TimerKey::Session(conn), io.now() + SMUX_KEEPALIVE);
+        self.set_tick(conn, io.now() + SMUX_KEEPALIVE);
         tracing::debug!(client = %remote.short(), "session up");
         // The newest session of a key wins, and the older one is closed (wire.md §3.1, G26).
         let here = SessionRef { core: self.core, conn };
@@ -199,6 +226,8 @@ impl Relay {
             Some(old) => self.outbox.push(old.core, super::Command::Evict(old.conn)),
             None => {}
         }
+        // Only now, as whoever counts sessions goes on to ask for them by their keys.
+        self.stats.sessions_total.fetch_add(1, Relaxed);
         if let Some(newcomers) = &self.newcomers {
             // A full channel means that nobody asks discovery fast enough; the peer's own first byte decides as well.
             let _dropped_when_full = newcomers.try_send(remote);
@@ -221,9 +250,10 @@ impl Relay {
         }
     }
 
-    pub(super) fn mux_hint(&mut self, _io: &mut Io, conn: ConnId, kind: MuxKind) {
+    /// Only remembered: if the peer speaks first, its first byte decides (`discovery.md §7.3`).
+    pub(super) fn mux_hint(&mut self, conn: ConnId, kind: MuxKind) {
         if let Some(up) = self.up(conn) {
-            up.mux_or(kind);
+            up.mux_hint = Some(kind);
         }
     }
 
@@ -239,7 +269,10 @@ impl Relay {
             self.forward_runs(io, conn, &mut data);
             let Some(up) = self.up(conn) else { return };
             let Some(queue) = io.queue(conn) else { return };
-            match up.mux().next_event(&mut data, queue) {
+            let queued_bytes = queue.len();
+            let event = up.mux().next_event(&mut data, queue);
+            up.answer_bytes += queue.len() - queued_bytes;
+            match event {
                 Ok(None) => break,
                 Ok(Some(event)) => self.mux_event(io, conn, event),
                 Err(error) => {
@@ -251,7 +284,16 @@ impl Relay {
         if let Some(why) = self.over_budget(conn) {
             return self.end_session(io, conn, why);
         }
-        if io.queued_bytes(conn) > CONTROL_BYTES_MAX {
+        self.watch_answers(io, conn);
+    }
+
+    /// Stops reading from a peer that does not read the answers to what it sends.
+    fn watch_answers(&mut self, io: &mut Io, conn: ConnId) {
+        let queued_bytes = io.queued_bytes(conn);
+        let Some(up) = self.up(conn) else { return };
+        if queued_bytes <= SEND_LOW_BYTES {
+            up.answer_bytes = 0;
+        } else if up.answer_bytes.min(queued_bytes) > ANSWER_BYTES_MAX {
             self.hold_control(io, conn);
         }
     }
@@ -292,7 +334,7 @@ impl Relay {
             return self.end_session(io, conn, SessionEnd::Silent);
         }
         let counters = up.mux.as_ref().map(Mux::counters).unwrap_or_default();
-        up.budget.begin_interval(counters);
+        let interval_end = up.budget.renew(now, interval, counters);
         let smux = up.mux.as_ref().is_some_and(|m| m.kind() != MuxKind::Yamux);
         let next = if smux || quiet >= interval {
             if let Some(queue) = io.queue(conn) {
@@ -305,7 +347,15 @@ impl Relay {
         } else {
             now + (interval - quiet)
         };
-        self.timers.set(TimerKey::Session(conn), next);
+        let silent_at = if reading { now - quiet + interval + timeout } else { next };
+        self.set_tick(conn, next.min(silent_at).min(interval_end));
+    }
+
+    fn set_tick(&mut self, conn: ConnId, at: Instant) {
+        let session = self.sessions.get_mut(conn.index()).and_then(Option::as_mut);
+        if let Some(session) = session.filter(|session| session.conn == conn) {
+            self.timers.set(&mut session.timer, TimerKey::Session(conn), at);
+        }
     }
 
     /// Stops or goes on reading from a session; holds are counted, so that several causes do not undo each other.
@@ -340,6 +390,9 @@ impl Relay {
             && std::mem::take(&mut session.control_hold)
         {
             self.release(io, conn);
+            if let Some(up) = self.up(conn) {
+                up.answer_bytes = 0;
+            }
         }
         self.pay_owed(io, conn);
         self.drain(io, conn);
@@ -350,9 +403,9 @@ impl Relay {
         if self.session(conn).is_none() {
             return;
         }
-        self.timers.cancel(TimerKey::Session(conn));
         self.proven(conn);
-        let Some(session) = self.sessions[conn.index()].take() else { return };
+        let Some(mut session) = self.sessions[conn.index()].take() else { return };
+        self.timers.cancel(&mut session.timer, TimerKey::Session(conn));
         self.stats.ended(why);
         let abort = matches!(
             why,
@@ -368,12 +421,28 @@ impl Relay {
         self.pending_bytes -= up.pending_bytes;
         self.stats.pending_bytes.fetch_sub(up.pending_bytes as u64, Relaxed);
         // In their order, so that a simulation replays.
-        for (id, half) in up.streams.into_sorted() {
-            self.timers.cancel(TimerKey::Stream(conn, id));
-            self.stats.stream_halves.fetch_sub(1, Relaxed);
+        for (id, mut half) in up.streams.into_sorted() {
+            self.timers.cancel(&mut half.timer, TimerKey::Stream(conn, id));
+            self.stats.half_ends(id);
             let from = StreamRef { core: self.core, conn, id };
             if let Some((to, msg)) = farewell(half.stage) {
                 self.tell(io, to, from, msg);
+            }
+        }
+    }
+}
+
+impl Relay {
+    /// Tells other cores of the streams of a session whose core ends.
+    pub(super) fn bequeath(&mut self, session: Session) {
+        let Phase::Up(up) = session.phase else { return };
+        for (id, half) in up.streams.into_sorted() {
+            self.stats.half_ends(id);
+            let from = StreamRef { core: self.core, conn: session.conn, id };
+            if let Some((to, msg)) = farewell(half.stage)
+                && to.core != self.core
+            {
+                self.outbox.push(to.core, super::Command::Stream { to, from, msg });
             }
         }
     }

@@ -3,6 +3,8 @@
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
+use crate::mux::StreamId;
+
 macro_rules! reasons {
     ($(#[$meta:meta])* $name:ident { $($(#[$doc:meta])* $variant:ident = $label:literal,)* }) => {
         $(#[$meta])*
@@ -72,6 +74,8 @@ reasons! {
         BadRequest = "bad_request",
         /// The request names another key than the session's (302).
         ForeignSource = "foreign_source",
+        /// The one who dials has used up its requests of this interval.
+        TooManyRequests = "too_many_requests",
         /// The destination has no session here (307).
         NoSession = "no_session",
         /// The destination's session takes no more streams.
@@ -104,6 +108,7 @@ impl RefuseReason {
                 | Self::BadCiphertext
                 | Self::BadRequest
                 | Self::ForeignSource
+                | Self::TooManyRequests
                 | Self::NoSession
                 | Self::EarlyData
         )
@@ -121,6 +126,8 @@ pub struct Stats {
     pub handshakes: AtomicU64,
     /// Stream halves now; a relayed stream has two.
     pub stream_halves: AtomicU64,
+    /// Of them, those that a client opened: streams, whether relayed or still being dialled.
+    pub streams: AtomicU64,
     /// Streams accepted by their destination since start.
     pub streams_total: AtomicU64,
     /// Payload bytes handed on since start.
@@ -136,6 +143,18 @@ pub struct Stats {
 }
 
 impl Stats {
+    /// A half begins. The streams that a client opened have odd numbers, ours even ones.
+    pub(super) fn half_begins(&self, id: StreamId) {
+        self.stream_halves.fetch_add(1, Relaxed);
+        self.streams.fetch_add(u64::from(id.0 & 1), Relaxed);
+    }
+
+    /// A half is forgotten.
+    pub(super) fn half_ends(&self, id: StreamId) {
+        self.stream_halves.fetch_sub(1, Relaxed);
+        self.streams.fetch_sub(u64::from(id.0 & 1), Relaxed);
+    }
+
     pub(super) fn ended(&self, why: SessionEnd) {
         self.ended[why as usize].fetch_add(1, Relaxed);
     }

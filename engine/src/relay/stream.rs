@@ -6,12 +6,13 @@ use crate::{
     identity::PublicKey,
     io::ConnId,
     mux::{MuxKind, StreamId, id_map::Hint},
-    pool::{SendQueue, Slice},
+    pool::Slice,
     session::ObjectReader,
+    timers::Place,
     wire::SignedObject,
 };
 
-use super::RefuseReason;
+use super::{RefuseReason, waiting::Pending};
 
 /// One half of a stream, anywhere on the server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -70,7 +71,7 @@ pub enum Command {
     },
     /// The same key has a newer session.
     Evict(ConnId),
-    /// The session's mux, as discovery tells; used only if the peer has not spoken yet (`wire.md §3.2`).
+    /// The session's mux, as discovery tells; used only if we have to speak before the peer has (`wire.md §3.2`).
     MuxHint(ConnId, MuxKind),
     /// This core has sent something: read it.
     Mail(u16),
@@ -89,11 +90,18 @@ pub(super) struct Half {
     pub(super) early_credit: u32,
     /// Where the mux has the stream.
     pub(super) mux_hint: Hint,
+    /// Where the deadline of its stage is.
+    pub(super) timer: Place,
 }
 
 impl Half {
     pub(super) fn new(stage: Stage, now: Instant) -> Self {
-        Self { stage, active: now, early_credit: 0, mux_hint: Hint::default() }
+        Self { stage, active: now, early_credit: 0, mux_hint: Hint::default(), timer: Place::NONE }
+    }
+
+    /// Whether it relays what `from` sends.
+    pub(super) fn hears(&self, from: StreamRef) -> bool {
+        matches!(&self.stage, Stage::Relaying(relaying) if relaying.peer == from)
     }
 }
 
@@ -128,7 +136,7 @@ pub(super) struct Relaying {
     /// Where the peer's session has the peer half, on this core.
     pub(super) peer_hint: Hint,
     /// Came from the peer half, does not fit this session's send queue or credit yet.
-    pub(super) pending: SendQueue,
+    pub(super) pending: Pending,
     /// The peer half will send no more: finish once `pending` is out.
     pub(super) peer_done: bool,
     /// Our client has finished its direction.
@@ -142,7 +150,7 @@ pub(super) struct Relaying {
     /// What our client sent, less what the peer's client granted beyond its first window.
     pub(super) ahead_bytes: i64,
     /// Our client is too far ahead, and its session is paused for it.
-    pub(super) held: bool,
+    pub(super) hold: Option<Hold>,
 }
 
 impl Relaying {
@@ -150,16 +158,23 @@ impl Relaying {
         Self {
             peer,
             peer_hint: Hint::default(),
-            pending: SendQueue::default(),
+            pending: Pending::default(),
             peer_done: false,
             client_done: false,
             fin_sent: false,
             owed: 0,
             queued: false,
             ahead_bytes: 0,
-            held: false,
+            hold: None,
         }
     }
+}
+
+/// What a session is not read for.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Hold {
+    /// [`Relaying::ahead_bytes`] at which the receiver has earned more time.
+    pub(super) next_ahead_bytes: i64,
 }
 
 /// Bytes that wait in a half.

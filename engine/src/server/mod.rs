@@ -20,14 +20,16 @@ use std::{
 use socket2::{Domain, Protocol, Socket, Type};
 
 use crate::{
-    driver::{self, DriverConfig, DriverKind, DriverThread},
+    driver::{
+        self, DriverConfig, DriverKind, DriverStats, DriverThread, SocketOptions, UringConfig,
+    },
     identity::{PublicKey, SecretKey},
     mux::MuxKind,
     relay::{Command, Cores, RefuseReason, Relay, RelayConfig, RelayLimits, SessionEnd, Stats},
 };
 
-/// Commands between cores that may wait for one core. Stream messages are bounded by the peers' credit and may go
-/// beyond; this bounds the rest.
+/// Hints that may wait for one core: one each for the most sessions that it can have. What cores tell each other goes beyond it
+/// and has bounds of its own (`relay/lanes.rs`).
 const MAILBOX_MAX: usize = 65_536;
 
 /// How long a port that is taken is tried again. The kernel takes a ring apart behind the back of a process that was
@@ -56,6 +58,10 @@ pub struct ServerConfig {
     pub driver: DriverKind,
     /// Sessions to advertise in discovery; twice as many are served.
     pub sessions_max: usize,
+    /// Options of every connection.
+    pub sockets: SocketOptions,
+    /// The dimensions and the features of io_uring, where that is the driver.
+    pub uring: UringConfig,
     /// Bounds of each core.
     pub limits: RelayLimits,
     /// Hears the key of each session that comes up, never waits. Whoever listens may look the key up in discovery and call
@@ -74,6 +80,8 @@ impl ServerConfig {
             cpus: Vec::new(),
             driver: DriverKind::Auto,
             sessions_max: 2048,
+            sockets: SocketOptions::default(),
+            uring: UringConfig::default(),
             limits: RelayLimits::default(),
             newcomers: None,
         }
@@ -101,6 +109,14 @@ pub struct ServerStats {
     pub pings_answered: u64,
     /// IP look-ups answered since start.
     pub ip_lookups: u64,
+    /// Connections of all threads, those being closed included.
+    pub connections: u64,
+    /// Shared receive buffers of all threads: in all, and of those how many slices hold that wait. 0 on epoll.
+    pub receive_buffers: u64,
+    /// See above.
+    pub receive_buffers_lent: u64,
+    /// Receives since start that found no shared buffer and were begun anew.
+    pub receive_buffers_missed: u64,
     /// Streams ended since start, by reason; reasons that never happened are left out.
     pub refused: Vec<(&'static str, u64)>,
     /// Sessions ended since start, by reason; reasons that never happened are left out.
@@ -115,6 +131,8 @@ pub struct Server {
     sessions_max: usize,
     cores: Arc<Cores>,
     stats: Arc<Stats>,
+    /// By core.
+    drivers: Vec<Arc<DriverStats>>,
     threads: Vec<DriverThread<Command>>,
 }
 
@@ -127,6 +145,10 @@ impl Server {
         let count = config.threads.max(1);
         let cores = Arc::new(Cores::new(count));
         let stats = Arc::new(Stats::default());
+        if count > 1 && config.listen.port() != 0 {
+            // Listeners that share a port share it with another server too, where clients meet at random. One alone is refused.
+            drop(listener(config.listen, false)?);
+        }
         let first = listener(config.listen, count > 1)?;
         let local_addr = first.local_addr()?;
         let mut listeners = vec![first];
@@ -137,7 +159,7 @@ impl Server {
         // The kernel does not spread evenly, so each core may take all of them.
         limits.sessions_max = limits.sessions_max.min(config.sessions_max.saturating_mul(2));
         let secret_key = config.secret_key.clone();
-        let relay = RelayConfig { secret_key, limits, newcomers: config.newcomers };
+        let relay = RelayConfig { secret_key, limits, newcomers: config.newcomers.clone() };
         let mut server = Self {
             public_key: config.secret_key.public_key(),
             local_addr,
@@ -145,11 +167,11 @@ impl Server {
             sessions_max: config.sessions_max,
             cores,
             stats,
+            drivers: Vec::new(),
             threads: Vec::new(),
         };
         for (core, listener) in (0..count).zip(listeners) {
-            let cpu = config.cpus.iter().cycle().nth(usize::from(core)).copied();
-            let thread = server.start_core(core, listener, relay.clone(), config.driver, cpu)?;
+            let thread = server.start_core(core, listener, relay.clone(), &config)?;
             server.driver = thread.kind;
             server.threads.push(thread);
         }
@@ -161,20 +183,22 @@ impl Server {
     }
 
     fn start_core(
-        &self,
+        &mut self,
         core: u16,
         listener: TcpListener,
         relay: RelayConfig,
-        kind: DriverKind,
-        cpu: Option<usize>,
+        config: &ServerConfig,
     ) -> io::Result<DriverThread<Command>> {
         let (cores, stats) = (Arc::clone(&self.cores), Arc::clone(&self.stats));
-        let mut config = DriverConfig::new(format!("dmsg-relay-{core}"));
-        config.kind = kind;
-        config.cpu = cpu;
-        config.listeners = vec![listener];
-        config.mailbox_max = MAILBOX_MAX;
-        driver::spawn(config, move |mailbox| {
+        let mut driver = DriverConfig::new(format!("dmsg-relay-{core}"));
+        driver.kind = config.driver;
+        driver.cpu = config.cpus.iter().cycle().nth(usize::from(core)).copied();
+        driver.listeners = vec![listener];
+        driver.mailbox_max = MAILBOX_MAX;
+        driver.sockets = config.sockets;
+        driver.uring = config.uring;
+        self.drivers.push(Arc::clone(&driver.stats));
+        driver::spawn(driver, move |mailbox| {
             cores.register(core, move |command| mailbox.post_release(command));
             Relay::new(relay, core, cores, stats)
         })
@@ -198,28 +222,40 @@ impl Server {
         self.driver
     }
 
-    /// What discovery shall say: how many more sessions are welcome.
+    /// What discovery shall say: how many more sessions are welcome. None at a server that [has failed](Self::has_failed).
     #[must_use]
     pub fn available_sessions(&self) -> usize {
         let up = usize::try_from(self.stats.sessions.load(Relaxed)).unwrap_or(usize::MAX);
-        self.sessions_max.saturating_sub(up)
+        if self.has_failed() { 0 } else { self.sessions_max.saturating_sub(up) }
+    }
+
+    /// Whether a worker thread has ended by itself: its driver failed, or it panicked; the log says why. Its sessions are lost,
+    /// the others go on. Whoever runs the server had better start it anew.
+    #[must_use]
+    pub fn has_failed(&self) -> bool {
+        self.threads.iter().any(|thread| thread.thread.is_finished())
     }
 
     /// Counters.
     #[must_use]
     pub fn stats(&self) -> ServerStats {
         let stats = &self.stats;
+        let sum = |of: fn(&DriverStats) -> u64| self.drivers.iter().map(|driver| of(driver)).sum();
         let nonzero = |(label, count): (&'static str, u64)| (count > 0).then_some((label, count));
         ServerStats {
             sessions: stats.sessions.load(Relaxed),
             sessions_total: stats.sessions_total.load(Relaxed),
             handshakes: stats.handshakes.load(Relaxed),
-            streams: stats.stream_halves.load(Relaxed).div_ceil(2),
+            streams: stats.streams.load(Relaxed),
             streams_total: stats.streams_total.load(Relaxed),
             relayed_bytes: stats.relayed_bytes.load(Relaxed),
             pending_bytes: stats.pending_bytes.load(Relaxed),
             pings_answered: stats.pings_answered.load(Relaxed),
             ip_lookups: stats.ip_lookups.load(Relaxed),
+            connections: sum(|driver| driver.conns.load(Relaxed) as u64),
+            receive_buffers: sum(|driver| driver.buffers_count.load(Relaxed) as u64),
+            receive_buffers_lent: sum(|driver| driver.buffers_lent.load(Relaxed) as u64),
+            receive_buffers_missed: sum(|driver| driver.buffers_missed.load(Relaxed)),
             refused: RefuseReason::ALL
                 .iter()
                 .filter_map(|why| nonzero((why.label(), stats.refused_count(*why))))
@@ -237,13 +273,13 @@ impl Server {
         self.cores.keys()
     }
 
-    /// Tells which mux a client speaks, as its discovery entry has it (`wire.md §3.2`). Used only if the client has not
-    /// spoken yet.
+    /// Tells which mux a client speaks, as its discovery entry has it (`wire.md §3.2`). Used only if the server has to speak
+    /// before the client has, and dropped if the core is far behind with its commands: yamux is the better guess then.
     pub fn hint_mux(&self, client: &PublicKey, kind: MuxKind) {
         if let Some(session) = self.cores.find(client)
             && let Some(thread) = self.threads.get(usize::from(session.core))
         {
-            thread.mailbox.post_release(Command::MuxHint(session.conn, kind));
+            let _dropped_when_full = thread.mailbox.post(Command::MuxHint(session.conn, kind));
         }
     }
 

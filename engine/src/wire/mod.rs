@@ -20,18 +20,18 @@ mod announce;
 mod error_code;
 mod gob;
 mod object;
+mod raw;
 mod request;
 mod response;
-mod routed;
 
 pub use addr::{Addr, AddrError, EPHEMERAL_PORT_FIRST, Port, WireAddr};
 pub use announce::PeerAnnounce;
 pub use error_code::ErrorCode;
 pub use gob::GobError;
 pub use object::{ObjectError, SignedObject};
+pub(crate) use raw::{KeyBytes, RawRequest};
 pub use request::StreamRequest;
 pub use response::StreamResponse;
-pub(crate) use routed::RoutedRequest;
 
 /// Which generation's type definitions an encoder sends (`wire.md §0`, `§4.2`), oldest first.
 ///

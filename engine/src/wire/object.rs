@@ -1,7 +1,7 @@
 //! Signed objects, and the rules an object can break (`wire.md §4.1`, `§4.4`, `§4.5`).
 
 use super::{ErrorCode, GobError};
-use crate::identity::{PublicKey, SecretKey, Signature, SignatureError, sha256};
+use crate::identity::{KeyError, PublicKey, SecretKey, Signature, SignatureError, sha256};
 
 /// Signature and gob bytes as they stand on the wire; never re-encoded (`wire.md §4.1`).
 ///
@@ -74,6 +74,9 @@ pub enum ObjectError {
     /// Source key null.
     #[error("the request names no source key")]
     SourceKeyNull,
+    /// Source key not a point of the curve.
+    #[error("the request's source key is no key: {0}")]
+    SourceKeyInvalid(#[source] KeyError),
     /// Source key not the session's.
     #[error("the request's source key is not the session's: it is relayed or forged")]
     SourceKeyForeign,
@@ -113,7 +116,9 @@ impl ObjectError {
     pub fn code(&self) -> u16 {
         let code = match self {
             Self::TooShort(_) | Self::TooLong(_) | Self::Gob(_) => ErrorCode::ObjectTooShort,
-            Self::SourceKeyNull | Self::SourceKeyForeign => ErrorCode::RequestSourceKey,
+            Self::SourceKeyNull | Self::SourceKeyInvalid(_) | Self::SourceKeyForeign => {
+                ErrorCode::RequestSourceKey
+            }
             Self::SourcePort => ErrorCode::RequestSourcePort,
             Self::DestinationKeyNull | Self::DestinationKeyForeign => {
                 ErrorCode::RequestDestinationKey

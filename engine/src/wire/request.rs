@@ -4,9 +4,10 @@ use std::sync::LazyLock;
 
 use super::{
     Dialect, GobError, ObjectError, SignedObject, WireAddr,
-    gob::{self, Slot, Target, encode, id},
+    gob::{encode, id},
+    raw::{RawAddr, RawRequest, complete_addresses},
 };
-use crate::identity::PublicKey;
+use crate::identity::{KeyError, PublicKey};
 
 /// A dial request (`wire.md §4.2`, `§4.4`).
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -79,27 +80,24 @@ impl StreamRequest {
     /// Decodes the gob of any dialect, in any form Go takes (`wire.md §4.3`). Whether the request
     /// makes sense, [`StreamRequest::verify`] tells.
     pub fn decode(gob: &[u8]) -> Result<Self, GobError> {
-        let mut request = Self::default();
-        gob::decode(gob, &mut request)?;
-        Ok(request)
+        let raw = RawRequest::decode(gob)?;
+        let key_error = |error| GobError::Key { field: "PK".to_owned(), error };
+        Ok(Self {
+            timestamp: raw.timestamp,
+            src: WireAddr::from_raw(raw.src).map_err(key_error)?,
+            dst: WireAddr::from_raw(raw.dst).map_err(key_error)?,
+            ip_info: raw.ip_info,
+            geo_info: raw.geo_info,
+            noise_msg: raw.noise_msg,
+        })
     }
 
     /// Checks 3 to 8 of `wire.md §4.4`, in that order: fields and signature. `object` is the one
     /// whose gob this request was decoded from.
     pub fn verify(&self, object: &SignedObject) -> Result<(), ObjectError> {
-        let src = self.src.key.ok_or(ObjectError::SourceKeyNull)?;
-        if self.src.port == 0 {
-            return Err(ObjectError::SourcePort);
-        }
-        if self.dst.key.is_none() {
-            return Err(ObjectError::DestinationKeyNull);
-        }
-        if self.dst.port == 0 {
-            return Err(ObjectError::DestinationPort);
-        }
-        if self.timestamp <= 0 {
-            return Err(ObjectError::Timestamp(self.timestamp));
-        }
+        let Self { timestamp, src, dst, .. } = self;
+        let [(src, _), _] =
+            complete_addresses(*timestamp, (src.key, src.port), (dst.key, dst.port))?;
         object.verify(&src).map_err(ObjectError::RequestSignature)
     }
 
@@ -123,33 +121,14 @@ impl StreamRequest {
     }
 }
 
-impl Target for StreamRequest {
-    fn slot(&mut self, name: &[u8]) -> Option<Slot<'_>> {
-        Some(match name {
-            b"Timestamp" => Slot::Int64(&mut self.timestamp),
-            b"SrcAddr" => Slot::Struct(&mut self.src),
-            b"DstAddr" => Slot::Struct(&mut self.dst),
-            b"IPinfo" => Slot::Bool(&mut self.ip_info),
-            b"GeoInfo" => Slot::Bool(&mut self.geo_info),
-            b"NoiseMsg" => Slot::Bytes(&mut self.noise_msg),
-            _ => return None,
-        })
-    }
-}
-
 impl WireAddr {
+    fn from_raw(raw: RawAddr) -> Result<Self, KeyError> {
+        let key = raw.key.map(|bytes| PublicKey::from_bytes(&bytes)).transpose()?;
+        Ok(Self { key, port: raw.port })
+    }
+
     fn encode(&self, fields: &mut encode::Struct<'_>) {
         fields.bytes(self.key.as_ref().map_or(&[], |key| &key.as_bytes()[..]));
         fields.uint(u64::from(self.port));
-    }
-}
-
-impl Target for WireAddr {
-    fn slot(&mut self, name: &[u8]) -> Option<Slot<'_>> {
-        Some(match name {
-            b"PK" => Slot::Key(&mut self.key),
-            b"Port" => Slot::Uint16(&mut self.port),
-            _ => return None,
-        })
     }
 }

@@ -69,7 +69,8 @@ fn closed_at_once_for_ever_falls_back_to_the_back_off() {
     world.list_servers(0);
     world.pass(Duration::from_secs(60));
     let handshakes = world.server(0, |server| server.handshakes);
-    assert!((8..=16).contains(&handshakes), "{handshakes} handshakes in a minute");
+    // The first ones at once, each twice as quiet; then one in 2.5 to 5 s, as for any server that may be starting.
+    assert!((12..=30).contains(&handshakes), "{handshakes} handshakes in a minute");
 }
 
 #[test]

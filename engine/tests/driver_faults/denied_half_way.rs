@@ -2,21 +2,28 @@
 
 use std::collections::BTreeMap;
 
-use dmsg_engine::driver::{DriverConfig, DriverKind, Features, probe, spawn};
+use dmsg_engine::{
+    driver::{DriverConfig, DriverKind, Features, probe, spawn},
+    identity::SecretKey,
+    server::{Server, ServerConfig},
+};
 use seccompiler::{BpfProgram, SeccompAction, SeccompFilter};
 
 use crate::driver_support::*;
 
 /// Forbids the calls to this thread and those that it starts.
 fn forbid(calls: &[i64]) {
+    seccompiler::apply_filter(&filter(calls)).unwrap();
+}
+
+fn filter(calls: &[i64]) -> BpfProgram {
     let filter = SeccompFilter::new(
         calls.iter().map(|call| (*call, vec![])).collect::<BTreeMap<_, _>>(),
         SeccompAction::Allow,
         SeccompAction::Errno(libc::EPERM as u32),
         std::env::consts::ARCH.try_into().unwrap(),
     );
-    let program: BpfProgram = filter.unwrap().try_into().unwrap();
-    seccompiler::apply_filter(&program).unwrap();
+    filter.unwrap().try_into().unwrap()
 }
 
 #[test]
@@ -72,4 +79,35 @@ fn a_ring_that_is_forbidden_while_it_runs_ends_its_driver_with_the_reason() {
     let driver = bed.driver.take().unwrap();
     let error = driver.thread.join().unwrap().expect_err("the ring is of no use any more");
     assert!(error.to_string().contains("forbidden here"), "{error}");
+}
+
+/// In a process of its own, since the filter is for all its threads.
+#[test]
+fn a_server_whose_driver_has_failed_says_so() {
+    if probe().is_err() {
+        return println!("skipped: no io_uring here at all");
+    }
+    let name = "denied_half_way::the_process_of_a_server_whose_driver_fails";
+    let itself = std::env::current_exe().unwrap();
+    let status = std::process::Command::new(itself).args(["--ignored", "--exact", name]).status();
+    assert!(status.unwrap().success());
+}
+
+#[test]
+#[ignore = "run by the test above"]
+fn the_process_of_a_server_whose_driver_fails() {
+    let key = SecretKey::generate().unwrap();
+    let mut config = ServerConfig::new(key, "127.0.0.1:0".parse().unwrap());
+    config.driver = DriverKind::Uring;
+    let server = Server::start(config).unwrap();
+    assert!(!server.has_failed() && server.available_sessions() > 0);
+    seccompiler::apply_filter_all_threads(&filter(&[libc::SYS_io_uring_enter])).unwrap();
+    // It sleeps in the call that is forbidden from now on: this wakes it.
+    drop(std::net::TcpStream::connect(server.local_addr()));
+    let until = std::time::Instant::now() + std::time::Duration::from_secs(20);
+    while !server.has_failed() {
+        assert!(std::time::Instant::now() < until, "nobody notices");
+        std::thread::yield_now();
+    }
+    assert_eq!(server.available_sessions(), 0);
 }

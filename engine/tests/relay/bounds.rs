@@ -1,14 +1,14 @@
 //! Each bound of a session, filled.
 
-use std::sync::atomic::Ordering::Relaxed;
+use std::{sync::atomic::Ordering::Relaxed, time::Duration};
 
 use dmsg_engine::{
-    driver::sim::Net,
+    driver::sim::{Link, Net},
     mux::{Event, MuxKind},
     relay::{RelayLimits, SessionEnd},
 };
 
-use crate::peer::{Peer, server_with, settle};
+use crate::peer::{Peer, connect_through, server_with, settle, settle_for};
 
 #[test]
 fn streams_beyond_the_limit_are_reset_and_the_session_goes_on() {
@@ -35,6 +35,67 @@ fn sessions_beyond_the_limit_are_closed() {
     assert_ne!(net.raw_state(&raw), dmsg_engine::driver::sim::RawState::Open);
     assert!(a.is_open(&net) && b.is_open(&net));
     assert_eq!(server.stats.ended_count(SessionEnd::TooManySessions), 1);
+}
+
+/// All of them were let in while there was a place.
+#[test]
+fn sessions_beyond_the_limit_whose_handshakes_began_together_are_closed() {
+    let limits = RelayLimits { sessions_max: 1, ..RelayLimits::default() };
+    let mut net = Net::new(94);
+    let server = server_with(&mut net, limits);
+    let raws: Vec<_> = (0..10).map(|_| net.raw_connect(server.address)).collect();
+    net.run_for(crate::peer::SOON);
+    let peers: Vec<_> = (0..10)
+        .zip(raws)
+        .map(|(i, raw)| Peer::connect_over(&mut net, &server, raw, &[i], MuxKind::Yamux))
+        .collect();
+    assert_eq!(peers.iter().filter(|peer| peer.is_open(&net)).count(), 1);
+    assert_eq!(server.stats.sessions.load(Relaxed), 1);
+    assert_eq!(server.stats.ended_count(SessionEnd::TooManySessions), 9);
+}
+
+#[test]
+fn streams_are_counted_once_at_whatever_stage_they_are() {
+    let mut net = Net::new(95);
+    let server = server_with(&mut net, RelayLimits::default());
+    let mut a = Peer::connect(&mut net, &server, b"a", MuxKind::Yamux);
+    let mut b = Peer::connect(&mut net, &server, b"b", MuxKind::Yamux);
+    let (at_a, at_b) = connect_through(&mut net, &mut a, &mut b);
+    for _ in 0..100 {
+        a.open();
+    }
+    settle(&mut net, &mut [&mut a, &mut b]);
+    assert_eq!(server.stats.streams.load(Relaxed), 101);
+    a.mux.finish(at_a, &mut a.queue);
+    b.mux.finish(at_b, &mut b.queue);
+    settle(&mut net, &mut [&mut a, &mut b]);
+    assert_eq!(server.stats.streams.load(Relaxed), 100);
+    net.kill(a.raw.wire());
+    net.run_for(crate::peer::SOON);
+    assert_eq!(server.stats.streams.load(Relaxed), 0);
+}
+
+#[test]
+fn times_that_mean_for_ever_are_times() {
+    let limits = RelayLimits {
+        handshake_timeout: Duration::MAX,
+        dial_timeout: Duration::MAX,
+        idle_timeout: Duration::MAX,
+        linger_timeout: Duration::MAX,
+        ping_interval: Duration::MAX,
+        ping_timeout: Duration::MAX,
+        ..RelayLimits::default()
+    };
+    let mut net = Net::new(97);
+    let server = server_with(&mut net, limits);
+    let mut a = Peer::connect(&mut net, &server, b"a", MuxKind::Yamux);
+    let mut b = Peer::connect(&mut net, &server, b"b", MuxKind::SmuxV1);
+    b.mux.ping(0, &mut b.queue);
+    settle_for(&mut net, &mut [&mut a, &mut b], Duration::from_secs(20));
+    let (at_a, _) = connect_through(&mut net, &mut a, &mut b);
+    a.mux.finish(at_a, &mut a.queue);
+    settle_for(&mut net, &mut [&mut a, &mut b], Duration::from_secs(20));
+    assert!(a.is_open(&net) && b.is_open(&net));
 }
 
 #[test]
@@ -71,6 +132,30 @@ fn opening_and_abandoning_streams_has_a_budget() {
     assert_eq!(server.stats.ended_count(SessionEnd::ResetFlood), 1);
     assert!(b.is_open(&net));
     assert_eq!(b.events.iter().filter(|e| matches!(e, Event::Pong(1))).count(), 60);
+}
+
+/// Data and dials that others send it are not its own doing: what it uploads is read.
+#[test]
+fn a_peer_that_does_not_read_what_others_send_is_read_from() {
+    let mut net = Net::new(96);
+    net.set_link(Link { capacity_bytes: 64 * 1024, ..Link::default() });
+    let server = server_with(&mut net, RelayLimits::default());
+    let mut a = Peer::connect(&mut net, &server, b"a", MuxKind::Yamux);
+    let mut b = Peer::connect(&mut net, &server, b"b", MuxKind::Yamux);
+    let (at_a, at_b) = connect_through(&mut net, &mut a, &mut b);
+    net.raw_stop_reading(&b.raw);
+    a.send(at_a, &[1; 250_000]);
+    settle(&mut net, &mut [&mut a]);
+    for _ in 0..400 {
+        a.send_request(&a.request(b.key()));
+        a.pump(&mut net);
+    }
+    settle(&mut net, &mut [&mut a]);
+    for _ in 0..20 {
+        b.send(at_b, &[2; 1000]);
+        settle_for(&mut net, &mut [&mut b, &mut a], Duration::from_millis(20));
+    }
+    assert_eq!(a.taken(at_a).len(), 20_000);
 }
 
 #[test]

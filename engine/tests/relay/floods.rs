@@ -6,8 +6,8 @@ use std::{sync::atomic::Ordering::Relaxed, time::Duration};
 use dmsg_engine::{
     driver::sim::{Net, RawState},
     identity::SecretKey,
-    mux::{MuxKind, StreamId},
-    relay::{RelayLimits, SessionEnd},
+    mux::{Event, MuxKind, StreamId},
+    relay::{RefuseReason, RelayLimits, SessionEnd},
 };
 
 use crate::peer::{Peer, SOON, connect_through, server_with, settle, settle_for};
@@ -128,6 +128,51 @@ fn dials_that_are_refused_have_a_budget() {
     assert!(!a.is_open(&net));
     assert_eq!(server.stats.ended_count(SessionEnd::RefusalFlood), 1);
     assert_eq!(server.stats.stream_halves.load(Relaxed), 0);
+}
+
+/// A dial is dear whatever comes of it: two that work together must not have a core for themselves.
+#[test]
+fn dials_that_the_destination_declines_have_a_budget_too() {
+    let limits = RelayLimits { requests_per_interval_max: 30, ..limits() };
+    let mut net = Net::new(317);
+    let server = server_with(&mut net, limits);
+    let mut a = Peer::connect(&mut net, &server, b"a", MuxKind::Yamux);
+    let mut b = Peer::connect(&mut net, &server, b"b", MuxKind::Yamux);
+    let mut dial = |net: &mut Net, a: &mut Peer| {
+        let (id, _) = a.send_request(&a.request(b.key()));
+        for _ in 0..3 {
+            settle_for(net, &mut [a, &mut b], Duration::from_millis(20));
+            for event in b.events.drain(..) {
+                if let Event::Opened(id) = event {
+                    b.mux.reset(id, &mut b.queue);
+                }
+            }
+        }
+        a.mux.finish(id, &mut a.queue);
+    };
+    (0..40).for_each(|_| dial(&mut net, &mut a));
+    assert_eq!(server.stats.refused_count(RefuseReason::Declined), 30);
+    assert_eq!(server.stats.refused_count(RefuseReason::TooManyRequests), 10);
+    assert!(a.is_open(&net));
+    settle_for(&mut net, &mut [&mut a], Duration::from_secs(31));
+    (0..55).for_each(|_| dial(&mut net, &mut a));
+    assert_eq!(server.stats.refused_count(RefuseReason::Declined), 60);
+    assert!(!a.is_open(&net), "whoever does not stop is gone");
+    assert_eq!(server.stats.ended_count(SessionEnd::RefusalFlood), 1);
+}
+
+#[test]
+fn an_interval_is_not_shorter_for_a_session_that_was_quiet() {
+    let mut net = Net::new(318);
+    let server = server_with(&mut net, limits());
+    let mut a = Peer::connect(&mut net, &server, b"a", MuxKind::Yamux);
+    // A keep-alive tick comes after 45 s, 15 s after the ping of the one before: in the middle of what follows.
+    settle_for(&mut net, &mut [&mut a], Duration::from_secs(44));
+    for _ in 0..20 {
+        (0..40).for_each(|value| a.mux.ping(value, &mut a.queue));
+        settle_for(&mut net, &mut [&mut a], Duration::from_millis(100));
+    }
+    assert_eq!(server.stats.ended_count(SessionEnd::ControlFlood), 1);
 }
 
 #[test]

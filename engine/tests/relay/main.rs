@@ -4,10 +4,13 @@
 //! connections, with a seed that replays.
 #![allow(clippy::unwrap_used, missing_docs)]
 
+mod memory;
 mod peer;
 
+mod announced_lengths;
 mod bad_requests;
 mod bounds;
+mod core_ends;
 mod cut_after_header;
 mod floods;
 mod half_close;

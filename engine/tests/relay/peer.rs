@@ -58,8 +58,19 @@ pub(crate) struct Peer {
 impl Peer {
     /// Connects and ends the handshake; the mux stays silent.
     pub(crate) fn connect(net: &mut Net, server: &Server, seed: &[u8], kind: MuxKind) -> Self {
-        let secret = SecretKey::from_seed(seed);
         let raw = net.raw_connect(server.address);
+        Self::connect_over(net, server, raw, seed, kind)
+    }
+
+    /// The same over a connection that is there.
+    pub(crate) fn connect_over(
+        net: &mut Net,
+        server: &Server,
+        raw: RawConn,
+        seed: &[u8],
+        kind: MuxKind,
+    ) -> Self {
+        let secret = SecretKey::from_seed(seed);
         let mut hello = Vec::new();
         let ephemeral = SecretKey::from_seed(&[seed, b"ephemeral"].concat());
         let mut handshake = SessionHandshake::initiator(&secret, server.key, ephemeral, &mut hello);

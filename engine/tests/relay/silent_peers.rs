@@ -23,6 +23,22 @@ fn a_peer_that_answers_pings_stays() {
     }
 }
 
+/// The relay speaks to it every 10 s, which must not put off the end.
+#[test]
+fn an_smux_peer_that_vanished_is_gone_within_45_seconds() {
+    let mut net = Net::new(72);
+    let server = server(&mut net);
+    let mut a = Peer::connect(&mut net, &server, b"a", MuxKind::SmuxV2);
+    a.mux.ping(0, &mut a.queue);
+    settle_for(&mut net, &mut [&mut a], Duration::from_millis(100));
+    net.black_hole(a.raw.wire());
+    net.run_for(Duration::from_secs(44));
+    assert!(server.cores.find(&a.key()).is_some());
+    net.run_for(Duration::from_secs(2));
+    assert!(server.cores.find(&a.key()).is_none());
+    assert_eq!(server.stats.ended_count(SessionEnd::Silent), 1);
+}
+
 #[test]
 fn a_peer_that_vanished_is_gone_within_45_seconds() {
     let mut net = Net::new(71);

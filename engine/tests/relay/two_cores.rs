@@ -9,15 +9,15 @@ use std::{
 use dmsg_engine::{
     driver::sim::Net,
     identity::SecretKey,
-    mux::MuxKind,
+    mux::{MuxKind, StreamId},
     relay::{Command, Cores, LANE_HIGH_BYTES, Relay, RelayConfig, RelayLimits, Stats},
 };
 
 use crate::peer::{Peer, Server, settle, settle_for};
 
-type Mail = Arc<Mutex<VecDeque<Command>>>;
+pub(crate) type Mail = Arc<Mutex<VecDeque<Command>>>;
 
-fn two_cores(net: &mut Net) -> [(Server, Mail); 2] {
+pub(crate) fn two_cores(net: &mut Net) -> [(Server, Mail); 2] {
     let secret_key = SecretKey::from_seed(b"server");
     let (cores, stats) = (Arc::new(Cores::new(2)), Arc::new(Stats::default()));
     [0, 1].map(|core| {
@@ -36,7 +36,7 @@ fn two_cores(net: &mut Net) -> [(Server, Mail); 2] {
 }
 
 /// Hands one core what waits for it; returns how much that was.
-fn deliver(net: &mut Net, (server, mail): &(Server, Mail)) -> usize {
+pub(crate) fn deliver(net: &mut Net, (server, mail): &(Server, Mail)) -> usize {
     let commands = std::mem::take(&mut *mail.lock().unwrap());
     let count = commands.len();
     for command in commands {
@@ -46,7 +46,7 @@ fn deliver(net: &mut Net, (server, mail): &(Server, Mail)) -> usize {
     count
 }
 
-fn settle_all(net: &mut Net, cores: &[(Server, Mail); 2], peers: &mut [&mut Peer]) {
+pub(crate) fn settle_all(net: &mut Net, cores: &[(Server, Mail); 2], peers: &mut [&mut Peer]) {
     for _ in 0..6 {
         settle_for(net, peers, Duration::from_millis(10));
         for core in cores {
@@ -54,6 +54,23 @@ fn settle_all(net: &mut Net, cores: &[(Server, Mail); 2], peers: &mut [&mut Peer
         }
     }
     settle(net, peers);
+}
+
+/// A relayed stream from `a` on one core to `b` on the other, dialled and accepted.
+pub(crate) fn connect_across(
+    net: &mut Net,
+    cores: &[(Server, Mail); 2],
+    a: &mut Peer,
+    b: &mut Peer,
+) -> (StreamId, StreamId) {
+    let (at_a, object) = a.send_request(&a.request(b.key()));
+    settle_all(net, cores, &mut [a, b]);
+    let at_b = b.opened();
+    b.take_object(at_b);
+    b.accept(at_b, &object);
+    settle_all(net, cores, &mut [a, b]);
+    a.take_object(at_a);
+    (at_a, at_b)
 }
 
 #[test]
@@ -103,14 +120,7 @@ fn what_waits_for_a_core_that_is_behind_is_bounded_and_arrives() {
     a.mux.ping(0, &mut a.queue);
     let mut pairs = Vec::new();
     for _ in 0..STREAMS {
-        let (at_a, object) = a.send_request(&a.request(b.key()));
-        settle_all(&mut net, &cores, &mut [&mut a, &mut b]);
-        let at_b = b.opened();
-        b.take_object(at_b);
-        b.accept(at_b, &object);
-        settle_all(&mut net, &cores, &mut [&mut a, &mut b]);
-        a.take_object(at_a);
-        pairs.push((at_a, at_b));
+        pairs.push(connect_across(&mut net, &cores, &mut a, &mut b));
     }
     // smux 1 has no windows: nothing but the lane's bound stops the source while core 1 does not look at its mail.
     let sent: Vec<u8> = (0..EACH).map(|i| (i * 7 + (i >> 9)) as u8).collect();

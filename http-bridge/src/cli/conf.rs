@@ -30,10 +30,10 @@ use super::{
 use crate::{
     access::AccessPolicy,
     deployment::{
-        DOCUMENT_BYTES_MAX, DmsgServer, Services,
+        DOCUMENT_BYTES_MAX, Services,
         bootstrapper::Bootstrapper,
         file,
-        refresh::{SERVERS_INTERVAL, ServerCache, jittered},
+        refresh::{ServerCache, follow_servers},
     },
     discovery::{ClientOptions, DiscoveryClient},
     http::{
@@ -41,16 +41,13 @@ use crate::{
         server::{ServeConfig, ServeStats, serve},
     },
     overlay::{Overlay, OverlayConfig},
-    service::ServiceKind,
+    service::{Endpoints, ServiceKind},
     transport::TcpTransport,
     url::DEFAULT_PORT,
 };
 
 /// How often the client looks for servers that it has no session with, so that it is reached through all of them.
 const UPDATE_INTERVAL: Duration = Duration::from_secs(60);
-
-/// The wait after a first failure to learn the servers; doubles up to the usual interval.
-const RETRY_FIRST: Duration = Duration::from_secs(1);
 
 /// How often the files are looked at: an operator's change is handed out within this.
 const RELOAD_INTERVAL: Duration = Duration::from_secs(2);
@@ -97,14 +94,17 @@ pub(super) async fn run(args: ConfArgs) -> Result<(), Failure> {
     };
     let mut services = args.deployment.services()?;
     override_lists(&mut services, &args)?;
-    let cache = args.dir.as_deref().map(ServerCache::in_folder);
+    let place = services.endpoints(ServiceKind::DmsgDiscovery);
+    let cache = args.dir.as_deref().and_then(|folder| ServerCache::new(folder, &place));
     let listener = if args.dmsg_only { None } else { Some(listen(args.listen).await?) };
-    let bootstrapper = Bootstrapper::new(services, key.as_ref().map(SecretKey::public_key));
+    let public_key = key.as_ref().map(SecretKey::public_key);
+    let kept = cache.as_ref().map(ServerCache::read).unwrap_or_default();
+    let overlay = key.map(|key| start(key, &services, kept, &args)).transpose()?;
+    let configured = services.server_records();
+    let bootstrapper = Bootstrapper::new(services, public_key);
     if let Some(cache) = &cache {
-        let kept: Vec<ServerRecord> = cache.read().iter().map(DmsgServer::record).collect();
-        bootstrapper.set_servers(&kept);
+        bootstrapper.begin_with_servers(&cache.over(configured));
     }
-    let overlay = key.map(|key| start(key, &bootstrapper.services(), &args)).transpose()?;
     let discovery = discovery_client(&bootstrapper.services(), overlay.as_ref())?;
     let (mut tasks, stop) = (JoinSet::new(), CancellationToken::new());
     if let Some(listener) = listener {
@@ -128,12 +128,12 @@ pub(super) async fn run(args: ConfArgs) -> Result<(), Failure> {
         }
     });
     if let Some(discovery) = discovery {
-        let refresh = refresh(discovery, bootstrapper, cache);
         let stopped = stop.clone().cancelled_owned();
         tasks.spawn(async move {
+            let take = |servers| keep(bootstrapper.clone(), cache.clone(), place.clone(), servers);
             tokio::select! {
                 () = stopped => {}
-                () = refresh => {}
+                () = follow_servers(discovery, take) => {}
             }
         });
     }
@@ -210,19 +210,25 @@ async fn listen(address: SocketAddr) -> Result<TcpListener, Failure> {
 }
 
 /// A client with a session to every server, since nobody knows through which one a newcomer asks.
-fn start(key: SecretKey, services: &Services, args: &ConfArgs) -> Result<Overlay, Failure> {
+fn start(
+    key: SecretKey,
+    services: &Services,
+    kept: Vec<ServerRecord>,
+    args: &ConfArgs,
+) -> Result<Overlay, Failure> {
     let servers = services.server_records();
     let mut discovery = services.endpoints(ServiceKind::DmsgDiscovery);
     if args.dmsg_only {
         discovery.http = None;
     }
-    if servers.is_empty() && discovery.http.is_none() {
+    if servers.is_empty() && kept.is_empty() && discovery.http.is_none() {
         return Err(Failure::usage(
             "no way into the network: the deployment lists no servers, and no discovery over HTTP \
              that would name some",
         ));
     }
     let mut config = OverlayConfig::deployed(key, servers, discovery);
+    config.kept_servers = kept;
     config.client.min_sessions = 0;
     config.client.update_interval = UPDATE_INTERVAL;
     config.client.driver = args.driver.into();
@@ -260,50 +266,22 @@ async fn answer(
     serve(accept, bootstrapper.router(), config, stats, stop.cancelled_owned()).await;
 }
 
-/// Keeps the list of servers fresh; never ends.
-async fn refresh(
-    discovery: DiscoveryClient,
+/// Hands a list of the discovery out and keeps it, unless the document names another discovery by now.
+async fn keep(
     bootstrapper: Bootstrapper,
     cache: Option<ServerCache>,
+    discovery: Endpoints,
+    servers: Vec<ServerRecord>,
 ) {
-    let mut retry = RETRY_FIRST;
-    loop {
-        let wait = match discovery.all_servers().await {
-            Ok(entries) => {
-                let mut servers: Vec<ServerRecord> = entries
-                    .iter()
-                    .filter_map(|fetched| {
-                        let server = fetched.entry().server.as_ref()?;
-                        let address = server.address.clone();
-                        let key = fetched.entry().key?;
-                        Some(ServerRecord { key, address, available_sessions: 1 })
-                    })
-                    .filter(|server| !server.address.is_empty())
-                    .collect();
-                // The discovery's order means nothing, and a change of it is no news.
-                servers.sort_by_key(|server| server.key);
-                keep(&bootstrapper, cache.as_ref(), &servers).await;
-                retry = RETRY_FIRST;
-                SERVERS_INTERVAL
-            }
-            Err(error) => {
-                tracing::info!(%error, "the servers were not refreshed; the last good list stays");
-                let wait = retry;
-                retry = (retry * 2).min(SERVERS_INTERVAL);
-                wait
-            }
-        };
-        tokio::time::sleep(jittered(wait)).await;
+    if bootstrapper.services().endpoints(ServiceKind::DmsgDiscovery) != discovery {
+        tracing::warn!("the deployment names another discovery now; restart to ask that one");
+        return;
     }
-}
-
-async fn keep(bootstrapper: &Bootstrapper, cache: Option<&ServerCache>, servers: &[ServerRecord]) {
-    if !bootstrapper.set_servers(servers) {
+    if !bootstrapper.set_servers(&servers) {
         return;
     }
     tracing::info!(servers = servers.len(), "the list of servers is new");
-    if let Some(cache) = cache.cloned() {
-        let servers = servers.to_vec();
+    if let Some(cache) = cache {
         let written = tokio::task::spawn_blocking(move || cache.write(&servers)).await;
         if let Ok(Err(error)) = written {
             tracing::warn!(%error, "the list of servers is not kept");

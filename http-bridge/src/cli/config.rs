@@ -52,7 +52,8 @@ impl Shape {
 
 /// Parses the arguments, with the environment and the file they name.
 pub(super) fn parse(args: Vec<OsString>) -> Result<Cli, Error> {
-    let command = with_environment(Cli::command());
+    let given = Cli::command().ignore_errors(true).try_get_matches_from(args.clone()).ok();
+    let command = with_environment(Cli::command(), given.as_ref());
     let first = command.clone().try_get_matches_from(args.clone())?;
     let named = first.get_one::<std::path::PathBuf>("config").cloned();
     let matches = match named.filter(|path| !is_of_a_visor(&first, path)) {
@@ -101,11 +102,25 @@ fn of_value(error: &Error, settings: &[Setting]) -> String {
     }
 }
 
-/// Gives each flag its name in the environment, and lets switches be spelled yes, no, 1, 0 there.
-fn with_environment(command: Command) -> Command {
+/// Gives each flag its name in the environment, and lets switches be spelled yes, no, 1, 0 there. What a given argument
+/// excludes is not looked for there.
+fn with_environment(command: Command, given: Option<&ArgMatches>) -> Command {
+    let is_given = |arg: &Arg| {
+        let source = given.and_then(|given| given.value_source(arg.get_id().as_str()));
+        source == Some(ValueSource::CommandLine)
+    };
+    let is_excluded = |arg: &Arg| {
+        let mut others = command.get_arguments();
+        others.any(|other| is_given(other) && exclude_each_other(&command, arg, other))
+    };
+    let excluded: Vec<clap::Id> = command
+        .get_arguments()
+        .filter(|arg| is_excluded(arg))
+        .map(|arg| arg.get_id().clone())
+        .collect();
     command
         .mut_args(|arg| {
-            if !is_option(&arg) {
+            if !is_option(&arg) || excluded.contains(arg.get_id()) {
                 return arg;
             }
             let name = format!("DMSG_{}", arg.get_id().as_str().to_uppercase());
@@ -118,7 +133,11 @@ fn with_environment(command: Command) -> Command {
                 arg.allow_negative_numbers(true)
             }
         })
-        .mut_subcommands(with_environment)
+        .mut_subcommands(|sub| {
+            let inner = given.and_then(ArgMatches::subcommand);
+            let inner = inner.filter(|(name, _)| *name == sub.get_name()).map(|(_, inner)| inner);
+            with_environment(sub, inner)
+        })
 }
 
 fn is_option(arg: &Arg) -> bool {
@@ -246,17 +265,33 @@ fn with_file(
         else {
             continue;
         };
-        let is_set = matches!(
-            values.value_source(&setting.key),
-            Some(ValueSource::CommandLine | ValueSource::EnvVariable)
-        );
-        if applies && !is_shadowed && !is_set {
+        let is_set = |key: &str| {
+            matches!(
+                values.value_source(key),
+                Some(ValueSource::CommandLine | ValueSource::EnvVariable)
+            )
+        };
+        // What a stronger source says, or what that excludes.
+        let is_beaten = is_set(&setting.key)
+            || place.get_arguments().any(|other| {
+                is_set(other.get_id().as_str()) && exclude_each_other(place, arg, other)
+            });
+        if applies && !is_shadowed && !is_beaten {
             added.extend(as_flags(arg, &setting.values));
         }
     }
     let at = at.min(args.len());
     args.splice(at..at, added);
     args
+}
+
+/// Whether two options of a command cannot be given together.
+fn exclude_each_other(command: &Command, one: &Arg, other: &Arg) -> bool {
+    let excludes = |one: &Arg, other: &Arg| {
+        let excluded = command.get_arg_conflicts_with(one);
+        excluded.iter().any(|arg| arg.get_id() == other.get_id())
+    };
+    excludes(one, other) || excludes(other, one)
 }
 
 fn as_flags(arg: &Arg, values: &[String]) -> Vec<OsString> {
@@ -298,7 +333,7 @@ mod tests {
 
     #[test]
     fn the_command_line_is_consistent() {
-        with_environment(Cli::command()).debug_assert();
+        with_environment(Cli::command(), None).debug_assert();
     }
 
     #[test]
@@ -312,6 +347,6 @@ mod tests {
             }
             command.get_subcommands().for_each(check);
         }
-        check(&with_environment(Cli::command()));
+        check(&with_environment(Cli::command(), None));
     }
 }

@@ -9,7 +9,6 @@ mod upload;
 use std::{
     io::{self, Read, Write},
     path::PathBuf,
-    pin::pin,
     time::Duration,
 };
 
@@ -17,10 +16,13 @@ use bytes::Bytes;
 use clap::Args;
 use dmsg_engine::client::Client;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, header};
-use tokio::time::timeout;
+use tokio::{
+    task::spawn_blocking,
+    time::{Instant, timeout, timeout_at},
+};
 
 use self::{
-    output::{Output, Sink},
+    output::Output,
     resume::{Resume, Start},
 };
 use super::{
@@ -54,7 +56,7 @@ pub(super) struct CurlArgs {
     #[arg(short = 'H', long, value_name = "HEADER")]
     header: Vec<String>,
 
-    /// Body to send; @FILE reads a file, @- stdin. Makes the request a POST.
+    /// Body to send; @FILE reads a file, @- stdin, once for all URLs. Makes the request a POST.
     #[arg(short = 'd', long, value_name = "DATA", conflicts_with = "upload_file")]
     data: Option<String>,
 
@@ -124,6 +126,11 @@ pub(super) async fn run(args: CurlArgs) -> Result<(), Failure> {
     if urls.len() > 1 && args.output.is_some() {
         return Err(Failure::usage("--output takes one URL; use --remote-name for several"));
     }
+    if urls.len() > 1 && args.upload_file.as_ref().is_some_and(|file| file.as_os_str() == "-") {
+        return Err(Failure::usage(
+            "--upload-file - can be sent once; use --data @- for several URLs",
+        ));
+    }
     let connect_timeout = seconds("--connect-timeout", args.connect_timeout)?;
     if connect_timeout.is_zero() {
         return Err(Failure::usage("--connect-timeout 0: nothing connects in no time"));
@@ -132,26 +139,47 @@ pub(super) async fn run(args: CurlArgs) -> Result<(), Failure> {
     let max_time = max_time.filter(|max| !max.is_zero());
     check_request(&args, &urls[0])?;
     let key = args.client.identity.given_or_fresh()?;
+    let limit = Limit::starting_now(max_time);
+    let data = limit.keep(data(args.data.clone())).await?;
     let (engine, _) = args.client.start(key, Visibility::Hidden)?;
     let all = async {
         ready(&engine, connect_timeout).await?;
         let config = http_config(connect_timeout, max_time);
         let client = HttpClient::with_config(engine.clone(), config);
         for url in urls {
-            fetch(&args, &client, url).await?;
+            fetch(&args, data.as_ref(), &client, url).await?;
         }
         Ok(())
     };
-    let all = pin!(all);
-    let result = tokio::select! {
-        result = timeout(max_time.unwrap_or(Duration::MAX), all) => result.unwrap_or_else(|_| {
-            let seconds = max_time.unwrap_or_default().as_secs_f64();
-            Err(Failure::new(Exit::Timeout, format!("not done within {seconds} s (--max-time)")))
-        }),
-        () = stop_signal() => Err(Failure::new(Exit::Interrupted, "interrupted")),
-    };
+    let result = limit.keep(all).await;
     engine.close().await;
     result
+}
+
+/// When the whole call must be over; a signal ends it too.
+#[derive(Clone, Copy)]
+struct Limit(Option<(Instant, Duration)>);
+
+impl Limit {
+    fn starting_now(max: Option<Duration>) -> Self {
+        // What is too far away to be a time is no limit.
+        Self(max.and_then(|max| Some((Instant::now().checked_add(max)?, max))))
+    }
+
+    async fn keep<T>(self, work: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
+        let within = async {
+            let Some((at, max)) = self.0 else { return work.await };
+            timeout_at(at, work).await.unwrap_or_else(|_| {
+                let seconds = max.as_secs_f64();
+                let message = format!("not done within {seconds} s (--max-time)");
+                Err(Failure::new(Exit::Timeout, message))
+            })
+        };
+        tokio::select! {
+            result = within => result,
+            () = stop_signal() => Err(Failure::new(Exit::Interrupted, "interrupted")),
+        }
+    }
 }
 
 /// Whoever allows the whole call more time than usual means a slow service.
@@ -182,6 +210,11 @@ fn check_request(args: &CurlArgs, url: &DmsgUrl) -> Result<(), Failure> {
     Resume::parse(args.continue_at.as_deref())?;
     if args.continue_at.is_some() && args.output.is_none() && !args.remote_name {
         return Err(Failure::usage("--continue-at needs a file: give --output or --remote-name"));
+    }
+    if args.continue_at.is_some() && (args.head || args.include) {
+        return Err(Failure::usage(
+            "--continue-at goes on with a body: leave --head and --include out",
+        ));
     }
     Ok(())
 }
@@ -251,12 +284,19 @@ fn set_headers(headers: &mut HeaderMap, lines: &[String]) -> Result<(), Failure>
     Ok(())
 }
 
-async fn body(args: &CurlArgs) -> Result<RequestBody, Failure> {
-    if let Some(data) = &args.data {
-        return match data.strip_prefix('@') {
-            Some(source) => read_data(source).map(RequestBody::Full),
-            None => Ok(RequestBody::Full(Bytes::copy_from_slice(data.as_bytes()))),
-        };
+/// The body of `--data`. Stdin or a pipe may take its time, and signals and limits must be noticed meanwhile.
+async fn data(given: Option<String>) -> Result<Option<Bytes>, Failure> {
+    let Some(given) = given else { return Ok(None) };
+    let Some(source) = given.strip_prefix('@').map(str::to_owned) else {
+        return Ok(Some(given.into()));
+    };
+    let read = spawn_blocking(move || read_data(&source)).await;
+    read.map_err(|error| Failure::new(Exit::Read, error.to_string()))?.map(Some)
+}
+
+async fn body(args: &CurlArgs, data: Option<&Bytes>) -> Result<RequestBody, Failure> {
+    if let Some(data) = data {
+        return Ok(RequestBody::Full(data.clone()));
     }
     let Some(path) = &args.upload_file else { return Ok(RequestBody::Empty) };
     if path.as_os_str() == "-" {
@@ -292,10 +332,16 @@ fn unreadable(path: &std::path::Path, error: &io::Error) -> Failure {
     Failure::new(Exit::Read, format!("{}: {error}", path.display()))
 }
 
-async fn fetch(args: &CurlArgs, client: &HttpClient<Client>, url: DmsgUrl) -> Result<(), Failure> {
+async fn fetch(
+    args: &CurlArgs,
+    data: Option<&Bytes>,
+    client: &HttpClient<Client>,
+    url: DmsgUrl,
+) -> Result<(), Failure> {
     let file = output::file_name(args.output.as_deref(), args.remote_name, &url)?;
     let mut request = head(args, url.clone())?;
-    request.body = body(args).await?;
+    request.body = body(args, data).await?;
+    let is_part = request.headers.contains_key(header::RANGE);
     let resume = Resume::parse(args.continue_at.as_deref())?;
     let start = match &file {
         Some(path) => resume.start(path, &url)?,
@@ -317,24 +363,23 @@ async fn fetch(args: &CurlArgs, client: &HttpClient<Client>, url: DmsgUrl) -> Re
     if args.fail && status.as_u16() >= 400 && !(start.offset > 0 && status.as_u16() == 416) {
         return Err(Failure::new(Exit::HttpStatus, format!("{url} answered {status}")));
     }
-    let mut sink = Sink::stdout();
+    let mut head = Vec::new();
     if args.include || args.head {
-        let mut head = Vec::new();
         show_head("", &response, &mut head);
         head.extend_from_slice(b"\r\n");
-        sink.write(&head)?;
     }
-    match file {
-        None => Output::stdout(args.max_filesize).receive(response).await,
+    let output = match file {
+        None => Output::stdout(args.max_filesize),
         Some(path) => {
             let Some(begun) = start.check(&path, &response)? else {
                 tracing::info!(file = %path.display(), "the file is complete already");
                 return Ok(());
             };
-            let output = Output::file(path, &url, &begun, &response, args.max_filesize)?;
-            output.receive(response).await
+            let output = Output::file(path, &begun, &response, args.max_filesize)?;
+            if is_part || !head.is_empty() { output.stands_alone() } else { output }
         }
-    }
+    };
+    output.receive(&url, &head, response).await
 }
 
 fn show_request(request: &Request) {

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
 
-use super::exit::{Exit, Failure};
+use super::exit::{Exit, Failure, tell};
 use crate::deployment::{Environment, LoadError, Loaded, Services, load};
 
 #[derive(Debug, Args)]

@@ -84,10 +84,10 @@ pub(super) struct DiscoveryArgs {
     #[arg(long)]
     allow_loopback: bool,
 
-    /// Demand of a DELETE over TCP that it be signed anew. Go clients do not do that; their entries
-    /// then expire instead.
+    /// Take a DELETE over TCP that re-sends the stored entry, as Go clients do over plain HTTP. Anybody can look that
+    /// entry up, so anybody can then delete anybody until the next refresh. Without this their entries expire.
     #[arg(long)]
-    strict_delete: bool,
+    lax_delete: bool,
 
     /// Key of a network monitor, which may deregister anybody; may be repeated.
     #[arg(long, value_name = "KEY")]
@@ -124,7 +124,7 @@ pub(super) async fn run(args: DiscoveryArgs) -> Result<(), Failure> {
     };
     let mut config = DiscoveryConfig {
         test_mode: args.allow_loopback,
-        strict_delete: args.strict_delete,
+        lax_delete: args.lax_delete,
         official_servers: args.official_servers,
         monitors: args.monitor,
         dmsg_key: key.as_ref().map(SecretKey::public_key),

@@ -57,6 +57,11 @@ impl From<Exit> for ExitCode {
     }
 }
 
+/// A line on stderr. Its reader may have gone away, which is no reason to stop half-way, as `eprintln!` does.
+pub(super) fn tell(line: impl std::fmt::Display) {
+    let _ = io::Write::write_fmt(&mut io::stderr(), format_args!("{line}\n"));
+}
+
 /// Why a subcommand ends, for the user and for the caller's script.
 #[derive(Debug)]
 pub(super) struct Failure {
@@ -99,8 +104,11 @@ impl From<HttpError> for Failure {
             HttpError::StreamsExhausted { .. } => Exit::Connect,
             HttpError::Redirect(RedirectError::Url(_)) | HttpError::Url(_) => Exit::Url,
             HttpError::Status { .. } => Exit::HttpStatus,
-            HttpError::Redirect(_) | HttpError::TooManyRedirects(_) => Exit::Redirect,
+            HttpError::Redirect(_)
+            | HttpError::RedirectedBody(_)
+            | HttpError::TooManyRedirects(_) => Exit::Redirect,
             HttpError::BodyTooLarge { .. } => Exit::TooLarge,
+            HttpError::RequestBody(_) => Exit::Read,
             HttpError::Request(_) | HttpError::RequestTooLarge { .. } => Exit::Usage,
             error if error.is_timeout() => Exit::Timeout,
             _ => Exit::Receive,

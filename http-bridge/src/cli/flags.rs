@@ -112,6 +112,37 @@ pub(super) fn read_key(path: &std::path::Path) -> Result<SecretKey, Failure> {
     text.trim().parse().map_err(|error| fail(format!("no secret key: {error}")))
 }
 
+/// CPUs of a list as the kernel writes them: `0,2-3`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct CpuList(pub(super) Vec<usize>);
+
+impl FromStr for CpuList {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let number = |text: &str| match text.trim().parse::<usize>() {
+            Ok(cpu) if cpu < CPUS_MAX => Ok(cpu),
+            _ => Err(format!(
+                "{text:?} is no number of a CPU (0 to {}); write CPUs as 0,2-3",
+                CPUS_MAX - 1
+            )),
+        };
+        let mut cpus = Vec::new();
+        for part in text.split(',') {
+            let (first, last) = part.split_once('-').unwrap_or((part, part));
+            let (first, last) = (number(first)?, number(last)?);
+            if first > last {
+                return Err(format!("{part:?} begins above its end"));
+            }
+            cpus.extend((first..=last).filter(|cpu| !cpus.contains(cpu)).collect::<Vec<_>>());
+        }
+        Ok(Self(cpus))
+    }
+}
+
+/// CPUs that a list can name: as many as the kernel's own set of them.
+const CPUS_MAX: usize = 1024;
+
 /// Which driver moves the bytes.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
 pub(super) enum DriverFlag {
@@ -165,10 +196,17 @@ impl FromStr for ServerFlag {
     }
 }
 
+/// Ten years: far from what clocks can add.
+const SECONDS_MAX: Duration = Duration::from_secs(315_360_000);
+
 /// The value of a flag that is a time.
 pub(super) fn seconds(flag: &str, value: f64) -> Result<Duration, Failure> {
-    Duration::try_from_secs_f64(value)
-        .map_err(|_| Failure::usage(format!("{flag} {value}: a number of seconds is wanted")))
+    Duration::try_from_secs_f64(value).ok().filter(|seconds| *seconds <= SECONDS_MAX).ok_or_else(
+        || {
+            let max = SECONDS_MAX.as_secs();
+            Failure::usage(format!("{flag} {value}: a number of seconds is wanted, at most {max}"))
+        },
+    )
 }
 
 /// How a client reaches the network.
@@ -277,4 +315,20 @@ pub(super) fn check_http(discovery: &str) -> Result<(), Failure> {
 
 pub(super) fn record(flag: &ServerFlag) -> ServerRecord {
     ServerRecord { key: flag.key, address: flag.address.clone(), available_sessions: 1 }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_list_of_cpus_is_numbers_and_ranges() {
+        let cpus = |text: &str| text.parse::<CpuList>().map(|list| list.0);
+        assert_eq!(cpus("0"), Ok(vec![0]));
+        assert_eq!(cpus("0,2-3"), Ok(vec![0, 2, 3]));
+        assert_eq!(cpus("3, 1-4,1"), Ok(vec![3, 1, 2, 4]), "each once, in their order");
+        for wrong in ["", ",", "a", "1-", "-1", "3-2", "0,,1", "1024", "0-99999999999999999999"] {
+            assert!(cpus(wrong).is_err(), "{wrong:?}");
+        }
+    }
 }

@@ -4,9 +4,10 @@
 //!   relay core ── try_send ──▶ channel ── thread ──▶ look up, a few at once ──▶ Server::hint_mux
 //! ```
 //!
-//! Only clients that are silent and speak smux need this: whoever speaks shows it with the first byte, and silence means
-//! yamux. So a hint that comes late or never costs one kind of client its first stream, and nothing else: the relay
-//! never waits, a full channel drops, and a look-up has a time limit.
+//! Only clients that are silent and speak smux need this: whoever speaks shows it with the first byte, whatever the hint said,
+//! and silence means yamux. So a hint that comes late, or never, or is wrong, matters only to a client that is dialled before it
+//! has sent a byte: it is spoken to in the wrong mux and comes back. The relay never waits, a full channel drops, and a look-up
+//! has a time limit.
 
 use std::{
     sync::{
@@ -122,7 +123,7 @@ pub(super) fn of_store(store: &dyn Store, key: PublicKey) -> Option<MuxKind> {
     Some(kind(&RawEntry::parse(&record.served).ok()?.entry().protocol))
 }
 
-/// Whatever is not smux is yamux (`discovery.md §7.3`).
+/// Whatever is not smux is yamux (`discovery.md §7.3`). An entry does not tell which version of smux: the newer.
 fn kind(protocol: &str) -> MuxKind {
     if protocol == "smux" { MuxKind::SmuxV2 } else { MuxKind::Yamux }
 }

@@ -36,7 +36,7 @@ use self::services::{LocalServices, Plan};
 use super::{
     discovery::{self, Running},
     exit::{Exit, Failure},
-    flags::{DriverFlag, fresh_key, read_key},
+    flags::{CpuList, DriverFlag, fresh_key, read_key},
     hints::{self, Hints},
     hosting::Hosted,
     invocation,
@@ -96,6 +96,10 @@ pub(super) struct LocalArgs {
     #[arg(long, value_name = "FILE")]
     deployment_out: Option<PathBuf>,
 
+    /// CPUs to pin the relays to, one after the other, such as 0,2-3.
+    #[arg(long, value_name = "LIST")]
+    cpus: Option<CpuList>,
+
     /// What moves the bytes.
     #[arg(long, value_enum, default_value_t)]
     driver: DriverFlag,
@@ -143,7 +147,8 @@ impl Deployment {
         let mut discovery = start_discovery(args, discovery_key.public_key()).await?;
         let mut relays = Vec::new();
         for number in 1..=RELAY_COUNT {
-            let relay = Relay::start(folder, number, &discovery, driver).await?;
+            let cpu = args.cpus.iter().flat_map(|list| &list.0).cycle().nth(number - 1);
+            let relay = Relay::start(folder, number, &discovery, driver, cpu.copied()).await?;
             relay.registered().await?;
             relays.push(relay);
         }
@@ -278,6 +283,7 @@ impl Relay {
         number: usize,
         discovery: &Running,
         driver: DriverKind,
+        cpu: Option<usize>,
     ) -> Result<Self, Failure> {
         let key = keep_key(folder, &format!("relay-{number}"))?;
         let store = Arc::clone(&discovery.store);
@@ -285,6 +291,7 @@ impl Relay {
         let start = |port| {
             let mut config = ServerConfig::new(key.clone(), (Ipv4Addr::LOCALHOST, port).into());
             config.driver = driver;
+            config.cpus = cpu.into_iter().collect();
             config.newcomers = Some(newcomers.clone());
             Server::start(config)
         };

@@ -1,6 +1,6 @@
 //! `dmsg serve`: a folder or a local HTTP service, offered over DMSG.
 
-use std::{convert::Infallible, io::Write, path::PathBuf, sync::Arc};
+use std::{collections::HashSet, convert::Infallible, io::Write, path::PathBuf, sync::Arc};
 
 use axum::body::Body;
 use clap::Args;
@@ -8,7 +8,7 @@ use dmsg_engine::{
     identity::PublicKey,
     wire::{Addr, Port},
 };
-use http::{HeaderValue, Request, Response, StatusCode, header};
+use http::{Request, Response};
 use tower::service_fn;
 
 use super::{
@@ -18,7 +18,7 @@ use super::{
 };
 use crate::{
     files::{FileOptions, FileService},
-    http::server::{CallerKey, ServeConfig, ServeStats, serve},
+    http::server::{ServeConfig, ServeStats, serve, serve_listed},
     proxy::{ANSWER_TIMEOUT, Proxy, Target},
     url::DmsgUrl,
 };
@@ -79,10 +79,9 @@ pub(super) async fn run(args: ServeArgs) -> Result<(), Failure> {
     let (engine, mut published) = args.client.start(key, Visibility::Published)?;
     let listener =
         engine.listen(args.port).map_err(|error| Failure::new(Exit::Other, error.to_string()))?;
-    let allowed: Arc<[PublicKey]> = args.allow.into();
     let service = service_fn(move |request| {
-        let (offer, allowed) = (offer.clone(), Arc::clone(&allowed));
-        async move { Ok::<_, Infallible>(answer(&offer, &allowed, request).await) }
+        let offer = offer.clone();
+        async move { Ok::<_, Infallible>(answer(&offer, request).await) }
     });
     let ready = async {
         engine.ready().await?;
@@ -96,7 +95,17 @@ pub(super) async fn run(args: ServeArgs) -> Result<(), Failure> {
         shutdown_grace: drain,
         ..ServeConfig::default()
     };
-    let served = serve(listener, service, config, Arc::new(ServeStats::default()), stop_signal());
+    let stats = Arc::new(ServeStats::default());
+    let allowed: HashSet<PublicKey> = args.allow.into_iter().collect();
+    let served = async {
+        if allowed.is_empty() {
+            serve(listener, service, config, stats, stop_signal()).await;
+        } else {
+            // The key is the one that the stream's handshake authenticated.
+            let is_listed = |peer: &Addr| allowed.contains(&peer.key);
+            serve_listed(listener, is_listed, service, config, stats, stop_signal()).await;
+        }
+    };
     let result = tokio::select! {
         () = served => Ok(()),
         result = ready => result,
@@ -115,6 +124,9 @@ fn offer(args: &ServeArgs) -> Result<Offer, Failure> {
         }
         (None, Some(target)) => {
             let answer_timeout = seconds("--answer-timeout", args.answer_timeout)?;
+            if answer_timeout.is_zero() {
+                return Err(Failure::usage("--answer-timeout 0: nothing answers in no time"));
+            }
             Target::parse(target, args.allow_remote_target)
                 .map(|to| Offer::Service(Proxy::new(to).with_answer_timeout(answer_timeout)))
                 .map_err(|error| Failure::usage(error.to_string()))
@@ -123,16 +135,7 @@ fn offer(args: &ServeArgs) -> Result<Offer, Failure> {
     }
 }
 
-async fn answer(offer: &Offer, allowed: &[PublicKey], request: Request<Body>) -> Response<Body> {
-    let caller = request.extensions().get::<CallerKey>().map(|caller| caller.0);
-    // Each request is checked, with the key that the stream's handshake authenticated.
-    if !allowed.is_empty() && !caller.is_some_and(|key| allowed.contains(&key)) {
-        let mut response = Response::new(Body::from("your key is not on the list\n"));
-        *response.status_mut() = StatusCode::FORBIDDEN;
-        let plain = HeaderValue::from_static("text/plain; charset=utf-8");
-        response.headers_mut().insert(header::CONTENT_TYPE, plain);
-        return response;
-    }
+async fn answer(offer: &Offer, request: Request<Body>) -> Response<Body> {
     match offer {
         Offer::Folder(files) => files.respond(request).await,
         Offer::Service(proxy) => proxy.respond(request).await,

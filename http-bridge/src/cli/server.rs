@@ -16,7 +16,7 @@ use tokio::net::TcpListener;
 use self::listing::DiscoveryAddress;
 use super::{
     exit::{Exit, Failure},
-    flags::{DriverFlag, IdentityFlags, ServerFlag, driver_name},
+    flags::{CpuList, DriverFlag, IdentityFlags, ServerFlag, driver_name},
     hints, stop_signal,
 };
 use crate::{
@@ -61,6 +61,10 @@ pub(super) struct ServerArgs {
     #[arg(long, value_name = "COUNT", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=1024))]
     threads: u16,
 
+    /// CPUs to pin the worker threads to, one after the other, such as 0,2-3; for machines that do nothing else.
+    #[arg(long, value_name = "LIST")]
+    cpus: Option<CpuList>,
+
     /// What moves the bytes.
     #[arg(long, value_enum, default_value_t)]
     driver: DriverFlag,
@@ -88,6 +92,7 @@ pub(super) async fn run(args: ServerArgs) -> Result<(), Failure> {
     let (newcomers, heard) = hints::channel();
     let mut config = ServerConfig::new(key.clone(), args.listen);
     config.threads = args.threads;
+    config.cpus = args.cpus.map(|list| list.0).unwrap_or_default();
     config.driver = args.driver.into();
     config.sessions_max = args.sessions_max as usize;
     config.newcomers = discovery.is_some().then_some(newcomers);
@@ -114,10 +119,10 @@ pub(super) async fn run(args: ServerArgs) -> Result<(), Failure> {
         let config = RegistrationConfig::new(key, address);
         register(discovery, config, &server)
     });
-    tokio::select! {
-        () = stop_signal() => {}
-        () = follow_capacity(&server, registration.as_ref()) => {}
-    }
+    let has_failed = tokio::select! {
+        () = stop_signal() => false,
+        () = follow_capacity(&server, registration.as_ref()) => true,
+    };
     if let Some(registration) = registration {
         registration.close().await;
     }
@@ -128,6 +133,10 @@ pub(super) async fn run(args: ServerArgs) -> Result<(), Failure> {
     // The admin page and the hints hold it weakly, so this is the last handle unless one of them answers right now.
     if let Some(server) = Arc::into_inner(server) {
         tokio::task::block_in_place(|| server.shutdown());
+    }
+    if has_failed {
+        let what = "a worker thread of the server has failed (the log says why): start it again";
+        return Err(Failure::new(Exit::Other, what.to_owned()));
     }
     Ok(())
 }
@@ -180,13 +189,16 @@ fn available(server: &Server) -> u32 {
     u32::try_from(server.available_sessions()).unwrap_or(u32::MAX)
 }
 
-/// Keeps the advertised capacity true; never ends.
+/// Keeps the advertised capacity true; ends when the server has failed.
 pub(super) async fn follow_capacity(server: &Server, registration: Option<&ServerRegistration>) {
     let mut ticks = tokio::time::interval(CAPACITY_INTERVAL);
     loop {
         ticks.tick().await;
         if let Some(registration) = registration {
             registration.set_available_sessions(available(server));
+        }
+        if server.has_failed() {
+            return;
         }
     }
 }
@@ -244,6 +256,25 @@ fn metrics(server: &Server) -> String {
         ("streams_total", "counter", "Streams accepted.", stats.streams_total),
         ("relayed_bytes_total", "counter", "Payload bytes relayed.", stats.relayed_bytes),
         ("pending_bytes", "gauge", "Bytes that wait for slow receivers.", stats.pending_bytes),
+        ("connections", "gauge", "Connections, those being closed included.", stats.connections),
+        (
+            "receive_buffers",
+            "gauge",
+            "Receive buffers that connections share (io_uring).",
+            stats.receive_buffers,
+        ),
+        (
+            "receive_buffers_lent",
+            "gauge",
+            "Of those, how many hold bytes that wait.",
+            stats.receive_buffers_lent,
+        ),
+        (
+            "receive_buffers_missed_total",
+            "counter",
+            "Receives that found no shared buffer and were begun anew.",
+            stats.receive_buffers_missed,
+        ),
     ] {
         let _ = write!(
             text,

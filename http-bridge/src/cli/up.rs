@@ -20,6 +20,7 @@ use std::{
 };
 
 use clap::{Args, ValueEnum};
+use tokio::sync::{mpsc, oneshot};
 use tokio_util::task::AbortOnDropHandle;
 
 use self::{fresh::Fresh, lines::Lines, table::Table};
@@ -106,8 +107,8 @@ impl From<PolicyFlag> for AccessPolicy {
 
 pub(super) async fn run(args: UpArgs, config: Option<PathBuf>) -> Result<(), Failure> {
     let path = path(&args, config)?;
-    let options = options(&args, &path)?;
-    let fresh = fresh(&args, path, &options)?;
+    let (options, local) = options(&args, &path)?;
+    let fresh = fresh(&args, path, &local)?;
     let listener = super::local::listen(args.port, PAGE_PORT).await?;
     let page =
         listener.local_addr().map_err(|error| Failure::new(Exit::Other, error.to_string()))?;
@@ -143,17 +144,19 @@ fn path(args: &UpArgs, config: Option<PathBuf>) -> Result<PathBuf, Failure> {
     })
 }
 
-/// What keeps the configuration fresh, unless nobody wants that.
-fn fresh(args: &UpArgs, path: PathBuf, options: &VisorOptions) -> Result<Option<Fresh>, Failure> {
+/// What keeps the configuration fresh, unless nobody wants that. The record of what the deployment last set is where
+/// `dmsg config gen` put it, whatever `--dir` says.
+fn fresh(args: &UpArgs, path: PathBuf, local: &Path) -> Result<Option<Fresh>, Failure> {
     let interval = seconds("--refresh", args.refresh)?;
-    let Some(folder) = options.local_path.as_deref().filter(|_| !interval.is_zero()) else {
+    if interval.is_zero() {
         return Ok(None);
-    };
+    }
     let interval = interval.max(Duration::from_secs(1));
-    Ok(Some(Fresh { config: path, last: LastGood::in_folder(folder), interval }))
+    Ok(Some(Fresh { config: path, last: LastGood::in_folder(local), interval }))
 }
 
-fn options(args: &UpArgs, path: &Path) -> Result<VisorOptions, Failure> {
+/// What the visor is started with, and its configuration's `local_path`.
+fn options(args: &UpArgs, path: &Path) -> Result<(VisorOptions, PathBuf), Failure> {
     let interval = seconds("--interval", args.interval)?;
     if interval < Duration::from_millis(100) {
         return Err(Failure::usage("--interval: at least 0.1 s is wanted"));
@@ -173,18 +176,47 @@ fn options(args: &UpArgs, path: &Path) -> Result<VisorOptions, Failure> {
     options.policy = args.policy.into();
     options.driver = args.driver.into();
     options.call_interval = interval;
-    options.local_path = Some(args.dir.clone().unwrap_or_else(|| {
-        let local = PathBuf::from(config.local_path());
-        // As written it is relative to the configuration, wherever the program was started.
-        path.parent().map(|folder| folder.join(&local)).unwrap_or(local)
-    }));
-    Ok(options)
+    // As written it is relative to the configuration, wherever the program was started.
+    let local = path.parent().unwrap_or_else(|| Path::new("")).join(config.local_path());
+    options.local_path = Some(args.dir.clone().unwrap_or_else(|| local.clone()));
+    Ok((options, local))
+}
+
+/// What writes to stdout: a reader that does not read holds up this thread, and not the visor.
+struct Writer {
+    texts: mpsc::Sender<String>,
+    failed: oneshot::Receiver<io::Error>,
+}
+
+impl Writer {
+    fn start() -> Self {
+        let (texts, mut written) = mpsc::channel::<String>(1);
+        let (failure, failed) = oneshot::channel();
+        std::thread::spawn(move || {
+            let mut stdout = io::stdout();
+            while let Some(text) = written.blocking_recv() {
+                let result = stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush());
+                if let Err(error) = result {
+                    let _ = failure.send(error);
+                    return;
+                }
+            }
+        });
+        Self { texts, failed }
+    }
+
+    async fn write(&mut self, text: String) -> io::Result<()> {
+        match self.texts.send(text).await {
+            Ok(()) => Ok(()),
+            Err(_) => Err((&mut self.failed).await.unwrap_or_else(io::Error::other)),
+        }
+    }
 }
 
 /// Shows the status on stdout for ever.
 async fn show(visor: &Visor, page: &str) -> io::Result<()> {
-    let mut stdout = io::stdout();
-    let mut table = stdout.is_terminal().then(|| Table::new(page));
+    let mut writer = Writer::start();
+    let mut table = io::stdout().is_terminal().then(|| Table::new(page));
     let mut lines = Lines::new(page);
     let mut looks = tokio::time::interval(LOOK_INTERVAL);
     loop {
@@ -195,8 +227,7 @@ async fn show(visor: &Visor, page: &str) -> io::Result<()> {
             None => lines.changes(&status),
         };
         if !text.is_empty() {
-            stdout.write_all(text.as_bytes())?;
-            stdout.flush()?;
+            writer.write(text).await?;
         }
     }
 }

@@ -8,7 +8,10 @@
 //! The answers are made when something changes, not when somebody asks. An empty list of servers changes nothing: the
 //! last good one stays. Where the list comes from, and on what the router is served, is the matter of `dmsg conf`.
 
-use std::sync::{Arc, RwLock};
+use std::{
+    collections::HashMap,
+    sync::{Arc, RwLock},
+};
 
 use axum::{
     Router,
@@ -68,16 +71,19 @@ impl Bootstrapper {
         Self(Arc::new(Inner { content, key, started_at }))
     }
 
-    /// Hands out another document from now on. The servers of the discovery stay, being newer than any document's.
+    /// Hands out another document from now on. The servers of the discovery stay, being newer than any document's, unless
+    /// the document names another discovery.
     pub fn replace(&self, services: Services) {
         let mut services = with_own_address(services, self.0.key);
         let mut content = self.0.content.write().unwrap_or_else(std::sync::PoisonError::into_inner);
-        if content.has_fresh_servers {
+        let discovery = |services: &Services| services.endpoints(ServiceKind::DmsgDiscovery);
+        let stays =
+            content.has_fresh_servers && discovery(&services) == discovery(&content.services);
+        if stays {
             let servers = content.services.servers().to_vec();
             services.set(Field::DmsgServers, Value::Servers(servers));
         }
-        *content =
-            Content { has_fresh_servers: content.has_fresh_servers, ..Content::new(services) };
+        *content = Content { has_fresh_servers: stays, ..Content::new(services) };
     }
 
     /// What is handed out at present.
@@ -86,25 +92,36 @@ impl Bootstrapper {
         self.read(|content| content.services.clone())
     }
 
-    /// Takes a fresh list of servers over; what the document says beyond key and address of a server stays as long as its
-    /// address does, since it may be signed. Whether anything changed.
+    /// Takes a discovery's fresh list of servers over, as far as it is fit for a document; what the document says beyond
+    /// key and address of a server stays as long as its address does, since it may be signed. Whether anything changed.
     pub fn set_servers(&self, servers: &[ServerRecord]) -> bool {
+        self.change_servers(servers, true)
+    }
+
+    /// The same with servers that were listed before a restart: another document's count more.
+    pub fn begin_with_servers(&self, servers: &[ServerRecord]) -> bool {
+        self.change_servers(servers, false)
+    }
+
+    fn change_servers(&self, servers: &[ServerRecord], has_fresh_servers: bool) -> bool {
         let before = self.services();
-        let fresh: Vec<DmsgServer> = servers
-            .iter()
-            .map(|record| {
-                let is_same = |s: &&DmsgServer| s.key == record.key && s.address == record.address;
-                let known = before.servers().iter().find(is_same).cloned();
-                known.unwrap_or_else(|| DmsgServer::new(record.key, record.address.clone()))
-            })
-            .collect();
+        let known: HashMap<_, &DmsgServer> =
+            before.servers().iter().map(|server| (server.key, server)).collect();
+        let mut fresh = DmsgServer::listable(servers);
+        for server in &mut fresh {
+            if let Some(known) = known.get(&server.key)
+                && known.address == server.address
+            {
+                server.clone_from(known);
+            }
+        }
         if fresh.is_empty() || fresh == before.servers() {
             return false;
         }
         let mut services = before;
         services.set(Field::DmsgServers, Value::Servers(fresh));
         *self.0.content.write().unwrap_or_else(std::sync::PoisonError::into_inner) =
-            Content { has_fresh_servers: true, ..Content::new(services) };
+            Content { has_fresh_servers, ..Content::new(services) };
         true
     }
 

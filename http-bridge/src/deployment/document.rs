@@ -13,7 +13,7 @@ use std::collections::BTreeMap;
 use dmsg_engine::{client::ServerRecord, identity::PublicKey};
 
 use super::{
-    field::{DmsgServer, Field, ServiceUrl, Value, is_object, keep},
+    field::{Author, DmsgServer, Field, ServiceUrl, Value, is_object, keep},
     json::{Cursor, Json, Object},
     problem::{Problem, Problems, Severity},
 };
@@ -106,7 +106,10 @@ fn read_document(text: &str, problems: &mut Problems) -> Option<Document> {
         }
         let what = "this is one deployment without the members prod and test";
         at.warn(what, r#"it is taken for prod; write {"prod":{…},"test":{}}"#, problems);
-        return Some(Document { prod: read_services(&at, problems)?, ..Document::default() });
+        return Some(Document {
+            prod: read_services(&at, Author::Operator, problems)?,
+            ..Document::default()
+        });
     }
     let mut document = Document::default();
     for (name, value) in members {
@@ -119,13 +122,13 @@ fn read_document(text: &str, problems: &mut Problems) -> Option<Document> {
             }
         };
         if !value.is_null() {
-            *part = read_services(&value, problems).unwrap_or_default();
+            *part = read_services(&value, Author::Operator, problems).unwrap_or_default();
         }
     }
     Some(document)
 }
 
-fn read_services(at: &Cursor<'_>, problems: &mut Problems) -> Option<Services> {
+fn read_services(at: &Cursor<'_>, author: Author, problems: &mut Problems) -> Option<Services> {
     let mut services = Services::default();
     let mut dmsg_places = BTreeMap::new();
     for (name, value) in at.members(problems)? {
@@ -133,7 +136,7 @@ fn read_services(at: &Cursor<'_>, problems: &mut Problems) -> Option<Services> {
             keep(&mut services.extra, &name, &value, &[], problems);
             continue;
         };
-        if let Some(read) = field.read(&value, problems) {
+        if let Some(read) = field.read(&value, author, problems) {
             if let Field::ServiceDmsg(kind) = field {
                 dmsg_places.insert(kind, value);
             }
@@ -155,14 +158,15 @@ fn read_services(at: &Cursor<'_>, problems: &mut Problems) -> Option<Services> {
 
 impl Services {
     /// Reads what a config bootstrapper answers: a flat object, or the form of a file, of which `prod` is taken.
-    /// What names neither a bootstrapper nor a discovery nor a server is no deployment (`§4`).
+    /// What names neither a bootstrapper nor a discovery nor a server is no deployment (`§4`). A server that is no server
+    /// is left out with a warning, since anybody may have registered it.
     pub fn parse(text: &str) -> Result<(Self, Problems), Problems> {
         let mut problems = Problems::default();
         let services = Cursor::document(text, &mut problems).and_then(|at| {
             let members = at.members(&mut problems)?;
             let inner = members.into_iter().find(|(name, at)| name == "prod" && is_object(at));
             let at = inner.map_or(at, |(_, prod)| prod);
-            let services = read_services(&at, &mut problems)?;
+            let services = read_services(&at, Author::Network, &mut problems)?;
             if !services.has_an_entrance() {
                 let what = "none of conf_dmsg, dmsg_discovery_dmsg, dmsg_discovery and dmsg_servers is there";
                 at.error(what, "this is no deployment; look at what answered", &mut problems);
@@ -186,7 +190,7 @@ impl Services {
                     value.error(format!("{name:?} does not belong here"), &advice, &mut problems);
                 }
             }
-            read_services(&at, &mut problems)
+            read_services(&at, Author::Operator, &mut problems)
         });
         match services {
             Some(services) if !problems.has_errors() => Ok((services, problems)),
@@ -247,6 +251,24 @@ impl Services {
     /// Takes a field out.
     pub fn remove(&mut self, field: Field) -> Option<Value> {
         self.values.remove(&field)
+    }
+
+    /// The last word on each field: a newer document's, and of what that does not say the word before it, or the next one
+    /// would count as an operator's.
+    #[must_use]
+    pub fn overlaid(&self, newer: &Self) -> Self {
+        let mut last = self.clone();
+        last.values.extend(newer.values.iter().map(|(field, value)| (*field, value.clone())));
+        last
+    }
+
+    /// A text that was put beside what is read.
+    pub(super) fn note(&self, name: &str) -> Option<&str> {
+        self.extra.get(name).and_then(Json::as_text)
+    }
+
+    pub(super) fn set_note(&mut self, name: &str, text: &str) {
+        self.extra.set(name, text);
     }
 
     /// Names of the members that nobody here knows.
@@ -354,6 +376,8 @@ impl Services {
             findings.push(Problem::missing(severity, format!("{path}.{name}"), what, advice));
         };
         let has_servers = !self.servers().is_empty();
+        // A discovery over HTTP lists servers, behind which services over DMSG are found.
+        let names_servers = self.endpoints(ServiceKind::DmsgDiscovery).http.is_some();
         for kind in ServiceKind::ALL {
             let endpoints = self.endpoints(kind);
             let (name, advice) = (kind.member(), "write its address, or leave it so");
@@ -368,14 +392,24 @@ impl Services {
                 (None, None) => {
                     note(Severity::Warning, name, "the service is not there: it is off", advice);
                 }
-                (None, Some(_)) if !has_servers => note(
+                (None, Some(_)) if !has_servers && !names_servers => note(
                     Severity::Error,
                     kind.dmsg_member(),
-                    "the service is reached over DMSG only, and no relay server is listed",
+                    "the service is reached over DMSG only, and no relay server is listed, nor a discovery over HTTP \
+                     that would name some",
                     "write dmsg_servers, or the service's http:// address",
                 ),
                 _ => {}
             }
+        }
+        let is_over_dmsg = |kind: &ServiceKind| {
+            let endpoints = self.endpoints(*kind);
+            endpoints.http.is_none() && endpoints.dmsg.is_some()
+        };
+        if !has_servers && names_servers && ServiceKind::ALL.iter().any(is_over_dmsg) {
+            let what =
+                "there are services over DMSG only, whose relay servers only the discovery names";
+            note(Severity::Warning, "dmsg_servers", what, "write some, to do without plain HTTP");
         }
         if has_servers && self.discovery_dmsg().is_none() {
             let what = "relay servers are listed, but the discovery has no DMSG address";

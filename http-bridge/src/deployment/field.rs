@@ -9,7 +9,7 @@ use dmsg_engine::{client::ServerRecord, identity::PublicKey};
 use super::json::{Cursor, Json, Kind, Object};
 use super::problem::Problems;
 use crate::{
-    discovery::RawEntry,
+    discovery::{RawEntry, store::SERVERS_MAX},
     service::ServiceKind,
     url::{DmsgUrl, check_host_port, has_valid_port},
 };
@@ -157,6 +157,16 @@ impl fmt::Display for Field {
     }
 }
 
+/// Whose text it is that is read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Author {
+    /// An operator, who is told of all that is wrong and corrects it.
+    Operator,
+    /// The network: an answer, or a file that was made of one. Anybody may register a server, so a bad one is left out
+    /// with a warning, and takes nothing else along (`§1`).
+    Network,
+}
+
 /// What a field was found to hold.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Value {
@@ -252,6 +262,14 @@ impl DmsgServer {
         Self { key, address: address.into(), element: Object::default(), server: Object::default() }
     }
 
+    /// Those of a discovery's list that can stand in a document: anybody may register anything, and a document with an
+    /// address that is none, or of more than 1 MiB, is of no use to those who read it.
+    #[must_use]
+    pub fn listable(listed: &[ServerRecord]) -> Vec<Self> {
+        let usable = listed.iter().filter(|server| check_host_port(&server.address).is_ok());
+        usable.take(SERVERS_MAX).map(|s| Self::new(s.key, s.address.as_str())).collect()
+    }
+
     /// `wss://` address, if it has one.
     #[must_use]
     pub fn address_ws(&self) -> Option<&str> {
@@ -262,6 +280,15 @@ impl DmsgServer {
     #[must_use]
     pub fn record(&self) -> ServerRecord {
         ServerRecord { key: self.key, address: self.address.clone(), available_sessions: 1 }
+    }
+
+    /// A text that was put beside what the element says.
+    pub(super) fn note(&self, name: &str) -> Option<&str> {
+        self.element.get(name).and_then(Json::as_text)
+    }
+
+    pub(super) fn set_note(&mut self, name: &str, text: &str) {
+        self.element.set(name, text);
     }
 
     fn to_json(&self) -> Json {
@@ -294,7 +321,12 @@ impl Value {
 
 impl Field {
     /// Reads a member's value. `None` for `null`, an empty text, and what is wrong, which is noted.
-    pub(super) fn read(self, at: &Cursor<'_>, problems: &mut Problems) -> Option<Value> {
+    pub(super) fn read(
+        self,
+        at: &Cursor<'_>,
+        author: Author,
+        problems: &mut Problems,
+    ) -> Option<Value> {
         if at.is_null() {
             return None;
         }
@@ -312,7 +344,11 @@ impl Field {
                 let items = at.items(problems)?;
                 let mut servers: Vec<DmsgServer> = Vec::with_capacity(items.len());
                 for at in items {
-                    let Some(server) = read_server(&at, problems) else { continue };
+                    let server = match author {
+                        Author::Operator => read_own_server(&at, problems),
+                        Author::Network => read_listed_server(&at, problems),
+                    };
+                    let Some(server) = server else { continue };
                     if servers.iter().take(SERVERS_COMPARED_MAX).any(|s| s.key == server.key) {
                         let what = format!("server {} is listed before", server.key);
                         at.warn(what, "keep the element with its present address", problems);
@@ -414,6 +450,23 @@ const SERVER_MEMBERS: [&str; 7] = [
     "dht_bootstrap",
 ];
 
+/// Reads a server of an answer: not at all if it is none, and without a signature that does not fit.
+fn read_listed_server(at: &Cursor<'_>, problems: &mut Problems) -> Option<DmsgServer> {
+    let (server, is_wrong) = problems.tolerating(|problems| read_server(at, problems));
+    let mut server = server.filter(|_| !is_wrong)?;
+    let ((), is_forged) = problems.tolerating(|problems| check_signature(&server, at, problems));
+    if is_forged {
+        server.element.remove("signature");
+    }
+    Some(server)
+}
+
+fn read_own_server(at: &Cursor<'_>, problems: &mut Problems) -> Option<DmsgServer> {
+    let server = read_server(at, problems)?;
+    check_signature(&server, at, problems);
+    Some(server)
+}
+
 fn read_server(at: &Cursor<'_>, problems: &mut Problems) -> Option<DmsgServer> {
     let (mut key, mut address) = (None, None);
     let (mut element, mut server) = (Object::default(), Object::default());
@@ -448,9 +501,6 @@ fn read_server(at: &Cursor<'_>, problems: &mut Problems) -> Option<DmsgServer> {
             at.error(format!("{name} is missing"), form, problems);
         }
     }
-    if element.get("signature").and_then(Json::as_text).is_some_and(|text| !text.is_empty()) {
-        check_signature(at, problems);
-    }
     Some(DmsgServer { key: key?, address: address?, element, server })
 }
 
@@ -469,14 +519,19 @@ pub(super) fn keep(
     object.set(name, value.to_json(problems));
 }
 
-/// An element that carries a signature is an entry that somebody published; it must be what was signed.
-fn check_signature(at: &Cursor<'_>, problems: &mut Problems) {
-    let verified = RawEntry::parse(at.raw().as_bytes()).and_then(|entry| entry.verify());
+/// An element that carries a signature is an entry that somebody published; it must be what was signed, but for the
+/// label that a discovery writes into what it serves (`discovery.md §2.3`).
+fn check_signature(server: &DmsgServer, at: &Cursor<'_>, problems: &mut Problems) {
+    let signature = server.element.get("signature").and_then(Json::as_text);
+    if signature.is_none_or(str::is_empty) {
+        return;
+    }
+    let verified = RawEntry::parse(at.raw().as_bytes()).and_then(|entry| entry.verify_as_served());
     if let Err(error) = verified {
         let what = format!("the element is not what its server signed: {error}");
         at.error(
             what,
-            "take the entry as the discovery serves it, or leave the signature out",
+            "take the entry as the discovery serves it now, or leave the signature out",
             problems,
         );
     }

@@ -19,12 +19,37 @@ pub enum Access {
 /// Replaces a file: writes a new one beside it, forces that to the disk, and renames it over the old one. The folder is
 /// made if it is missing. What a symbolic link names is replaced, not the link.
 pub fn replace(path: &Path, content: &[u8], access: Access) -> io::Result<()> {
+    put(path, content, access, |temporary, path| fs::rename(temporary, path))
+}
+
+/// The same for a file that must not be there yet, not even by now.
+pub fn create(path: &Path, content: &[u8], access: Access) -> io::Result<()> {
+    put(path, content, access, |temporary, path| match fs::hard_link(temporary, path) {
+        Ok(()) => fs::remove_file(temporary),
+        // Some file systems have no links; what is there is seen at the least.
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists && !path.exists() => {
+            fs::rename(temporary, path)
+        }
+        Err(error) => Err(error),
+    })
+}
+
+fn put(
+    path: &Path,
+    content: &[u8],
+    access: Access,
+    publish: impl FnOnce(&Path, &Path) -> io::Result<()>,
+) -> io::Result<()> {
     let path = fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
     let folder = match path.parent() {
         Some(folder) if !folder.as_os_str().is_empty() => folder.to_owned(),
         _ => PathBuf::from("."),
     };
-    fs::create_dir_all(&folder)?;
+    fs::create_dir_all(&folder).map_err(|error| match error.kind() {
+        // A file in the place of a folder; what `create` says of the file itself is another matter.
+        io::ErrorKind::AlreadyExists => io::ErrorKind::NotADirectory.into(),
+        _ => error,
+    })?;
     let name = path.file_name().ok_or(io::ErrorKind::IsADirectory)?.to_owned();
     if path.is_dir() {
         return Err(io::ErrorKind::IsADirectory.into());
@@ -42,7 +67,7 @@ pub fn replace(path: &Path, content: &[u8], access: Access) -> io::Result<()> {
         .mode(mode)
         .open(&temporary)
         .and_then(|mut file| file.write_all(content).and_then(|()| file.sync_all()))
-        .and_then(|()| fs::rename(&temporary, &path));
+        .and_then(|()| publish(&temporary, &path));
     if written.is_err() {
         let _ = fs::remove_file(&temporary);
         return written;
@@ -87,6 +112,18 @@ mod tests {
         assert_eq!(fs::read_dir(path.parent().unwrap()).unwrap().count(), 1);
         assert!(read_text(&path, 2).is_err());
         assert_eq!(read_text(&folder.path().join("absent"), 9).unwrap(), None);
+    }
+
+    #[test]
+    fn what_is_there_by_now_is_not_created_anew() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("new/config.json");
+        create(&path, b"one", Access::Private).unwrap();
+        let error = create(&path, b"two", Access::Private).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::AlreadyExists);
+        assert_eq!(read_text(&path, 9).unwrap().as_deref(), Some("one"));
+        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+        assert_eq!(fs::read_dir(path.parent().unwrap()).unwrap().count(), 1);
     }
 
     #[test]

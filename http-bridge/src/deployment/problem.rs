@@ -97,6 +97,16 @@ impl Problems {
         }
     }
 
+    /// Reads what may be left out: what is wrong in it counts as a warning. Whether anything was.
+    pub(super) fn tolerating<T>(&mut self, read: impl FnOnce(&mut Self) -> T) -> (T, bool) {
+        let (begin, had_errors) = (self.list.len(), std::mem::take(&mut self.has_errors));
+        let read = read(self);
+        for problem in &mut self.list[begin..] {
+            problem.severity = Severity::Warning;
+        }
+        (read, std::mem::replace(&mut self.has_errors, had_errors))
+    }
+
     /// Whether the document cannot be used.
     #[must_use]
     pub fn has_errors(&self) -> bool {

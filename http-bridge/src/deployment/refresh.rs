@@ -2,11 +2,11 @@
 //!
 //! ```text
 //!   <local_path>/deployment_services.json   what the deployment last set: the ground for telling an operator's change
-//!   <local_path>/dmsg_servers.json          the relay servers as the discovery last listed them
+//!   <local_path>/dmsg_servers.json          the relay servers as the discovery last listed them, with its name in each
 //!
 //!                   equal to the last?  yes ▶ gets the new value      key sets: at once
 //!   current value ──┤                                                 addresses: after a restart
-//!                   └ no: the operator's ▶ stays
+//!                   └ no: the operator's ▶ stays                      so does what the operator emptied
 //! ```
 //!
 //! What a document does not say erases nothing, and an empty list of servers does not either: a bootstrapper that
@@ -25,9 +25,13 @@ use tokio::sync::watch;
 
 use super::{
     document::{DOCUMENT_BYTES_MAX, Services},
-    field::{DmsgServer, Field, Value},
+    field::{DmsgServer, Field, ServiceUrl, Value},
     file::{self, Access},
     json::Json,
+};
+use crate::{
+    discovery::{DiscoveryClient, client::FetchedEntry},
+    service::Endpoints,
 };
 
 /// From the start to the first refresh, beside one [`REFRESH_INTERVAL`].
@@ -42,8 +46,8 @@ pub const REFRESH_TIMEOUT: Duration = Duration::from_secs(30);
 /// Between two looks at the discovery's list of servers.
 pub const SERVERS_INTERVAL: Duration = Duration::from_secs(5 * 60);
 
-/// Servers kept in the cache; a discovery stores as many.
-const CACHED_SERVERS_MAX: usize = 2048;
+/// The wait after a first failure to learn them; doubles up to the usual interval.
+const RETRY_FIRST: Duration = Duration::from_secs(1);
 
 /// What became of a field that the new document says otherwise.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -55,7 +59,7 @@ pub enum Change {
 }
 
 /// The current deployment with what is new, and what became of each field that differs. `last` are the forms in which the
-/// deployment's last word may stand in `current`.
+/// deployment's last word may stand in `current`, the first one as it was written there; none if that is not known.
 #[must_use]
 pub fn merge(
     current: &Services,
@@ -65,12 +69,17 @@ pub fn merge(
     let (mut merged, mut changes) = (current.clone(), Vec::new());
     for field in Field::ALL {
         let Some(wanted) = new.get(field) else { continue };
-        let ours = current.get(field).filter(|value| !is_empty_list(value));
+        let ours = said(current, field);
         if ours == Some(wanted) || (ours.is_none() && is_empty_list(wanted)) {
             continue;
         }
-        let is_deployments =
-            ours.is_none_or(|ours| last.iter().any(|last| last.get(field) == Some(ours)));
+        let is_deployments = match (ours, last.first()) {
+            (Some(ours), _) => last.iter().any(|last| last.get(field) == Some(ours)),
+            // Never set; or emptied by the operator, who wants nobody there.
+            (None, Some(last)) => said(last, field).is_none(),
+            // Who knows? Keys give power over the visor, so those are nobody's until somebody says so.
+            (None, None) => !field.is_key_set(),
+        };
         let erases_servers = field == Field::DmsgServers && is_empty_list(wanted);
         if is_deployments && !erases_servers {
             merged.set(field, wanted.clone());
@@ -80,6 +89,11 @@ pub fn merge(
         }
     }
     (merged, changes)
+}
+
+/// What a field holds, if that is more than an empty list.
+fn said(services: &Services, field: Field) -> Option<&Value> {
+    services.get(field).filter(|value| !is_empty_list(value))
 }
 
 fn is_empty_list(value: &Value) -> bool {
@@ -135,48 +149,66 @@ impl LastGood {
     }
 }
 
-/// The file that remembers the relay servers.
+/// The file that remembers the relay servers of one discovery. Another discovery's are not read: a deployment must not
+/// touch the servers of another one (`§2`).
 #[derive(Debug, Clone)]
-pub struct ServerCache(PathBuf);
+pub struct ServerCache {
+    path: PathBuf,
+    /// The discovery's key, or its URL if it is reached over HTTP alone.
+    discovery: String,
+}
+
+/// The member of each element that says whose list it was. Visors of others read the same file and do not mind it.
+const LISTED_BY: &str = "discovery";
 
 impl ServerCache {
-    /// The file of this folder (`local_path`).
+    /// The file of this folder (`local_path`), for the servers of this discovery; `None` if there is none that would list
+    /// any.
     #[must_use]
-    pub fn in_folder(folder: &Path) -> Self {
-        Self(folder.join("dmsg_servers.json"))
+    pub fn new(folder: &Path, discovery: &Endpoints) -> Option<Self> {
+        let discovery = match (&discovery.dmsg, &discovery.http) {
+            (Some(url), _) => url.addr().key.to_string(),
+            (None, Some(uri)) => ServiceUrl::Http(uri.clone()).to_string(),
+            (None, None) => return None,
+        };
+        Some(Self { path: folder.join("dmsg_servers.json"), discovery })
     }
 
     /// The remembered servers.
     #[must_use]
-    pub fn read(&self) -> Vec<DmsgServer> {
-        let text = match file::read_text(&self.0, DOCUMENT_BYTES_MAX) {
+    pub fn read(&self) -> Vec<ServerRecord> {
+        let text = match file::read_text(&self.path, DOCUMENT_BYTES_MAX) {
             Ok(Some(text)) => text,
             Ok(None) => return Vec::new(),
             Err(error) => {
-                tracing::warn!(file = %self.0.display(), %error, "not read; taken for absent");
+                tracing::warn!(file = %self.path.display(), %error, "not read; taken for absent");
                 return Vec::new();
             }
         };
         let text = format!("{{\"dmsg_servers\":{text}}}");
         match Services::parse(&text) {
-            Ok((services, _)) => services.servers().to_vec(),
+            Ok((services, _)) => {
+                let is_ours =
+                    |server: &&DmsgServer| server.note(LISTED_BY) == Some(&self.discovery);
+                services.servers().iter().filter(is_ours).map(DmsgServer::record).collect()
+            }
             Err(problems) => {
                 let first = problems.iter().next().map(ToString::to_string).unwrap_or_default();
-                tracing::warn!(file = %self.0.display(), "taken for absent: {first}");
+                tracing::warn!(file = %self.path.display(), "taken for absent: {first}");
                 Vec::new()
             }
         }
     }
 
-    /// Remembers these; an empty list changes nothing.
-    pub fn write(&self, servers: &[ServerRecord]) -> io::Result<()> {
+    /// Remembers what the discovery listed, and nothing else; an empty list changes nothing.
+    pub fn write(&self, listed: &[ServerRecord]) -> io::Result<()> {
+        let mut servers = DmsgServer::listable(listed);
         if servers.is_empty() {
             return Ok(());
         }
-        let server = |record: &ServerRecord| DmsgServer::new(record.key, record.address.clone());
-        let servers = servers.iter().take(CACHED_SERVERS_MAX).map(server).collect();
+        servers.iter_mut().for_each(|server| server.set_note(LISTED_BY, &self.discovery));
         let text = Value::Servers(servers).to_json().to_pretty();
-        file::replace(&self.0, text.as_bytes(), Access::Shared)
+        file::replace(&self.path, text.as_bytes(), Access::Shared)
     }
 
     /// The configured servers with the remembered ones over them: configured addresses may be months old.
@@ -188,12 +220,53 @@ impl ServerCache {
         for server in self.read() {
             let place = *places.entry(server.key).or_insert(records.len());
             match records.get_mut(place) {
-                Some(record) => record.address.clone_from(&server.address),
-                None => records.push(server.record()),
+                Some(record) => record.address = server.address,
+                None => records.push(server),
             }
         }
         records
     }
+}
+
+/// Asks a discovery for its servers, at once and then every [`SERVERS_INTERVAL`], and hands each list over; never ends.
+/// While it fails, it is asked again after a second, then ever later.
+pub async fn follow_servers<F>(discovery: DiscoveryClient, take: impl Fn(Vec<ServerRecord>) -> F)
+where
+    F: Future<Output = ()>,
+{
+    let mut retry = RETRY_FIRST;
+    loop {
+        let wait = match discovery.all_servers().await {
+            Ok(entries) => {
+                take(listed(&entries)).await;
+                retry = RETRY_FIRST;
+                SERVERS_INTERVAL
+            }
+            Err(error) => {
+                tracing::info!(%error, "the servers were not refreshed; the last good list stays");
+                let wait = retry;
+                retry = (retry * 2).min(SERVERS_INTERVAL);
+                wait
+            }
+        };
+        tokio::time::sleep(jittered(wait)).await;
+    }
+}
+
+/// The servers of a list, official ones first: where it is cut, the others go. The discovery's order means nothing, and
+/// a change of it is no news.
+fn listed(entries: &[FetchedEntry]) -> Vec<ServerRecord> {
+    let mut servers: Vec<(bool, ServerRecord)> = entries
+        .iter()
+        .filter_map(|fetched| {
+            let server = fetched.entry().server.as_ref()?;
+            let (key, address) = (fetched.entry().key?, server.address.clone());
+            let is_official = server.server_type == "official";
+            Some((is_official, ServerRecord { key, address, available_sessions: 1 }))
+        })
+        .collect();
+    servers.sort_by_key(|(is_official, server)| (!is_official, server.key));
+    servers.into_iter().map(|(_, server)| server).collect()
 }
 
 /// The deployment as it is in use, and as it will be after a restart.
@@ -239,13 +312,7 @@ impl Refresher {
                 Change::Kept => tracing::debug!(%field, "changed by the operator; kept"),
             }
         }
-        // A field that this document does not say keeps its last word, or a later one would count as the operator's.
-        let mut last = self.last.clone();
-        for field in Field::ALL {
-            if let Some(value) = fetched.get(field) {
-                last.set(field, value.clone());
-            }
-        }
+        let last = self.last.overlaid(fetched);
         if last != self.last {
             if let Some(file) = &self.file
                 && let Err(error) = file.write(&last)

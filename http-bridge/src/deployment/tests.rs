@@ -246,7 +246,7 @@ fn a_signed_server_must_be_what_was_signed() {
     let mut entry = Entry::server(secret.public_key(), "192.0.2.1:8080", 10);
     (entry.sequence, entry.timestamp) = (3, 1_700_000_000_000_000_000);
     entry.client_type = "test".into();
-    entry.server.as_mut().unwrap().server_type = "community".into();
+    entry.server.as_mut().unwrap().server_type = "a passphrase".into();
     entry.protocol = "yamux".into();
     entry.sign(&secret);
     let text = entry.to_text();
@@ -261,7 +261,7 @@ fn a_signed_server_must_be_what_was_signed() {
         ("\"client_type\":\"test\"", "\"client_type\":\"visor\""),
         ("192.0.2.1:8080", "192.0.2.2:8080"),
         ("\"availableSessions\":10", "\"availableSessions\":11"),
-        ("community", "official"),
+        ("a passphrase", "official"),
         ("\"protocol\":\"yamux\"", "\"protocol\":\"smux\""),
         (&key("server"), &key("other")),
     ] {
@@ -276,6 +276,122 @@ fn a_signed_server_must_be_what_was_signed() {
 }
 
 #[test]
+fn a_signed_server_is_taken_as_its_discovery_serves_it() {
+    let secret = SecretKey::from_seed(b"server");
+    let mut entry = Entry::server(secret.public_key(), "192.0.2.1:8080", 10);
+    entry.sign(&secret);
+    let text = entry.to_text();
+    for label in ["official", "community"] {
+        let served = text.replace(
+            "\"availableSessions\":10",
+            &format!("\"availableSessions\":10,\"serverType\":\"{label}\""),
+        );
+        assert_ne!(served, text);
+        let document = |element: &str| format!(r#"{{"prod":{{"dmsg_servers":[{element}]}}}}"#);
+        let (read, warnings) = Document::parse(&document(&served)).unwrap();
+        assert!(warnings.is_empty(), "{warnings}");
+        assert!(read.to_json().to_string().contains(label), "it is kept as it was");
+        let moved = served.replace("192.0.2.1", "192.0.2.2");
+        assert!(Document::parse(&document(&moved)).is_err(), "{label}");
+    }
+}
+
+#[test]
+fn a_bad_server_of_an_answer_takes_nothing_else_along() {
+    let (a, b) = (key("a"), key("b"));
+    let long = format!("{}:1", "h".repeat(254));
+    let good = format!(r#"{{"static":"{a}","server":{{"address":"h:1"}}}}"#);
+    for bad in [
+        format!(r#"{{"static":"{b}","server":{{"address":"x"}}}}"#),
+        format!(r#"{{"static":"{b}","server":{{"address":"{long}"}}}}"#),
+        format!(r#"{{"static":"{b}","server":{{"address":"h:{}1"}}}}"#, "0".repeat(5)),
+        format!(r#"{{"static":"{b}","static":"{a}","server":{{"address":"h:1"}}}}"#),
+        format!(r#"{{"static":"{b}"}}"#),
+        r#"{"static":"02","server":{"address":"h:1"}}"#.to_owned(),
+        "5".to_owned(),
+    ] {
+        let flat = format!(r#"{{"dmsg_discovery":"http://d","dmsg_servers":[{bad},{good}]}}"#);
+        let (services, warnings) = Services::parse(&flat).unwrap();
+        assert_eq!(services.servers().len(), 1, "{bad}");
+        assert_eq!(services.servers()[0].key.to_string(), a);
+        let warning = warnings.iter().find(|w| w.path.starts_with("$.dmsg_servers[0]")).unwrap();
+        assert_eq!(warning.severity, Severity::Warning);
+        // An operator is told, and corrects it.
+        let problems = Document::parse(&format!("{{\"prod\":{flat}}}")).unwrap_err();
+        assert!(problems.to_string().contains("$.prod.dmsg_servers[0]"), "{problems}");
+        // What is wrong elsewhere is an error as ever.
+        let wrong = flat.replace("http://d", "ftp://d");
+        assert!(Services::parse(&wrong).is_err(), "{bad}");
+    }
+    let forged = format!(
+        r#"{{"static":"{b}","sequence":1,"server":{{"address":"h:2"}},"signature":"{}"}}"#,
+        "0".repeat(130)
+    );
+    let (services, warnings) =
+        Services::parse(&format!(r#"{{"dmsg_servers":[{forged},{good}]}}"#)).unwrap();
+    assert!(warnings.to_string().contains("not what its server signed"), "{warnings}");
+    assert_eq!(services.servers().len(), 2, "an address without a signature is as good");
+    assert!(!Json::Object(services.to_object()).to_string().contains("signature"));
+}
+
+#[test]
+fn the_servers_of_a_discovery_outlive_its_document_and_not_another_discovery() {
+    use dmsg_engine::client::ServerRecord;
+    let document = |discovery: &str, server: &str| {
+        let text = format!(
+            r#"{{"dmsg_discovery":"http://{discovery}","dmsg_servers":[{{"static":"{}","server":{{"address":"{server}:1"}}}}]}}"#,
+            key(server)
+        );
+        Services::parse(&text).unwrap().0
+    };
+    let record = |name: &str| ServerRecord {
+        key: key(name).parse().unwrap(),
+        address: format!("{name}:1"),
+        available_sessions: 1,
+    };
+    let bootstrapper = bootstrapper::Bootstrapper::new(document("d", "a"), None);
+    let addresses = || -> Vec<String> {
+        bootstrapper.services().servers().iter().map(|server| server.address.clone()).collect()
+    };
+    bootstrapper.begin_with_servers(&[record("a"), record("kept")]);
+    assert_eq!(addresses(), ["a:1", "kept:1"]);
+    bootstrapper.replace(document("d", "moved"));
+    assert_eq!(addresses(), ["moved:1"], "a kept list is no reason not to believe an operator");
+    bootstrapper.set_servers(&[record("listed")]);
+    bootstrapper.replace(document("d", "b"));
+    assert_eq!(addresses(), ["listed:1"]);
+    bootstrapper.replace(document("private", "c"));
+    assert_eq!(addresses(), ["c:1"]);
+}
+
+#[test]
+fn a_discovery_full_of_long_addresses_leaves_a_document_that_can_be_read() {
+    use dmsg_engine::client::ServerRecord;
+    let listed: Vec<ServerRecord> = (0..crate::discovery::store::SERVERS_MAX + 100)
+        .map(|n| {
+            let secret = SecretKey::from_seed(&n.to_be_bytes());
+            let host = match n % 3 {
+                0 => "h".repeat(7_500),
+                1 => String::new(),
+                _ => "h".repeat(253),
+            };
+            let address = format!("{host}:65535");
+            ServerRecord { key: secret.public_key(), address, available_sessions: 1 }
+        })
+        .collect();
+    let longest: Vec<ServerRecord> =
+        listed.iter().filter(|r| r.address.len() == 259).cloned().collect();
+    assert_eq!(DmsgServer::listable(&listed).len(), longest.len());
+    let full: Vec<ServerRecord> = longest.iter().cycle().take(listed.len()).cloned().collect();
+    let bootstrapper = bootstrapper::Bootstrapper::new(embedded().prod.clone(), None);
+    assert!(bootstrapper.set_servers(&full));
+    assert_eq!(bootstrapper.services().servers().len(), crate::discovery::store::SERVERS_MAX);
+    let text = Json::Object(bootstrapper.services().to_object()).to_pretty();
+    assert!(text.len() < DOCUMENT_BYTES_MAX, "{} bytes", text.len());
+    assert!(!bootstrapper.set_servers(&[listed[0].clone()]), "none is left: the last list stays");
+}
+
+#[test]
 fn what_is_missing_is_found() {
     let findings = |text: &str| -> Vec<String> {
         let (document, _) = Document::parse(&format!(r#"{{"prod":{text}}}"#)).unwrap();
@@ -287,6 +403,8 @@ fn what_is_missing_is_found() {
     assert_eq!(findings(r#"{"dmsg_discovery":"http://d"}"#), [""; 0]);
     let only_dmsg = format!(r#""dmsg_discovery_dmsg":"dmsg://{a}:80""#);
     assert_eq!(findings(&format!("{{{only_dmsg}}}")), ["$.prod.dmsg_discovery_dmsg"]);
+    let named = format!(r#"{{"dmsg_discovery":"http://d","transport_discovery_dmsg":"{a}:80"}}"#);
+    assert_eq!(findings(&named), [""; 0], "the discovery names servers");
     let servers = format!(r#""dmsg_servers":[{{"static":"{b}","server":{{"address":"h:1"}}}}]"#);
     assert_eq!(findings(&format!("{{{only_dmsg},{servers}}}")), [""; 0]);
 }

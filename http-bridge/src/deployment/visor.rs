@@ -13,7 +13,7 @@ use zeroize::{Zeroize, Zeroizing};
 
 use super::{
     document::Services,
-    field::{Field, ServiceUrl, Value},
+    field::{Author, Field, ServiceUrl, Value},
     json::{Cursor, Json, Kind, Object},
     problem::{Problem, Problems, Severity},
     refresh::{Change, merge},
@@ -36,6 +36,30 @@ pub enum Output {
     DmsgOnly,
     /// Those over HTTP.
     HttpOnly,
+}
+
+impl Output {
+    const ALL: [Self; 3] = [Self::Dual, Self::DmsgOnly, Self::HttpOnly];
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::Dual => "dual",
+            Self::DmsgOnly => "dmsg-only",
+            Self::HttpOnly => "http",
+        }
+    }
+}
+
+/// The member of a record that says which kind of output it was written for.
+const OUTPUT: &str = "output";
+
+/// What became of an update.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Updated {
+    /// Each field that the deployment says otherwise than the configuration did.
+    pub changes: Vec<(Field, Change)>,
+    /// What the deployment last set, to be remembered until the next update.
+    pub record: Services,
 }
 
 /// Where the fields of a deployment stand. An empty section is the top.
@@ -221,9 +245,21 @@ impl VisorConfig {
         &self.secret_key
     }
 
-    /// Which kind of output it is: both, unless one of the two is nowhere.
+    /// What is to be remembered of a new configuration.
     #[must_use]
-    pub fn output(&self) -> Output {
+    pub fn record(services: &Services, output: Output) -> Services {
+        let mut record = services.clone();
+        record.set_note(OUTPUT, output.name());
+        record
+    }
+
+    /// Which kind of output it is: what the record says, else both, unless one of the two is nowhere.
+    #[must_use]
+    pub fn output(&self, record: Option<&Services>) -> Output {
+        let name = record.and_then(|record| record.note(OUTPUT));
+        if let Some(output) = Output::ALL.into_iter().find(|output| Some(output.name()) == name) {
+            return output;
+        }
         let services = self.services();
         let (mut http, mut dmsg) = (false, false);
         for kind in crate::service::ServiceKind::ALL {
@@ -231,6 +267,8 @@ impl VisorConfig {
             http |= endpoints.http.is_some();
             dmsg |= endpoints.dmsg.is_some();
         }
+        // A deployment may list servers without saying which services are behind them.
+        dmsg |= !services.servers().is_empty();
         match (http, dmsg) {
             (false, true) => Output::DmsgOnly,
             (true, false) => Output::HttpOnly,
@@ -247,7 +285,12 @@ impl VisorConfig {
     /// Sessions to hold.
     #[must_use]
     pub fn sessions_count(&self) -> usize {
-        let count = self.members.get("dmsg").and_then(Json::as_object);
+        let dmsg = self.members.get("dmsg").map(|dmsg| match dmsg {
+            // Newer visors may have a list of deployments here; the first one is the visor's own.
+            Json::List(items) => items.first().unwrap_or(&Json::Null),
+            dmsg => dmsg,
+        });
+        let count = dmsg.and_then(Json::as_object);
         match count.and_then(|dmsg| dmsg.get("sessions_count")) {
             Some(Json::Number(text)) => text.parse().unwrap_or(2),
             _ => 2,
@@ -265,20 +308,19 @@ impl VisorConfig {
     }
 
     /// Brings the configuration up to date: a value that the deployment had set (`last`) gets the new one, one that the
-    /// operator changed stays, and so does what the new deployment does not say. Members that are missing are added.
-    pub fn update(
-        &mut self,
-        last: &Services,
-        new: &Services,
-        output: Output,
-    ) -> Vec<(Field, Change)> {
-        let (current, last, wanted) = (self.services(), shapes(last), shaped(new, output));
-        let (merged, mut changes) = merge(&current, &last, &wanted);
+    /// operator changed or emptied stays, and so does what the new deployment does not say. Members that are missing are
+    /// added. Without a record of what the deployment set, all that is there counts as the operator's.
+    pub fn update(&mut self, last: Option<&Services>, new: &Services, output: Output) -> Updated {
+        let current = self.services();
+        let shapes = last.map(|last| shapes(last, self.output(Some(last)))).unwrap_or_default();
+        let said = last.cloned().unwrap_or_default().overlaid(new);
+        let wanted = shaped(&said, output);
+        let (merged, mut changes) = merge(&current, &shapes, &wanted);
         // What this kind of output leaves out goes, unless the operator put it there.
         let mut gone = Vec::new();
         for (_, _, field) in MEMBERS {
-            let is_ours = |value| last.iter().any(|last| last.get(field) == Some(value));
-            let is_left_out = wanted.get(field).is_none() && new.get(field).is_some();
+            let is_ours = |value| shapes.iter().any(|last| last.get(field) == Some(value));
+            let is_left_out = wanted.get(field).is_none() && said.get(field).is_some();
             if is_left_out && current.get(field).is_some_and(is_ours) {
                 gone.push(field);
                 changes.push((field, Change::Updated));
@@ -293,7 +335,7 @@ impl VisorConfig {
         }
         self.complete();
         changes.retain(|(field, _)| MEMBERS.iter().any(|(_, _, known)| known == field));
-        changes
+        Updated { changes, record: Self::record(&said, output) }
     }
 
     /// Adds the members that a visor expects.
@@ -406,15 +448,16 @@ fn read_section(section: &str, at: &Cursor<'_>, services: &mut Services, problem
     for (name, value) in at.members(problems).unwrap_or_default() {
         let known = MEMBERS.iter().find(|(s, n, _)| *s == section && *n == name);
         let Some((_, _, field)) = known else { continue };
-        if let Some(read) = field.read(&value, problems) {
+        if let Some(read) = field.read(&value, Author::Operator, problems) {
             services.set(*field, read);
         }
     }
 }
 
-/// Every shape in which a deployment may have been written before.
-fn shapes(services: &Services) -> [Services; 3] {
-    [Output::Dual, Output::DmsgOnly, Output::HttpOnly].map(|output| shaped(services, output))
+/// Every shape in which a deployment may have been written before, its own first.
+fn shapes(services: &Services, own: Output) -> Vec<Services> {
+    let others = Output::ALL.into_iter().filter(|output| *output != own);
+    std::iter::once(own).chain(others).map(|output| shaped(services, output)).collect()
 }
 
 /// The deployment with the addresses that this kind of output has.
@@ -449,3 +492,6 @@ fn shaped(services: &Services, output: Output) -> Services {
     }
     shaped
 }
+
+#[cfg(test)]
+mod tests;

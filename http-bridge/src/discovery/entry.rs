@@ -144,6 +144,16 @@ impl Entry {
         signature.verify(&key, text.as_bytes()).map_err(|_| EntryError::InvalidSignature)
     }
 
+    /// Whether the signature stands once the server's label is one of `labels`.
+    pub(super) fn verifies_under_a_label(&self, labels: &[&str]) -> bool {
+        let mut entry = self.clone();
+        labels.iter().any(|label| {
+            let Some(server) = &mut entry.server else { return false };
+            server.server_type = (*label).to_owned();
+            entry.verify().is_ok()
+        })
+    }
+
     /// The delegated servers; empty when it is no client.
     #[must_use]
     pub fn delegated_servers(&self) -> &[PublicKey] {

@@ -1,7 +1,7 @@
 //! DMSG discovery: who is reachable through which relay servers (`discovery.md`).
 //!
 //! ```text
-//!   DiscoveryClient ── HttpTransport ──▶ router ─▶ DiscoveryService ─▶ Store (memory │ redb)
+//!   DiscoveryClient ── HttpTransport ──▶ router ─▶ DiscoveryService ─▶ Store (memory │ redb │ Redis)
 //!     ├─ HttpDirectory        what the engine's client asks        │
 //!     └─ ServerRegistration   keeps a relay server listed          └─ validate · rate limit · metrics
 //!                        Entry · RawEntry · EntryError: shared by both sides

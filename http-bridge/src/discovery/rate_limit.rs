@@ -50,6 +50,11 @@ impl<K: Eq + Hash + Copy> RateLimiter<K> {
 
     /// Whether `caller` may ask at `now`; takes a token if so.
     pub(crate) fn admit(&self, caller: K, now: Instant) -> bool {
+        self.admit_many(caller, 1, now)
+    }
+
+    /// The same for what takes several tokens, or none of them.
+    pub(crate) fn admit_many(&self, caller: K, tokens: u32, now: Instant) -> bool {
         let mut buckets = self.full_at.lock().unwrap_or_else(PoisonError::into_inner);
         if buckets.len() >= self.callers_max && !buckets.contains_key(&caller) {
             buckets.retain(|_, full_at| *full_at > now);
@@ -58,7 +63,7 @@ impl<K: Eq + Hash + Copy> RateLimiter<K> {
             }
         }
         let full_at = buckets.entry(caller).or_insert(now);
-        let next = (*full_at).max(now) + self.cost;
+        let next = (*full_at).max(now) + self.cost * tokens;
         let admitted = next.saturating_duration_since(now) <= self.capacity;
         if admitted {
             *full_at = next;
@@ -95,6 +100,17 @@ mod tests {
         assert_eq!(admitted(&limiter, "b", start), 200);
         assert_eq!(admitted(&limiter, "a", start + Duration::from_millis(500)), 50);
         assert_eq!(admitted(&limiter, "a", start + Duration::from_secs(3600)), 200);
+    }
+
+    #[test]
+    fn several_tokens_are_taken_together_or_not_at_all() {
+        let limiter = RateLimiter::one_each(Duration::from_secs(1), 10, 8);
+        let start = Instant::now();
+        assert!(limiter.admit_many(caller("a"), 8, start));
+        assert!(!limiter.admit_many(caller("a"), 3, start));
+        assert!(limiter.admit_many(caller("a"), 2, start));
+        assert!(!limiter.admit_many(caller("a"), 11, start + Duration::from_secs(3600)), "never");
+        assert!(limiter.admit_many(caller("b"), 10, start));
     }
 
     #[test]

@@ -8,9 +8,9 @@
 //!
 //! Nothing here speaks HTTP or waits; `api` puts what may touch the disk on the blocking pool.
 //!
-//! A key's owner alone can write: every write carries its signature. Deleting is weaker, as deployed
-//! clients re-send the entry that anybody can look up (`discovery.md §7.1`): see
-//! [`DiscoveryConfig::strict_delete`].
+//! A key's owner alone can write: every write carries its signature. Deployed clients delete by the entry that anybody
+//! can look up (`discovery.md §7.1`), so over clear-net a deletion must be newer than that entry, unless
+//! [`DiscoveryConfig::lax_delete`] is set; over DMSG the caller is known by its key.
 
 use std::{
     sync::{
@@ -208,7 +208,7 @@ impl DiscoveryService {
         if raw.verify().is_err() && !self.is_served_copy(&raw, key, now)? {
             return Err(EntryError::InvalidSignature.into());
         }
-        let strict = self.0.config.strict_delete && caller.is_none();
+        let strict = !self.0.config.lax_delete && caller.is_none();
         let oldest = raw.entry().timestamp.saturating_sub(i64::from(strict));
         let guard = move |stored: &Record| {
             if stored.timestamp > oldest { Err(EntryError::TimestampBehind) } else { Ok(()) }

@@ -60,7 +60,7 @@ pub enum StoreError {
     #[error(transparent)]
     Entry(#[from] EntryError),
     /// No room for another key.
-    #[error("the store is full: {0} is at its limit; raise it, or shorten the client time-out")]
+    #[error("the store is full: {0} is at its limit; it takes new ones when others expire")]
     Full(&'static str),
     /// Another process has the file open.
     #[error("the store {0} is in use by another process; stop it, or choose another file")]
@@ -143,6 +143,15 @@ pub trait Store: Send + Sync + 'static {
 
     /// The record of `key`, unless it expired.
     fn find(&self, key: &PublicKey, now: UnixNanos) -> Result<Option<Arc<Record>>, StoreError>;
+
+    /// The records of these keys, in their order.
+    fn find_all(
+        &self,
+        keys: &[PublicKey],
+        now: UnixNanos,
+    ) -> Result<Vec<Option<Arc<Record>>>, StoreError> {
+        keys.iter().map(|key| self.find(key, now)).collect()
+    }
 
     /// Stores `record` if it is newer than what is stored for its key; both happen as one step.
     fn put(&self, record: Record, now: UnixNanos) -> Result<Written, StoreError>;

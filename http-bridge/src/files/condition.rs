@@ -65,8 +65,8 @@ pub(super) enum Verdict {
     Unsatisfiable,
 }
 
-/// Applies the conditions in the order of RFC 9110 §13.2.2.
-pub(super) fn judge(headers: &HeaderMap, of: &Validators, len: u64) -> Verdict {
+/// Applies the conditions in the order of RFC 9110 §13.2.2. Only a GET can ask for a part (§14.2).
+pub(super) fn judge(headers: &HeaderMap, asks_part: bool, of: &Validators, len: u64) -> Verdict {
     let text = |name| headers.get(name).and_then(|value: &HeaderValue| value.to_str().ok());
     let date = |name| text(name).and_then(|value| httpdate::parse_http_date(value).ok());
     match (text(header::IF_MATCH), date(header::IF_UNMODIFIED_SINCE)) {
@@ -85,7 +85,7 @@ pub(super) fn judge(headers: &HeaderMap, of: &Validators, len: u64) -> Verdict {
         Some(date) => httpdate::parse_http_date(date).is_ok_and(|date| date == of.modified),
     };
     match text(header::RANGE) {
-        Some(range) if is_same => parse_range(range, len),
+        Some(range) if asks_part && is_same => parse_range(range, len),
         _ => Verdict::Whole,
     }
 }

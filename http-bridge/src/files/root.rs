@@ -57,17 +57,17 @@ impl Root {
     pub(super) fn open_beneath(&self, path: &Path) -> io::Result<Opened> {
         open_beneath(&self.folder, path)
     }
-}
 
-impl Folder {
-    /// Its `index.html`.
-    pub(super) fn index(&self) -> io::Result<File> {
-        match open_beneath(&self.0, Path::new("index.html"))? {
+    /// The `index.html` of a folder. Seen from here, so that it may be a link to elsewhere beneath the root.
+    pub(super) fn open_index(&self, folder: &Path) -> io::Result<File> {
+        match self.open_beneath(&folder.join("index.html"))? {
             Opened::File(file) => Ok(file),
             Opened::Folder(_) => Err(io::ErrorKind::NotFound.into()),
         }
     }
+}
 
+impl Folder {
     /// What is in it: files and folders, in the order of their names, and how many more there are.
     pub(super) fn entries(&self) -> io::Result<(Vec<Entry>, usize)> {
         let (mut entries, mut more) = (Vec::new(), 0);

@@ -221,3 +221,36 @@ async fn a_file_that_shrinks_under_the_response_is_an_error() {
         .unwrap();
     assert!(response.into_body().collect().await.is_err());
 }
+
+#[tokio::test]
+async fn an_index_may_be_a_link_within_the_whole_folder() {
+    let (folder, service) = site();
+    symlink("../a.html", folder.path().join("site/sub/index.html")).unwrap();
+    symlink("../../../secret", folder.path().join("site/sub/deep/index.html")).unwrap();
+    for target in ["/sub/index.html", "/sub/"] {
+        let (status, headers, body) = get(&service, target, &[]).await;
+        assert_eq!((status, &body[..]), (StatusCode::OK, &b"<p>"[..]), "{target}");
+        assert_eq!(headers["content-type"], "text/html; charset=utf-8");
+    }
+    assert_eq!(get(&service, "/sub/deep/", &[]).await.0, StatusCode::NOT_FOUND);
+}
+
+#[tokio::test]
+async fn what_is_no_file_is_not_found() {
+    let (folder, service) = site();
+    let _socket =
+        std::os::unix::net::UnixListener::bind(folder.path().join("site/socket")).unwrap();
+    for target in ["/socket", "/a.html/", "/empty/"] {
+        assert_eq!(get(&service, target, &[]).await.0, StatusCode::NOT_FOUND, "{target}");
+    }
+}
+
+#[tokio::test]
+async fn only_a_get_has_parts() {
+    let (_folder, service) = site();
+    let part = &[("range", "bytes=0-1")][..];
+    assert_eq!(get(&service, "/big", part).await.0, StatusCode::PARTIAL_CONTENT);
+    let head = service.respond(request(Method::HEAD, "/big", part)).await;
+    assert_eq!(head.status(), StatusCode::OK);
+    assert_eq!(head.headers()["content-length"], BIG_LEN.to_string().as_str());
+}

@@ -10,6 +10,7 @@ use std::{
     time::Duration,
 };
 
+use socket2::{SockRef, TcpKeepalive};
 use tokio::{
     net::{TcpStream, lookup_host},
     time::timeout,
@@ -23,6 +24,9 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Addresses of a name that are tried.
 const ADDRESSES_MAX: usize = 4;
+
+/// A host that is gone without a word is noticed, however silent the tunnel to it is.
+const KEEPALIVE: TcpKeepalive = TcpKeepalive::new().with_time(Duration::from_secs(60));
 
 /// What becomes of hosts outside of DMSG.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -51,7 +55,15 @@ pub enum ClearnetError {
          --allow-private to reach those as well"
     )]
     Private(String),
-    /// The name has no address, or nobody answers there.
+    /// The name server or the host is silent.
+    #[error("no connection to {host:?}: {reason}")]
+    TimedOut {
+        /// The host.
+        host: String,
+        /// Who did not answer, within what.
+        reason: String,
+    },
+    /// The name has no address, or the host refuses.
     #[error("no connection to {host:?}: {reason}")]
     Unreachable {
         /// The host.
@@ -68,15 +80,16 @@ impl Clearnet {
         }
         let unreachable =
             |reason: String| ClearnetError::Unreachable { host: host.to_owned(), reason };
+        let timed_out = |reason: String| ClearnetError::TimedOut { host: host.to_owned(), reason };
         let found = timeout(LOOKUP_TIMEOUT, lookup_host((host, port)))
             .await
             .map_err(|_| {
-                unreachable(format!("no answer from the name server within {LOOKUP_TIMEOUT:?}"))
+                timed_out(format!("no answer from the name server within {LOOKUP_TIMEOUT:?}"))
             })?
             .map_err(|error| unreachable(error.to_string()))?;
         let found: Vec<SocketAddr> = found.collect();
         let allowed = |address: &&SocketAddr| self == Self::Any || is_public(address.ip());
-        let mut reason = "the name has no address".to_owned();
+        let mut failed = unreachable("the name has no address".to_owned());
         if !found.is_empty() && !found.iter().any(|address| allowed(&address)) {
             return Err(ClearnetError::Private(host.to_owned()));
         }
@@ -84,13 +97,14 @@ impl Clearnet {
             match timeout(CONNECT_TIMEOUT, TcpStream::connect(address)).await {
                 Ok(Ok(stream)) => {
                     let _ = stream.set_nodelay(true);
+                    let _ = SockRef::from(&stream).set_tcp_keepalive(&KEEPALIVE);
                     return Ok(stream);
                 }
-                Ok(Err(error)) => reason = error.to_string(),
-                Err(_) => reason = format!("no answer within {CONNECT_TIMEOUT:?}"),
+                Ok(Err(error)) => failed = unreachable(error.to_string()),
+                Err(_) => failed = timed_out(format!("no answer within {CONNECT_TIMEOUT:?}")),
             }
         }
-        Err(unreachable(reason))
+        Err(failed)
     }
 }
 
@@ -106,7 +120,7 @@ pub fn is_public(address: IpAddr) -> bool {
     }
 }
 
-/// The IPv4 address inside a mapped, compatible, NAT64 (RFC 6052) or 6to4 (RFC 3056) one.
+/// The IPv4 address inside a mapped, compatible, NAT64 (RFC 6052, its well-known prefix) or 6to4 (RFC 3056) one.
 fn embedded(address: Ipv6Addr) -> Option<Ipv4Addr> {
     let s = address.segments();
     let v4 = |high: u16, low: u16| {
@@ -117,7 +131,7 @@ fn embedded(address: Ipv6Addr) -> Option<Ipv4Addr> {
         [0, 0, 0, 0, 0, 0xffff, high, low] => v4(high, low),
         [0, 0, 0, 0, 0, 0, 0, 0 | 1] => None,
         [0, 0, 0, 0, 0, 0, high, low] => v4(high, low),
-        [0x64, 0xff9b, _, _, _, _, high, low] => v4(high, low),
+        [0x64, 0xff9b, 0, 0, 0, 0, high, low] => v4(high, low),
         [0x2002, high, low, ..] => v4(high, low),
         _ => None,
     }
@@ -139,18 +153,14 @@ fn is_public_v4(address: Ipv4Addr) -> bool {
     !is_special
 }
 
+/// Global unicast, without the blocks in it that are not (IANA's registry of special addresses). What lies outside of 2000::/3
+/// is special, translated in ways we cannot see through, or not given out.
 fn is_public_v6(address: Ipv6Addr) -> bool {
     let s = address.segments();
-    let is_special = address.is_unspecified()
-        || address.is_loopback()
-        || address.is_multicast()
-        || s[0] & 0xfe00 == 0xfc00 // unique local
-        || s[0] & 0xffc0 == 0xfe80 // link-local
-        || s[0] & 0xffc0 == 0xfec0 // site-local
-        || s[0] == 0x100 // discard only
-        || (s[0] == 0x2001 && s[1] < 0x200) // protocol assignments
-        || (s[0] == 0x2001 && s[1] == 0xdb8); // documentation
-    !is_special
+    let is_special = (s[0] == 0x2001 && s[1] < 0x200) // protocol assignments
+        || (s[0] == 0x2001 && s[1] == 0xdb8) // documentation
+        || (s[0] == 0x3fff && s[1] < 0x1000); // documentation
+    s[0] & 0xe000 == 0x2000 && !is_special
 }
 
 #[cfg(test)]
@@ -165,6 +175,9 @@ mod tests {
             "172.32.0.1",
             "100.128.0.1",
             "2606:4700::1111",
+            "3ffe::1",
+            "2a00:1450:4001:80b::200e",
+            "2002:101:101::",
             "::ffff:1.1.1.1",
             "64:ff9b::101:101",
         ] {
@@ -200,6 +213,15 @@ mod tests {
             "ff02::1",
             "2001:db8::1",
             "100::1",
+            "::ffff:0:7f00:1",
+            "64:ff9b:1::7f00:1",
+            "64:ff9b:1:7f00:0:100::",
+            "3fff::1",
+            "3fff:fff::1",
+            "5f00::1",
+            "4000::1",
+            "e000::1",
+            "1::1",
         ] {
             assert!(!is_public(address.parse().unwrap()), "{address}");
         }

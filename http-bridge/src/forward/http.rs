@@ -15,20 +15,24 @@
 use std::{convert::Infallible, pin::Pin, sync::Arc};
 
 use ::http::{
-    HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri, header, uri::Authority,
+    HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri, Version, header,
+    uri::Authority,
 };
 use axum::body::Body;
 use http_body::Body as _;
 use http_body_util::BodyExt;
-use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
 use tower::{Service, service_fn};
 
-use super::{ConnectError, Destination, Far, HostError, Shared, clearnet::ClearnetError, tunnel};
+use super::{
+    ConnectError, Destination, Far, HostError, Shared, is_dial_timeout,
+    over_tcp::{self, Limits},
+    tunnel,
+};
 use crate::{
-    http::{Dial, HttpError, Request as DmsgRequest, RequestBody},
+    http::{BreakOff, Dial, HttpError, Request as DmsgRequest, RequestBody},
     proxy::strip_hop_by_hop,
-    url::{DmsgUrl, UrlError},
+    url::{DmsgUrl, has_valid_port},
 };
 
 /// Programs that open the proxy's own address learn what it is.
@@ -73,14 +77,14 @@ enum Problem {
     NoPort,
     #[error("a request to {0}:// goes through a tunnel: use CONNECT, as browsers and curl do")]
     Scheme(String),
-    #[error(transparent)]
-    Url(#[from] UrlError),
+    #[error("{0:?} has no port from 1 to 65535 behind the colon")]
+    Port(String),
     #[error(transparent)]
     Connect(#[from] ConnectError),
     #[error(transparent)]
     Http(#[from] HttpError),
-    #[error("the host broke off: {0}")]
-    Other(#[from] hyper::Error),
+    #[error(transparent)]
+    Other(#[from] over_tcp::Failed),
     #[error("the request cannot be sent: {0}")]
     Unsendable(#[from] ::http::Error),
 }
@@ -94,18 +98,22 @@ impl From<HostError> for Problem {
 impl Problem {
     fn status(&self) -> StatusCode {
         match self {
-            Self::NoPort | Self::Scheme(_) | Self::Url(_) | Self::Unsendable(_) => {
+            Self::NoPort | Self::Scheme(_) | Self::Port(_) | Self::Unsendable(_) => {
                 StatusCode::BAD_REQUEST
             }
             Self::Connect(ConnectError::Host(_)) => StatusCode::BAD_REQUEST,
-            Self::Connect(ConnectError::Clearnet(
-                ClearnetError::Refused(_) | ClearnetError::Private(_),
-            )) => StatusCode::FORBIDDEN,
-            Self::Connect(ConnectError::TimedOut) => StatusCode::GATEWAY_TIMEOUT,
+            Self::Connect(error) if error.is_refusal() => StatusCode::FORBIDDEN,
+            Self::Connect(error) if error.is_timeout() => StatusCode::GATEWAY_TIMEOUT,
             Self::Connect(ConnectError::TooMany)
             | Self::Http(HttpError::StreamsExhausted { .. }) => StatusCode::SERVICE_UNAVAILABLE,
+            Self::Http(HttpError::Connect { source, .. }) if is_dial_timeout(source) => {
+                StatusCode::GATEWAY_TIMEOUT
+            }
             Self::Http(error) if error.is_timeout() => StatusCode::GATEWAY_TIMEOUT,
-            Self::Http(HttpError::Request(_)) => StatusCode::BAD_REQUEST,
+            Self::Other(over_tcp::Failed::TimedOut(_)) => StatusCode::GATEWAY_TIMEOUT,
+            Self::Http(HttpError::Request(_) | HttpError::RequestBody(_)) => {
+                StatusCode::BAD_REQUEST
+            }
             Self::Connect(_) | Self::Http(_) | Self::Other(_) => StatusCode::BAD_GATEWAY,
         }
     }
@@ -118,11 +126,13 @@ async fn connect<D: Dial>(
     let authority = request.uri().authority().ok_or(Problem::NoPort)?;
     let port = authority.port_u16().ok_or(Problem::NoPort)?;
     let far = shared.connect(Destination::parse(authority.host(), port)?).await?;
+    let end = request.extensions().get::<BreakOff>().cloned();
     let upgrade = hyper::upgrade::on(&mut request);
     tokio::spawn(async move {
         let ended = match upgrade.await {
             Ok(near) => {
-                tunnel::run(TokioIo::new(near), far).await.map_err(|error| error.to_string())
+                let near = (TokioIo::new(near), end);
+                tunnel::run::<_, D>(near, far).await.map_err(|error| error.to_string())
             }
             Err(error) => Err(error.to_string()),
         };
@@ -143,6 +153,9 @@ async fn pass_on<D: Dial>(
         return Err(Problem::Scheme(scheme.to_owned()));
     }
     let authority = head.uri.authority().cloned().ok_or(Problem::NoPort)?;
+    if !has_valid_port(authority.as_str()) {
+        return Err(Problem::Port(authority.to_string()));
+    }
     let to = Destination::parse(authority.host(), authority.port_u16().unwrap_or(80))?;
     let mut headers = head.headers;
     strip_hop_by_hop(&mut headers);
@@ -150,7 +163,7 @@ async fn pass_on<D: Dial>(
     let mut response = match to {
         Destination::Dmsg(addr) => {
             let target = head.uri.path_and_query().map_or("/", |target| target.as_str());
-            let url = DmsgUrl::new(addr, target)?;
+            let url = DmsgUrl::verbatim(addr, target);
             let body = if body.is_end_stream() {
                 RequestBody::Empty
             } else {
@@ -164,10 +177,11 @@ async fn pass_on<D: Dial>(
         }
     };
     strip_hop_by_hop(response.headers_mut());
+    // Ours is HTTP/1.1, so that the end of a body without a length is said and not only heard.
+    *response.version_mut() = Version::HTTP_11;
     Ok(response)
 }
 
-/// One request on a connection of its own: clear-net is the exception here.
 async fn over_tcp<D: Dial>(
     shared: &Shared<D>,
     to: Destination,
@@ -179,17 +193,9 @@ async fn over_tcp<D: Dial>(
     let Far::Tcp(stream, permit) = shared.connect(to).await? else {
         unreachable!("a host outside of DMSG is connected to over TCP")
     };
-    let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
-    tokio::spawn(async move {
-        if let Err(error) = connection.await {
-            tracing::debug!(%error, "clear-net connection ended");
-        }
-        drop(permit);
-    });
-    let target = uri.path_and_query().map_or("/", |target| target.as_str());
-    let mut request = Request::builder().method(method).uri(target).body(body)?;
-    *request.headers_mut() = headers;
-    Ok(sender.send_request(request).await?.map(Body::new))
+    let config = shared.client.config();
+    let limits = Limits { answer: config.head_timeout, idle: config.body_timeout };
+    Ok(over_tcp::send((stream, permit), method, uri, headers, body, limits).await?)
 }
 
 fn host_of(authority: &Authority) -> Result<HeaderValue, Problem> {

@@ -15,11 +15,14 @@
 pub mod clearnet;
 mod destination;
 mod http;
+mod over_tcp;
 mod socks;
 mod tunnel;
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
+use dmsg_engine::client::DialError;
+use socket2::SockRef;
 use tokio::{
     net::{TcpListener, TcpStream},
     sync::{OwnedSemaphorePermit, Semaphore, mpsc},
@@ -29,7 +32,7 @@ use tokio::{
 use self::clearnet::Clearnet;
 pub use self::destination::{Destination, HostError};
 use crate::http::{
-    Accept, BoxError, Dial, HttpClient,
+    Accept, BoxError, BreakOff, Dial, HttpClient, Socket,
     server::{ServeConfig, ServeStats, serve},
 };
 
@@ -39,11 +42,20 @@ const GREETING_TIMEOUT: Duration = Duration::from_secs(10);
 /// From a CONNECT to its stream: as long as a dial of the engine may take.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(20);
 
+/// How long a program may neither take anything of an answer nor send anything of a body it announced: a download that
+/// somebody paused, a pipe that is fed by hand. The program's end is noticed at once, so this only bounds what it forgot.
+const PROGRAM_STALL_TIMEOUT: Duration = Duration::from_secs(600);
+
+/// What the kernel may hold of an answer that a program has not read; Linux doubles it. It tells us that a third is free, not
+/// less, so this is also how fine the progress of a slow reader shows: at 20 kB/s every few seconds, instead of every minute
+/// with the megabytes that it takes by itself.
+const SEND_BUFFER_BYTES: usize = 64 * 1024;
+
 /// What a proxy allows.
 #[derive(Debug, Clone)]
 pub struct ForwardConfig {
-    /// Connections of programs at once. Default 1024: with both sides of a tunnel, a twelfth of what 16,384 ports allow, and
-    /// 128 KiB each at worst.
+    /// Connections of programs at once, and tunnels at once. Default 1024: a sixteenth of the 16,384 ports a client dials from,
+    /// and 128 KiB a tunnel.
     pub connections_max: usize,
     /// What becomes of hosts outside of DMSG.
     pub clearnet: Clearnet,
@@ -76,6 +88,9 @@ pub async fn forward<D: Dial>(
         connections_max: config.connections_max.saturating_mul(2),
         connections_per_key_max: config.connections_max.saturating_mul(2),
         head_max_bytes: 64 * 1024,
+        // How much it sends is between the program and the service, which has a limit of its own.
+        body_max_bytes: u64::MAX,
+        stall_timeout: PROGRAM_STALL_TIMEOUT,
         is_proxy: true,
         ..ServeConfig::default()
     };
@@ -96,10 +111,12 @@ async fn sort<D: Dial>(
 ) {
     let greetings = Arc::new(Semaphore::new(shared.config.connections_max));
     while let Ok((stream, peer)) = Accept::accept(&mut listener).await {
+        // Those that have not said yet what they want. Requests and tunnels have bounds of their own, and answers at them.
         let Ok(permit) = Arc::clone(&greetings).try_acquire_owned() else {
-            tracing::debug!(%peer, "connection refused: too many");
+            tracing::debug!(%peer, "connection refused: too many that say nothing");
             continue;
         };
+        let _ = SockRef::from(&stream).set_send_buffer_size(SEND_BUFFER_BYTES);
         tokio::spawn(greet(stream, peer, Arc::clone(&shared), http.clone(), permit));
     }
 }
@@ -114,7 +131,7 @@ async fn greet<D: Dial>(
     let mut first = [0];
     match timeout(GREETING_TIMEOUT, stream.peek(&mut first)).await {
         Ok(Ok(1)) if first[0] == socks::VERSION => {
-            if let Err(error) = socks::serve(stream, &shared).await {
+            if let Err(error) = socks::serve(Socket::new(stream), &shared, permit).await {
                 tracing::debug!(%peer, %error, "SOCKS connection ended");
             }
         }
@@ -131,11 +148,16 @@ async fn greet<D: Dial>(
 struct Http(mpsc::Receiver<(TcpStream, SocketAddr)>);
 
 impl Accept for Http {
-    type Stream = TcpStream;
+    type Stream = Socket;
     type Peer = SocketAddr;
 
-    async fn accept(&mut self) -> Result<(TcpStream, SocketAddr), BoxError> {
-        self.0.recv().await.ok_or_else(|| "the listener is closed".into())
+    async fn accept(&mut self) -> Result<(Socket, SocketAddr), BoxError> {
+        let (stream, peer) = self.0.recv().await.ok_or("the listener is closed")?;
+        Ok((Socket::new(stream), peer))
+    }
+
+    fn break_off(stream: &Socket) -> Option<BreakOff> {
+        Some(stream.break_off())
     }
 }
 
@@ -154,10 +176,30 @@ enum ConnectError {
     TooMany,
 }
 
+impl ConnectError {
+    /// Whether the host is not to be reached through this proxy.
+    fn is_refusal(&self) -> bool {
+        use clearnet::ClearnetError::{Private, Refused};
+        matches!(self, Self::Clearnet(Refused(_) | Private(_)))
+    }
+
+    fn is_timeout(&self) -> bool {
+        match self {
+            Self::TimedOut | Self::Clearnet(clearnet::ClearnetError::TimedOut { .. }) => true,
+            Self::Dial(error) => is_dial_timeout(error),
+            _ => false,
+        }
+    }
+}
+
+fn is_dial_timeout(error: &BoxError) -> bool {
+    matches!(error.downcast_ref(), Some(DialError::TimedOut { .. }))
+}
+
 /// A tunnel's far end, and its place among the tunnels.
 enum Far<S> {
     Dmsg(S, OwnedSemaphorePermit),
-    Tcp(TcpStream, OwnedSemaphorePermit),
+    Tcp(Socket, OwnedSemaphorePermit),
 }
 
 impl<D: Dial> Shared<D> {
@@ -173,8 +215,45 @@ impl<D: Dial> Shared<D> {
                 }
             }
             Destination::Other { host, port } => {
-                Ok(Far::Tcp(self.config.clearnet.connect(&host, port).await?, permit))
+                let stream = self.config.clearnet.connect(&host, port).await?;
+                Ok(Far::Tcp(Socket::new(stream), permit))
             }
         }
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use tokio::io::{AsyncWriteExt, DuplexStream};
+
+    use super::*;
+
+    struct Nobody;
+
+    impl Dial for Nobody {
+        type Stream = DuplexStream;
+
+        async fn dial(&self, _: dmsg_engine::wire::Addr) -> Result<DuplexStream, BoxError> {
+            Err("nobody is there".into())
+        }
+    }
+
+    /// The kernel says that there is room again when a third of its buffer is free. At 20 kB/s that has to be within the 30 s
+    /// that services let an answer stand still.
+    #[tokio::test]
+    async fn a_slow_reader_shows_its_progress() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let config = ForwardConfig::default();
+        let tunnels = Arc::new(Semaphore::new(1));
+        let client = HttpClient::new(Nobody);
+        let (sorted, mut http) = mpsc::channel(1);
+        tokio::spawn(sort(listener, Arc::new(Shared { client, config, tunnels }), sorted));
+        let mut program = TcpStream::connect(address).await.unwrap();
+        program.write_all(b"G").await.unwrap();
+        let (stream, _) = http.recv().await.unwrap();
+        let buffer = SockRef::from(&stream).send_buffer_size().unwrap();
+        assert!(buffer / 3 < 20_000 * 10, "{buffer} bytes");
     }
 }

@@ -19,14 +19,11 @@ use std::{
 
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
-    net::TcpStream,
     time::timeout,
 };
 
-use super::{
-    ConnectError, Destination, GREETING_TIMEOUT, HostError, Shared, clearnet::ClearnetError, tunnel,
-};
-use crate::http::Dial;
+use super::{ConnectError, Destination, GREETING_TIMEOUT, HostError, Shared, tunnel};
+use crate::http::{Dial, Socket};
 
 /// The first byte of everything a program says.
 pub(super) const VERSION: u8 = 5;
@@ -47,9 +44,14 @@ enum Reply {
     AddressNotSupported = 8,
 }
 
-/// Serves one connection to its end.
-pub(super) async fn serve<D: Dial>(mut program: TcpStream, shared: &Shared<D>) -> io::Result<()> {
+/// Serves one connection to its end. `place` is one among those that have not said yet what they want.
+pub(super) async fn serve<D: Dial, P>(
+    mut program: Socket,
+    shared: &Shared<D>,
+    place: P,
+) -> io::Result<()> {
     let asked = timeout(GREETING_TIMEOUT, greet(&mut program)).await;
+    drop(place);
     let asked = asked.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??;
     let connected = match asked {
         Ok((host, port)) => match Destination::parse(&host, port) {
@@ -67,7 +69,8 @@ pub(super) async fn serve<D: Dial>(mut program: TcpStream, shared: &Shared<D>) -
     match connected {
         Ok(far) => {
             reply(&mut program, Reply::Succeeded).await?;
-            tunnel::run(program, far).await.map(drop)
+            let end = program.break_off();
+            tunnel::run::<_, D>((program, Some(end)), far).await.map(drop)
         }
         Err(refused) => {
             reply(&mut program, refused).await?;
@@ -135,9 +138,7 @@ fn reply_of(error: &ConnectError) -> Reply {
     match error {
         ConnectError::Host(HostError::Key { .. }) => Reply::HostUnreachable,
         ConnectError::Host(_) => Reply::AddressNotSupported,
-        ConnectError::Clearnet(ClearnetError::Refused(_) | ClearnetError::Private(_)) => {
-            Reply::NotAllowed
-        }
+        error if error.is_refusal() => Reply::NotAllowed,
         ConnectError::Clearnet(_) | ConnectError::Dial(_) | ConnectError::TimedOut => {
             Reply::HostUnreachable
         }

@@ -2,25 +2,28 @@
 
 use std::io;
 
-use tokio::io::{AsyncRead, AsyncWrite, copy_bidirectional_with_sizes};
+use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::Far;
+use crate::http::{BreakOff, Dial, join::join};
 
-/// Bytes in flight in each direction: sixteen frames, so that a write is worth its wake-up.
-const BUFFER_BYTES: usize = 64 * 1024;
-
-/// Copies until both directions have ended, or one of them failed; then both ends are closed.
-pub(super) async fn run<N, S>(mut near: N, far: Far<S>) -> io::Result<(u64, u64)>
+/// Copies until both directions have ended, or one of them failed, which is a reset for the other end.
+pub(super) async fn run<N, D>(
+    near: (N, Option<BreakOff>),
+    far: Far<D::Stream>,
+) -> io::Result<(u64, u64)>
 where
     N: AsyncRead + AsyncWrite + Unpin,
-    S: AsyncRead + AsyncWrite + Unpin,
+    D: Dial,
 {
     match far {
-        Far::Dmsg(mut stream, _permit) => {
-            copy_bidirectional_with_sizes(&mut near, &mut stream, BUFFER_BYTES, BUFFER_BYTES).await
+        Far::Dmsg(stream, _permit) => {
+            let end = D::break_off(&stream);
+            join(near, (stream, end)).await
         }
-        Far::Tcp(mut stream, _permit) => {
-            copy_bidirectional_with_sizes(&mut near, &mut stream, BUFFER_BYTES, BUFFER_BYTES).await
+        Far::Tcp(stream, _permit) => {
+            let end = stream.break_off();
+            join(near, (stream, Some(end))).await
         }
     }
 }

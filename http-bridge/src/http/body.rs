@@ -28,6 +28,9 @@ const DRAIN_MAX_BYTES: u64 = 64 * 1024;
 /// And if that takes no longer than this.
 const DRAIN_TIMEOUT: Duration = Duration::from_millis(250);
 
+/// Longer than anybody waits.
+const NEVER: Duration = Duration::from_secs(86_400 * 365);
+
 /// A response body as it comes in.
 ///
 /// Read to its end, its stream returns to the pool. Dropped before, a short rest is drained and the
@@ -171,7 +174,9 @@ impl ResponseBody {
     fn poll_idle(&mut self, cx: &mut Context<'_>) -> Option<HttpError> {
         let (to, BodyLimits { idle, deadline, .. }) = (self.to, self.limits);
         let now = Instant::now();
-        let until = deadline.map_or(now + idle, |(deadline, _)| deadline.min(now + idle));
+        // What is too far away to be a time is no limit.
+        let idle_end = now.checked_add(idle).unwrap_or_else(|| now + NEVER);
+        let until = deadline.map_or(idle_end, |(deadline, _)| deadline.min(idle_end));
         let sleep = self.idle.get_or_insert_with(|| Box::pin(sleep_until(until)));
         if !std::mem::replace(&mut self.is_waiting, true) {
             sleep.as_mut().reset(until);

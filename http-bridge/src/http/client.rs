@@ -16,8 +16,9 @@ use hyper_util::rt::TokioIo;
 use tokio::time::{Instant, timeout, timeout_at};
 
 use super::{
-    Dial, HttpError, POOL_IDLE_TIMEOUT, Request, RequestBody, ResponseBody, SERVER_IDLE_TIMEOUT,
+    Dial, HttpError, POOL_IDLE_TIMEOUT, Request, ResponseBody, SERVER_IDLE_TIMEOUT,
     body::BodyLimits,
+    length::has_two_lengths,
     live::Live,
     pool::{Conn, Pool},
     request::SentBody,
@@ -160,6 +161,10 @@ impl<D: Dial> HttpClient<D> {
         &self.inner.dial
     }
 
+    pub(crate) fn config(&self) -> &HttpConfig {
+        &self.inner.config
+    }
+
     /// Streams idle in the pool, and streams in use.
     #[must_use]
     pub fn stream_counts(&self) -> (usize, usize) {
@@ -223,6 +228,7 @@ impl<D: Dial> HttpClient<D> {
     }
 
     /// Like [`HttpClient::send`], following at most five redirects that stay at the same key. Gives the final URL too.
+    /// A redirect that wants a body once more which can be sent once only is an error.
     pub async fn send_following(
         &self,
         request: Request,
@@ -239,7 +245,7 @@ impl<D: Dial> HttpClient<D> {
         let begun = Instant::now();
         for _ in 0..=REDIRECTS_MAX {
             let url = request.url.clone();
-            let next = request.replay();
+            let (next, again) = (request.without_body(), request.replay());
             let left = total.map(|total| total.saturating_sub(begun.elapsed()));
             let response = self.send_within(request, left).await?;
             let location = response
@@ -247,13 +253,16 @@ impl<D: Dial> HttpClient<D> {
                 .get(header::LOCATION)
                 .and_then(|location| location.to_str().ok())
                 .map(str::to_owned);
-            let (Some(location), Some(next), true) =
-                (location, next, is_redirect(response.status()))
-            else {
+            let (Some(location), true) = (location, is_redirect(response.status())) else {
                 return Ok((url, response));
             };
             let target = url.redirect(&location)?;
-            request = redirected(next, response.status(), target);
+            request = if becomes_get(&next.method, response.status()) {
+                next.into_get()
+            } else {
+                again.ok_or(HttpError::RedirectedBody(response.status()))?
+            };
+            request.url = target;
         }
         Err(HttpError::TooManyRedirects(REDIRECTS_MAX))
     }
@@ -360,10 +369,8 @@ fn wants_close(headers: &HeaderMap) -> bool {
 
 /// Two statements of the length are one too many: whoever reads them otherwise than we do sees another message.
 fn check_framing(to: Addr, headers: &HeaderMap) -> Result<(), HttpError> {
-    if headers.contains_key(header::TRANSFER_ENCODING)
-        && headers.contains_key(header::CONTENT_LENGTH)
-    {
-        let reason = "it has both Transfer-Encoding and Content-Length".to_owned();
+    if has_two_lengths(headers) {
+        let reason = "it states its length twice, or as a list".to_owned();
         return Err(HttpError::Malformed { to, reason });
     }
     Ok(())
@@ -385,14 +392,12 @@ fn is_redirect(status: StatusCode) -> bool {
     matches!(status.as_u16(), 301 | 302 | 303 | 307 | 308)
 }
 
-/// The request that a redirect asks for: 307 and 308 repeat it, the others turn it into a GET.
-fn redirected(mut request: Request, status: StatusCode, url: DmsgUrl) -> Request {
-    let repeats = matches!(status.as_u16(), 307 | 308);
-    if !repeats && !matches!(request.method, Method::GET | Method::HEAD) {
-        request.method = Method::GET;
-        request.body = RequestBody::Empty;
-        request.headers.remove(header::CONTENT_TYPE);
+/// Whether a redirect turns a request into a GET (RFC 9110 §15.4): 303 does with all but GET and HEAD, 301 and 302 do with POST
+/// alone.
+fn becomes_get(method: &Method, status: StatusCode) -> bool {
+    match status.as_u16() {
+        303 => !matches!(*method, Method::GET | Method::HEAD),
+        301 | 302 => *method == Method::POST,
+        _ => false,
     }
-    request.url = url;
-    request
 }

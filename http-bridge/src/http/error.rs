@@ -121,9 +121,17 @@ pub enum HttpError {
     /// A redirect that is not followed.
     #[error(transparent)]
     Redirect(#[from] RedirectError),
+    /// A redirect wants the body again, and it was a stream.
+    #[error(
+        "redirected by {0}, but the body was read while it was sent and cannot be sent again; ask at the new address"
+    )]
+    RedirectedBody(StatusCode),
     /// One redirect after the other.
     #[error("more than {0} redirects in a row")]
     TooManyRedirects(usize),
+    /// The body of the request failed while it was sent: a file that cannot be read on, say.
+    #[error("the request's body broke off: {0}")]
+    RequestBody(String),
     /// The request itself cannot be sent.
     #[error("the request cannot be sent: {0}")]
     Request(String),
@@ -170,7 +178,10 @@ impl HttpError {
             let cause = std::error::Error::source(&error);
             match cause.and_then(|cause| cause.downcast_ref()) {
                 Some(TooMuchSent { max }) => Self::RequestTooLarge { max: *max },
-                None => Self::Request(chain(&error)),
+                None => cause.map_or_else(
+                    || Self::Request(error.to_string()),
+                    |cause| Self::RequestBody(chain(cause)),
+                ),
             }
         } else {
             let end = std::error::Error::source(&error)

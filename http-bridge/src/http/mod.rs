@@ -14,10 +14,13 @@
 use std::time::Duration;
 
 mod body;
+mod break_off;
 mod builder;
 mod client;
 mod error;
 pub(crate) mod expect;
+pub(crate) mod join;
+pub(crate) mod length;
 mod live;
 mod pool;
 pub(crate) mod progress;
@@ -30,6 +33,7 @@ mod upgrade;
 
 pub use self::tower::ResponseFuture;
 pub use body::ResponseBody;
+pub use break_off::{BreakOff, Socket};
 pub use builder::{IntoUrl, Reply, RequestBuilder, WHOLE_BODY_MAX_BYTES};
 pub use client::{HttpClient, HttpConfig};
 pub use error::HttpError;

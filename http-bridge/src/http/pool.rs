@@ -31,7 +31,7 @@ use tokio::{
     time::{Instant, interval, timeout},
 };
 
-use super::{HttpConfig, HttpError, progress::Progress, request::SentBody};
+use super::{BreakOff, HttpConfig, HttpError, progress::Progress, request::SentBody};
 
 /// How often one who waits for a place looks whether an unread response has come of age.
 const PLACES_LOOK_INTERVAL: Duration = Duration::from_millis(50);
@@ -377,6 +377,12 @@ impl Conn {
     /// Ends a stream whose last exchange is complete.
     pub(super) fn close(mut self) {
         self.is_in_exchange = false;
+    }
+
+    /// What makes the stream's end a reset, if the layer below can do that.
+    pub(super) fn break_off(&self) -> Option<BreakOff> {
+        let below = Arc::clone(self.below.as_ref()?);
+        Some(BreakOff::new(move || below.abandon()))
     }
 
     /// The stream is no HTTP any more: what was written to it goes out even if it is dropped.

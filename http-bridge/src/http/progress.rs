@@ -34,7 +34,10 @@ impl Progress {
     /// Ends when there has been none for `limit`.
     pub(crate) async fn stalled(&self, limit: Duration) {
         loop {
-            let deadline = self.last() + limit;
+            // What is too far away to be a time never comes.
+            let Some(deadline) = self.last().checked_add(limit) else {
+                return std::future::pending().await;
+            };
             if Instant::now() >= deadline {
                 return;
             }

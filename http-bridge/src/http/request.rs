@@ -16,6 +16,7 @@ use http_body::{Body, Frame, SizeHint};
 use super::{
     BoxError, HttpError, USER_AGENT,
     expect::{self, Gate, GateKeeper},
+    length::state_chunks,
     pool::LeaseState,
 };
 use crate::url::DmsgUrl;
@@ -84,6 +85,35 @@ impl Request {
         })
     }
 
+    /// The same without its body.
+    pub(super) fn without_body(&self) -> Self {
+        Self {
+            method: self.method.clone(),
+            url: self.url.clone(),
+            headers: self.headers.clone(),
+            body: RequestBody::Empty,
+        }
+    }
+
+    /// The GET that a redirect makes of it: without what told of the body.
+    pub(super) fn into_get(mut self) -> Self {
+        self.method = Method::GET;
+        self.body = RequestBody::Empty;
+        for name in [
+            header::CONTENT_TYPE,
+            header::CONTENT_ENCODING,
+            header::CONTENT_LANGUAGE,
+            header::CONTENT_LENGTH,
+            header::CONTENT_LOCATION,
+            header::EXPECT,
+            header::TRAILER,
+            header::TRANSFER_ENCODING,
+        ] {
+            self.headers.remove(name);
+        }
+        self
+    }
+
     /// Back from hyper, which has not written any of it.
     pub(super) fn from_hyper(url: DmsgUrl, request: http::Request<SentBody>) -> Self {
         let (head, sent) = request.into_parts();
@@ -134,7 +164,9 @@ impl Request {
             None => {}
         }
         request.headers_mut().extend(rest);
-        Ok((request, sending))
+        let (mut head, body) = request.into_parts();
+        state_chunks(&mut head.headers, &body);
+        Ok((http::Request::from_parts(head, body), sending))
     }
 }
 

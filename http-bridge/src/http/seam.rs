@@ -20,7 +20,7 @@ use tokio::{
     net::{TcpListener, TcpStream},
 };
 
-use super::{BoxError, server::CallerKey};
+use super::{BoxError, BreakOff, server::CallerKey};
 
 /// Between two tries to accept when the system has no descriptor or memory left.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
@@ -49,6 +49,11 @@ pub trait Dial: Send + Sync + 'static {
         let _ = stream;
         None
     }
+
+    /// What makes the end of a stream a reset, so that nobody takes a part for the whole.
+    fn break_off(stream: &Self::Stream) -> Option<BreakOff> {
+        Self::usage(stream).map(|usage| BreakOff::new(move || usage.abandon()))
+    }
 }
 
 /// Accepts streams.
@@ -63,6 +68,12 @@ pub trait Accept: Send + 'static {
     fn accept(
         &mut self,
     ) -> impl Future<Output = Result<(Self::Stream, Self::Peer), BoxError>> + Send;
+
+    /// What makes the end of a stream a reset. Handlers find it among their request's extensions.
+    fn break_off(stream: &Self::Stream) -> Option<BreakOff> {
+        let _ = stream;
+        None
+    }
 }
 
 /// Who is at the other end of an accepted stream.
@@ -139,6 +150,11 @@ impl Accept for Listener {
         let stream = Self::accept(self).await?;
         let remote = stream.remote_addr();
         Ok((stream, remote))
+    }
+
+    fn break_off(stream: &Stream) -> Option<BreakOff> {
+        let usage = stream.usage();
+        Some(BreakOff::new(move || usage.abandon()))
     }
 }
 

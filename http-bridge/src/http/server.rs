@@ -13,6 +13,7 @@
 mod admission;
 mod clock;
 mod framing;
+mod listed;
 mod reply;
 
 use std::{
@@ -39,9 +40,9 @@ use self::{
     clock::{Clock, Clocked, ClockedBody, TOO_LARGE},
     reply::Reply,
 };
-use super::{Accept, BoxError, Peer, expect};
+use super::{Accept, BoxError, BreakOff, Peer, expect};
 
-pub use self::admission::ServeStats;
+pub use self::{admission::ServeStats, listed::serve_listed};
 pub use crate::discovery::CallerKey;
 
 /// Limits of [`serve`].
@@ -63,7 +64,7 @@ pub struct ServeConfig {
     /// Bytes of a request's body. Default 1 GiB: bodies stream, so this bounds no memory, only how long one caller can keep a
     /// handler busy. Extractors of axum keep their own limit, 2 MiB.
     pub body_max_bytes: u64,
-    /// Connections at once, upgraded ones included. Default 1024.
+    /// Connections at once, upgraded ones included. Default 4096.
     pub connections_max: usize,
     /// Connections of one key at once. Default 256, so that sixteen keys are needed to fill a server.
     pub connections_per_key_max: usize,
@@ -133,6 +134,7 @@ pub async fn serve<A, S, B>(
             config: Arc::clone(&config),
             stats: Arc::clone(&stats),
             remote,
+            break_off: A::break_off(&stream),
             stop: stop.clone(),
             cut: cut.clone(),
         };
@@ -153,6 +155,8 @@ struct Connection<P> {
     config: Arc<ServeConfig>,
     stats: Arc<ServeStats>,
     remote: P,
+    /// Makes the end of its stream a reset.
+    break_off: Option<BreakOff>,
     stop: CancellationToken,
     /// Ends upgraded streams.
     cut: CancellationToken,
@@ -176,11 +180,17 @@ impl<P: Peer> Connection<P> {
         let service = service_fn(|request: Request<Incoming>| {
             let (service, clock) = (service.clone(), clock.clone());
             let (stats, remote) = (Arc::clone(&stats), remote.clone());
+            let break_off = self.break_off.clone();
             async move {
                 let in_request = clock.begin_request();
                 stats.note_request();
                 let bound = |body| ClockedBody::new(body, clock.clone(), body_max_bytes);
-                let request = request.map(|body| Body::new(bound(body)));
+                let mut request = request.map(|body| Body::new(bound(body)));
+                if let Some(break_off) = &break_off {
+                    request.extensions_mut().insert(break_off.clone());
+                }
+                // HTTP/1.0 has no other sign than the end of the connection that a body is over.
+                let break_off = break_off.filter(|_| request.version() < Version::HTTP_11);
                 let checked = check_request(&request, clock.ambiguity(), is_proxy)
                     .and_then(|()| check_size(&request, body_max_bytes));
                 let expects = expect::asks_first(request.headers());
@@ -196,7 +206,9 @@ impl<P: Peer> Connection<P> {
                     let close = HeaderValue::from_static("close");
                     response.headers_mut().insert(header::CONNECTION, close);
                 }
-                Ok::<_, Infallible>(response.map(|body| Reply::body(body, clock, in_request)))
+                Ok::<_, Infallible>(
+                    response.map(|body| Reply::body(body, clock, in_request, break_off)),
+                )
             }
         });
         let stream = Clocked::new(stream, clock.clone(), self.cut.clone(), permit);

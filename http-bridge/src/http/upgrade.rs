@@ -9,14 +9,14 @@ use std::{
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use super::pool::Conn;
+use super::{BreakOff, pool::Conn};
 
 /// The bytes behind a 101, in both directions: a web socket, say. What the peer sent right behind its
 /// answer is read first. Dropping it closes the stream and frees its place among the client's streams; as long as it
 /// lives it is never reclaimed, since nothing tells an idle conversation from a forgotten one.
 pub struct Upgraded {
     io: TokioIo<hyper::upgrade::Upgraded>,
-    _conn: Conn,
+    conn: Conn,
 }
 
 impl std::fmt::Debug for Upgraded {
@@ -28,7 +28,13 @@ impl std::fmt::Debug for Upgraded {
 impl Upgraded {
     pub(super) fn new(io: hyper::upgrade::Upgraded, mut conn: Conn) -> Self {
         conn.leave_http();
-        Self { io: TokioIo::new(io), _conn: conn }
+        Self { io: TokioIo::new(io), conn }
+    }
+
+    /// What makes its end a reset, for whoever gives it up in the middle.
+    #[must_use]
+    pub fn break_off(&self) -> Option<BreakOff> {
+        self.conn.break_off()
     }
 }
 

@@ -20,8 +20,8 @@ const LEARNED_MAX: usize = crate::discovery::store::SERVERS_MAX;
 /// are up and two more; services hold sessions with the servers that their deployment names, not with every other one.
 const SOUGHT_BEHIND_MAX: usize = 16;
 
-/// Servers of the configuration and of the discovery's lists, and the peers that are found behind them: the services
-/// of the deployment, its discovery above all.
+/// Servers of the configuration, those kept on disk, those of the discovery's lists, and the peers that are found behind
+/// them: the services of the deployment, its discovery above all.
 #[derive(Debug, Default)]
 pub struct StaticMap {
     configured: Vec<ServerRecord>,
@@ -39,9 +39,11 @@ enum Entry {
     Never,
 }
 
-/// A server that is missing from one list is kept for one more: lists are made while servers restart.
+/// A server that is missing from one list is kept for one more: lists are made while servers restart. What was kept
+/// over our own restart counts until there is a list.
 #[derive(Debug, Default)]
 struct Lists {
+    kept: Vec<ServerRecord>,
     last: Vec<ServerRecord>,
     before: Vec<ServerRecord>,
 }
@@ -51,6 +53,14 @@ impl StaticMap {
     #[must_use]
     pub fn new(configured: Vec<ServerRecord>) -> Self {
         Self { configured, ..Self::default() }
+    }
+
+    /// With servers that the discovery listed before a restart of ours.
+    #[must_use]
+    pub fn with_kept(self, mut kept: Vec<ServerRecord>) -> Self {
+        kept.truncate(LEARNED_MAX);
+        lock(&self.learned).kept = kept;
+        self
     }
 
     /// Adds a peer that is found behind the servers. Beyond 64 it is not added, and the discovery is asked for it.
@@ -88,7 +98,8 @@ impl StaticMap {
     pub fn servers(&self) -> Vec<ServerRecord> {
         let learned = lock(&self.learned);
         let mut by_key: BTreeMap<_, &ServerRecord> = BTreeMap::new();
-        for server in self.configured.iter().chain(&learned.before).chain(&learned.last) {
+        let lists = [&self.configured, &learned.kept, &learned.before, &learned.last];
+        for server in lists.into_iter().flatten() {
             by_key.insert(server.key, server);
         }
         by_key.into_values().cloned().collect()
@@ -123,7 +134,8 @@ impl StaticMap {
     }
 
     pub(super) fn has_servers(&self) -> bool {
-        self.has_configured() || !lock(&self.learned).last.is_empty()
+        let learned = lock(&self.learned);
+        self.has_configured() || !learned.last.is_empty() || !learned.kept.is_empty()
     }
 
     /// Files a list of the discovery. An empty one says that it is in trouble, not that there are no servers.
@@ -133,6 +145,7 @@ impl StaticMap {
         }
         listed.truncate(LEARNED_MAX);
         let mut learned = lock(&self.learned);
+        learned.kept = Vec::new();
         learned.before = std::mem::replace(&mut learned.last, listed);
     }
 
@@ -178,6 +191,22 @@ mod tests {
     }
 
     #[test]
+    fn what_was_kept_counts_until_there_is_a_list() {
+        let kept = vec![server("a", "new:1"), server("gone", "gone:1")];
+        let map = StaticMap::new(vec![server("a", "old:1")]).with_kept(kept);
+        let set = |texts: &[&str]| texts.iter().map(ToString::to_string).collect::<BTreeSet<_>>();
+        assert_eq!(addresses(&map), set(&["new:1", "gone:1"]));
+        map.learn(Vec::new());
+        assert_eq!(addresses(&map), set(&["new:1", "gone:1"]), "an empty list is none");
+        map.learn(vec![server("a", "newest:1")]);
+        assert_eq!(addresses(&map), set(&["newest:1"]));
+        let map = StaticMap::default().with_kept(vec![server("a", "a:1")]);
+        assert!(map.has_servers() && !map.has_configured());
+        let map = StaticMap::default().with_kept(vec![server("a", "a:1"); LEARNED_MAX + 1]);
+        assert_eq!(lock(&map.learned).kept.len(), LEARNED_MAX);
+    }
+
+    #[test]
     fn a_pinned_peer_is_sought_behind_the_configured_servers_if_there_are_many() {
         let map = StaticMap::new(vec![server("a", "old:1")]);
         let listed = |count: usize| {
@@ -188,6 +217,15 @@ mod tests {
         assert_eq!(map.servers_of_pinned().len(), SOUGHT_BEHIND_MAX);
         map.learn(listed(SOUGHT_BEHIND_MAX + 1));
         assert_eq!(map.servers_of_pinned(), [server("a", "new:1")]);
+    }
+
+    #[test]
+    fn a_service_is_sought_first_where_its_entry_says_and_then_where_it_may_be() {
+        let map = StaticMap::new(vec![server("a", "a:1"), server("b", "b:1")]);
+        let named = vec![server("far", "far:1"), server("b", "b:2")];
+        let sought: Vec<_> =
+            map.servers_of_service(named).into_iter().map(|server| server.address).collect();
+        assert_eq!(sought, ["far:1", "b:2", "a:1"]);
     }
 
     #[test]

@@ -89,12 +89,11 @@ impl Resolver {
     }
 
     async fn list_servers(&self) -> Result<Vec<ServerRecord>, DirectoryError> {
-        // What is configured is there at once; only from then on can a discovery over DMSG be asked.
+        // What is configured or kept is there at once; only from then on can a discovery over DMSG be asked.
         let is_first = self.map.begin();
-        let configured = self.map.has_configured();
         let asks = match self.choice {
-            ServerChoice::Configured => !configured,
-            ServerChoice::Merged => !configured || !is_first,
+            ServerChoice::Configured => !self.map.has_configured(),
+            ServerChoice::Merged => !self.map.has_servers() || !is_first,
         };
         if let Some(discovery) = self.discovery.as_ref().filter(|_| asks) {
             match discovery.servers().await {

@@ -45,16 +45,25 @@ use crate::{
 mod answer;
 mod error;
 mod quirks;
+mod shared;
 
-pub(super) use answer::{json, list, null, read_list};
+pub(super) use answer::{json, list, list_text, null, read_list};
 pub use error::ApiError;
 pub use quirks::Quirks;
+pub(super) use shared::{SharedText, json_text};
 
 /// Bytes of a request's body that is one object.
 pub(super) const OBJECT_BYTES_MAX: usize = 64 * 1024;
 
 /// Bytes of a request's body that is a list: 1,500 signed transports, 15,000 keys.
 pub(super) const LIST_BYTES_MAX: usize = 1024 * 1024;
+
+/// New records that one TCP address may register at once, and between two more: a farm of eighty visors with fifty
+/// transports each starts within a second, and in the 15 min that a transport lives nobody gets beyond 8,000 of 100,000.
+/// Keys are free, so a limit of each key bounds nobody. Loopback is not limited.
+const NEW_BURST: u32 = 4096;
+const NEW_INTERVAL: Duration = Duration::from_millis(250);
+const NEW_ADDRESSES_MAX: usize = 65_536;
 
 /// How long a request's body may take; as the discovery's.
 const BODY_TIMEOUT: Duration = Duration::from_secs(10);
@@ -119,6 +128,7 @@ pub struct Host {
     config: HostConfig,
     guard: Guard,
     limiter: RateLimiter<CallerId>,
+    new_records: RateLimiter<IpAddr>,
     started_at: UnixNanos,
     dmsg_servers: RwLock<Vec<PublicKey>>,
     udp_address: RwLock<String>,
@@ -167,6 +177,7 @@ impl Host {
         Self {
             guard: Guard::new(guard_config, started_at),
             limiter: RateLimiter::new(config.rate_limit),
+            new_records: RateLimiter::one_each(NEW_INTERVAL, NEW_BURST, NEW_ADDRESSES_MAX),
             started_at,
             dmsg_servers: RwLock::default(),
             udp_address: RwLock::default(),
@@ -206,8 +217,20 @@ impl Host {
         self.config.entry_ttl.map_or(UnixNanos::NEVER, |ttl| self.now().plus(ttl))
     }
 
+    /// Whether the address of a connection may register so many records that were not there before.
+    pub(super) fn admit_new(&self, peer: Option<IpAddr>, count: usize) -> Result<(), ApiError> {
+        let Some(peer) = peer.filter(|peer| !peer.is_loopback()) else { return Ok(()) };
+        let count = u32::try_from(count).unwrap_or(u32::MAX).min(NEW_BURST);
+        if self.new_records.admit_many(peer, count, Instant::now()) {
+            return Ok(());
+        }
+        self.counts.rate_limited.fetch_add(1, Ordering::Relaxed);
+        Err(ApiError::rate_limited(NEW_INTERVAL * count))
+    }
+
     pub(super) fn sweep(&self) {
         self.limiter.sweep(Instant::now());
+        self.new_records.sweep(Instant::now());
     }
 
     /// Answers an authenticated request: receives the body, proves the caller, and counts the nonce.
@@ -410,4 +433,22 @@ pub(super) fn query(request: &Request) -> std::collections::HashMap<String, Stri
         pairs.entry(decode(name)).or_insert_with(|| decode(value));
     }
     pairs
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn new_records_of_one_address_are_bounded_and_another_address_is_not_touched() {
+        let host = Host::new(HostConfig::new(ServiceKind::TransportDiscovery));
+        let peer = |last: u8| Some(IpAddr::from([203, 0, 113, last]));
+        // Whatever keys it uses: requests of 256 each, as the Transport Discovery takes them.
+        let admitted = (0..391).filter(|_| host.admit_new(peer(1), 256).is_ok()).count();
+        assert_eq!(admitted, NEW_BURST as usize / 256);
+        assert!(host.admit_new(peer(1), 0).is_ok(), "what is there may be said again");
+        assert!(host.admit_new(peer(2), 256).is_ok());
+        assert!(host.admit_new(None, 100_000).is_ok(), "over DMSG each key has its limit");
+        assert!(host.admit_new(Some(IpAddr::from([127, 0, 0, 1])), 100_000).is_ok());
+    }
 }

@@ -11,7 +11,10 @@
 
 use std::{
     collections::{BTreeSet, HashMap, HashSet},
-    sync::{Arc, PoisonError, RwLock, RwLockReadGuard},
+    sync::{
+        Arc, PoisonError, RwLock, RwLockReadGuard,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 
 use dmsg_engine::identity::PublicKey;
@@ -28,7 +31,9 @@ pub use database::Database;
 #[non_exhaustive]
 pub enum RecordsError {
     /// No room for another key.
-    #[error("the table {0} is full: raise its limit, or shorten the entry time-out")]
+    #[error(
+        "the table {0} is full: it takes new ones when others expire; --entry-timeout shortens that"
+    )]
     Full(&'static str),
     /// The disk does not keep up.
     #[error("too many changes wait for the disk")]
@@ -72,6 +77,7 @@ pub struct Records<V> {
     name: &'static str,
     max: usize,
     shelf: RwLock<Shelf<V>>,
+    version: AtomicU64,
     database: Database,
 }
 
@@ -106,12 +112,19 @@ impl<V: Record> Records<V> {
             }
             deadline > now
         })?;
-        Ok(Self { name, max, shelf: RwLock::new(shelf), database: database.clone() })
+        let (shelf, database) = (RwLock::new(shelf), database.clone());
+        Ok(Self { name, max, shelf, version: AtomicU64::new(0), database })
     }
 
     /// The content, for reading.
     pub fn read(&self) -> RwLockReadGuard<'_, Shelf<V>> {
         self.shelf.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A number that changes with the content, but for what expires.
+    #[must_use]
+    pub fn version(&self) -> u64 {
+        self.version.load(Ordering::Acquire)
     }
 
     /// How many there are; expired ones count until they are removed.
@@ -157,7 +170,9 @@ impl<V: Record> Records<V> {
             Edit::Put { key, .. } => !shelf.records.contains_key(key.as_str()),
             Edit::Remove { .. } => false,
         });
-        if shelf.records.len() + new.count() > self.max {
+        let new = new.count();
+        // A table of a build with a larger limit may be above it, and must still shrink.
+        if new > 0 && shelf.records.len() + new > self.max {
             return Err(RecordsError::Full(self.name));
         }
         let texts = edits.iter().map(|edit| match edit {
@@ -175,6 +190,7 @@ impl<V: Record> Records<V> {
                 Edit::Remove { key } => shelf.remove(&key),
             }
         }
+        self.version.fetch_add(1, Ordering::Release);
         Ok(written)
     }
 

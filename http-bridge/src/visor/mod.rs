@@ -1,7 +1,7 @@
 //! The start-up of a visor as a library: from a configuration to calls of all its services (`dmsg-http.md §1.4, §6.5`).
 //!
 //! ```text
-//!   VisorConfig ─▶ servers: those of the disk over those of the configuration
+//!   VisorConfig ─▶ servers: those that its discovery listed last over those of the configuration
 //!               ─▶ Overlay: one client, direct at first, its discovery over itself
 //!               ─▶ one ServiceAccess per service ─▶ Watch: its calls, for ever
 //!                                                    └─▶ VisorStatus, to be shown
@@ -26,15 +26,16 @@ use tokio::{sync, task::JoinSet, time::Instant};
 pub use self::status::{CallStatus, ServiceView, VisorStatus};
 use self::watch::Watched;
 use crate::{
-    access::{AccessConfig, AccessPolicy, Readiness},
-    deployment::{Services, refresh::ServerCache},
+    access::{AccessConfig, AccessPolicy, Readiness, ServiceAccess},
+    deployment::{
+        Services,
+        refresh::{ServerCache, follow_servers},
+    },
+    discovery::{ClientOptions, DiscoveryClient},
     overlay::{Overlay, OverlayConfig},
     resolve::ServerChoice,
     service::ServiceKind,
 };
-
-/// How often the list of servers on disk is brought up to date (`deployment-config.md §5`).
-const CACHE_INTERVAL: Duration = Duration::from_secs(5 * 60);
 
 /// What a visor is started with.
 #[derive(Debug, Clone)]
@@ -90,13 +91,15 @@ impl Visor {
     pub fn start(options: VisorOptions) -> Self {
         let started = Instant::now();
         let key = options.secret_key.public_key();
-        let cache = options.local_path.as_deref().map(ServerCache::in_folder);
+        let discovery = options.services.endpoints(ServiceKind::DmsgDiscovery);
+        let folder = options.local_path.as_deref();
+        let cache = folder.and_then(|folder| ServerCache::new(folder, &discovery));
         let overlay = overlay(&options, cache.as_ref());
         let mut tasks = JoinSet::new();
         let ready_after = Arc::default();
         tasks.spawn(note_ready(overlay.readiness(), started, Arc::clone(&ready_after)));
-        if let (Some(cache), Some(_)) = (cache, overlay.client()) {
-            tasks.spawn(keep_cache(cache, overlay.clone()));
+        if let (Some(cache), Some(discovery)) = (cache, overlay.discovery()) {
+            tasks.spawn(keep_cache(cache, discovery.clone(), overlay.readiness()));
         }
         let services = ServiceKind::ALL.map(|kind| {
             let access = match overlay.discovery().filter(|_| kind == ServiceKind::DmsgDiscovery) {
@@ -166,22 +169,20 @@ impl Visor {
 
 /// The client, or the reason why there is none.
 fn overlay(options: &VisorOptions, cache: Option<&ServerCache>) -> Overlay {
-    let configured = options.services.server_records();
-    let servers = match cache {
-        Some(cache) => cache.over(configured),
-        None => configured,
-    };
+    let servers = options.services.server_records();
+    let kept = cache.map(ServerCache::read).unwrap_or_default();
     let discovery = options.services.endpoints(ServiceKind::DmsgDiscovery);
     if options.policy == AccessPolicy::HttpOnly {
         return Overlay::unavailable("the policy is to use HTTP only");
     }
-    if servers.is_empty() && discovery.http.is_none() {
+    if servers.is_empty() && kept.is_empty() && discovery.http.is_none() {
         return Overlay::unavailable(
             "the configuration names no DMSG server, and no discovery over HTTP that would",
         );
     }
     let key = options.secret_key.clone();
     let mut config = OverlayConfig::deployed(key, servers, discovery);
+    config.kept_servers = kept;
     config.client =
         ClientConfig { min_sessions: options.sessions, driver: options.driver, ..config.client };
     config.access.policy = options.policy;
@@ -203,21 +204,24 @@ async fn note_ready(
     }
 }
 
-/// Writes down which servers there are, so that the next start finds them even if the configuration is old.
-async fn keep_cache(cache: ServerCache, overlay: Overlay) {
-    let mut written: Vec<ServerRecord> = Vec::new();
-    let mut readiness = overlay.readiness();
+/// Writes down which servers the discovery lists, so that the next start finds them even if the configuration is old.
+async fn keep_cache(
+    cache: ServerCache,
+    discovery: ServiceAccess,
+    mut readiness: tokio::sync::watch::Receiver<Readiness>,
+) {
     if readiness.wait_for(Readiness::is_ready).await.is_err() {
         return;
     }
-    loop {
-        let servers = overlay.servers();
-        if servers != written {
-            match cache.write(&servers) {
-                Ok(()) => written = servers,
-                Err(error) => tracing::warn!(%error, "the list of servers was not kept"),
+    let discovery = DiscoveryClient::bound(Arc::new(discovery), ClientOptions::default());
+    let write = |servers: Vec<ServerRecord>| {
+        let cache = cache.clone();
+        let written = tokio::task::spawn_blocking(move || cache.write(&servers));
+        async move {
+            if let Ok(Err(error)) = written.await {
+                tracing::warn!(%error, "the list of servers was not kept");
             }
         }
-        tokio::time::sleep(CACHE_INTERVAL).await;
-    }
+    };
+    follow_servers(discovery, write).await;
 }

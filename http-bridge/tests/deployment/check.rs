@@ -56,6 +56,32 @@ fn all_that_is_wrong_is_told_with_file_line_column_and_path() {
 }
 
 #[test]
+fn what_a_stronger_source_excludes_is_no_conflict() {
+    let place = Place::new();
+    let good = place.write("good.json", r#"{"prod":{"dmsg_discovery":"http://d"}}"#);
+    let bad = place.write("bad.json", "{}");
+    let (good, bad) = (good.to_str().unwrap(), bad.to_str().unwrap());
+    let mut command = dmsg(&["config", "check", good]);
+    assert_exit(&command.env("DMSG_DEPLOYMENT", bad).output().unwrap(), 0);
+    assert_exit(&dmsg(&["config", "check"]).env("DMSG_DEPLOYMENT", good).output().unwrap(), 0);
+    let toml = place.write("dmsg.toml", &format!("deployment = {bad:?}\n"));
+    let toml = toml.to_str().unwrap();
+    assert_exit(&dmsg(&["--config", toml, "config", "check", good]).output().unwrap(), 0);
+    assert_exit(&dmsg(&["--config", toml, "config", "check"]).output().unwrap(), 2);
+    let secret = place.path("secret");
+    let made = dmsg(&["key", "new", "--out"]).arg(&secret).output().unwrap();
+    let secret = secret.to_str().unwrap();
+    let args = ["config", "gen", "--nofetch", "-o", "-", "--deployment", good, "--secret-key-file"];
+    let mut command = dmsg(&[&args[..], &[secret]].concat());
+    let output = command.env("DMSG_SECRET_KEY", "11".repeat(32)).output().unwrap();
+    assert_exit(&output, 0);
+    assert!(stdout(&output).contains(stdout(&made).trim()), "the file's key is the visor's");
+    // Two of one source are still one too many.
+    let mut command = dmsg(&["config", "check", good, "--deployment", good]);
+    assert_exit(&command.output().unwrap(), 2);
+}
+
+#[test]
 fn what_nobody_could_reach_is_an_error() {
     let place = Place::new();
     for (text, said) in [

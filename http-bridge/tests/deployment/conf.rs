@@ -1,24 +1,44 @@
 //! `dmsg conf` hands the deployment out over DMSG and HTTP, with the servers that the discovery lists, over restarts.
 
 use std::{
+    collections::BTreeSet,
     path::Path,
     time::{Duration, Instant},
 };
 
+use dmsg_engine::{client::ServerRecord, identity::SecretKey};
+use dmsg_http::{
+    deployment::refresh::ServerCache,
+    discovery::{Entry, UnixNanos},
+    service::Endpoints,
+};
 use serde_json::{Value, json};
 
 use crate::{
     program::{LocalNetwork, Running, assert_exit, dmsg, stderr, stdout},
-    support::{Place, element, key},
+    support::{Place, REFUSED, element, key},
 };
 
 /// GET over HTTP.
 fn get(url: &str) -> (u16, String) {
+    exchange("GET", url, "")
+}
+
+fn post(url: &str, body: &str) {
+    let (status, answer) = exchange("POST", url, body);
+    assert_eq!(status, 200, "{answer}");
+}
+
+fn exchange(method: &str, url: &str, body: &str) -> (u16, String) {
     use std::io::{Read, Write};
     let (authority, path) = url.strip_prefix("http://").unwrap().split_once('/').unwrap();
     let mut stream = std::net::TcpStream::connect(authority).unwrap();
-    let head = format!("GET /{path} HTTP/1.1\r\nHost: {authority}\r\nConnection: close\r\n\r\n");
-    stream.write_all(head.as_bytes()).unwrap();
+    let length = body.len();
+    let request = format!(
+        "{method} /{path} HTTP/1.1\r\nHost: {authority}\r\nContent-Length: {length}\r\n\
+         Connection: close\r\n\r\n{body}"
+    );
+    stream.write_all(request.as_bytes()).unwrap();
     let mut answer = String::new();
     stream.read_to_string(&mut answer).unwrap();
     let (head, body) = answer.split_once("\r\n\r\n").unwrap();
@@ -113,8 +133,85 @@ fn the_document_is_served_both_ways_with_the_servers_of_the_discovery() {
     drop(network);
     let mut conf = start(&place, &document, &[]);
     let http = conf.line_with("http://");
-    assert_eq!(json_of(&format!("{http}/"))["dmsg_servers"], flat["dmsg_servers"]);
+    let servers = |flat: &Value| -> BTreeSet<String> {
+        flat["dmsg_servers"].as_array().unwrap().iter().map(ToString::to_string).collect()
+    };
+    assert_eq!(servers(&json_of(&format!("{http}/"))), servers(&flat));
     assert_eq!(conf.stop("-INT").0, Some(0));
+}
+
+#[test]
+fn a_strangers_entry_that_is_no_server_spoils_nothing() {
+    let network = LocalNetwork::start(&[]);
+    let stranger = SecretKey::from_seed(b"stranger");
+    let mut entry = Entry::server(stranger.public_key(), "x", 10);
+    entry.timestamp = UnixNanos::system().0;
+    entry.sign(&stranger);
+    post(&format!("{}/dmsg-discovery/entry/", network.discovery), &entry.to_text());
+    let listed = get(&format!("{}/dmsg-discovery/all_servers", network.discovery)).1;
+    assert!(listed.contains(&stranger.public_key().to_string()), "{listed}");
+    let place = Place::new();
+    let (relay_key, relay_address) = network.relay.split_once('@').unwrap();
+    let text = format!(
+        r#"{{"prod":{{"dmsg_discovery":"{}","dmsg_discovery_dmsg":"{}","dmsg_servers":[{}]}}}}"#,
+        network.discovery,
+        network.dmsg_discovery,
+        element(relay_key, relay_address),
+    );
+    let document = place.write("deployment.json", &text);
+    let mut conf = start(&place, &document, &[]);
+    let http = conf.line_with("http://");
+    let over_dmsg = conf.line_with("dmsg://");
+    // The discovery was asked: the second relay is there.
+    let has_two = |answer: &Value| answer["dmsg_servers"].as_array().unwrap().len() == 2;
+    wait_for(&format!("{http}/"), has_two);
+    let at_hand =
+        text.replace("{\"prod\":{", &format!("{{\"prod\":{{\"conf_dmsg\":\"{over_dmsg}\","));
+    let at_hand = place.write("at-hand.json", &at_hand);
+    let mut command = dmsg(&["config", "gen", "-o", "-", "--deployment"]);
+    let output = command.arg(at_hand).output().unwrap();
+    assert_exit(&output, 0);
+    assert!(stderr(&output).contains("DMSG: the deployment comes from"), "{}", stderr(&output));
+    assert_eq!(conf.stop("-TERM").0, Some(0));
+}
+
+#[test]
+fn a_kept_list_of_dead_servers_does_not_replace_the_documents() {
+    let network = LocalNetwork::start(&[]);
+    let place = Place::new();
+    let (relay_key, relay_address) = network.relay.split_once('@').unwrap();
+    let document = place.write(
+        "deployment.json",
+        &format!(
+            r#"{{"prod":{{"dmsg_discovery_dmsg":"{}","dmsg_servers":[{}]}}}}"#,
+            network.dmsg_discovery,
+            element(relay_key, relay_address)
+        ),
+    );
+    let discovery = Endpoints { http: None, dmsg: Some(network.dmsg_discovery.parse().unwrap()) };
+    let dead = |name: &str| ServerRecord {
+        key: SecretKey::from_seed(name.as_bytes()).public_key(),
+        address: REFUSED.to_owned(),
+        available_sessions: 1,
+    };
+    let cache = ServerCache::new(&place.path("state"), &discovery).unwrap();
+    cache.write(&[dead("moved relay")]).unwrap();
+    // The relay is found, and so is the discovery behind it; its list replaces what was kept.
+    let mut conf = start(&place, &document, &["--dmsg-only"]);
+    let over_dmsg = conf.line_with("dmsg://");
+    let begun = Instant::now();
+    loop {
+        let output = network.curl(&["--fail", &format!("{over_dmsg}/")]);
+        assert_exit(&output, 0);
+        let flat: Value = serde_json::from_str(&stdout(&output)).unwrap();
+        assert!(flat["dmsg_servers"].to_string().contains(relay_key), "{flat}");
+        if flat["dmsg_servers"].as_array().unwrap().len() == 2 && cache.read().len() == 2 {
+            break;
+        }
+        assert!(begun.elapsed() < Duration::from_secs(20), "{flat}");
+    }
+    assert!(cache.read().iter().all(|server| server.key != dead("moved relay").key));
+    assert_eq!(conf.stop("-TERM").0, Some(0));
 }
 
 #[test]

@@ -55,6 +55,28 @@ async fn dmsg_comes_first_and_http_is_not_asked() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_answer_that_does_not_suffice_leads_to_the_next_source() {
+    let relay = Relay::start();
+    let place = Place::new();
+    let entrance = format!(r#"{{"conf_dmsg":"{}:80"}}"#, key("conf"));
+    let over_dmsg = OverDmsg::start(&relay, Answer::ok(entrance.as_str())).await;
+    let over_http = OverHttp::start(Answer::ok(entrance.as_str())).await;
+    let document = place.document(&format!(
+        r#""conf":"{}","conf_dmsg":"{}","dmsg_servers":[{}]"#,
+        over_http.url,
+        over_dmsg.url,
+        relay.element()
+    ));
+    let generated = generate(&document, &[]).await;
+    let said = [
+        format!("DMSG: the deployment of {} does not suffice", over_dmsg.url),
+        format!("HTTP: the deployment of {} does not suffice", over_http.url),
+    ];
+    generated.came_from("at-hand", &said.each_ref().map(String::as_str));
+    assert_eq!((over_dmsg.asked(), over_http.asked()), (1, 1));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_is_wrong_over_dmsg_leads_to_http() {
     let place = Place::new();
     let over_http = OverHttp::start(Answer::ok(deployment("over-http", ""))).await;

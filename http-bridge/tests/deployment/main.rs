@@ -7,6 +7,7 @@ mod program;
 
 mod check;
 mod conf;
+mod full_disk;
 mod gen_files;
 mod gen_sources;
 mod killed_discovery;

@@ -49,6 +49,7 @@ fn a_changed_deployment_reaches_the_file_of_a_running_visor() {
     before["routing"]["route_finder_dmsg"] = before["routing"]["route_finder"].clone();
     before["my_own"] = json!(1);
     fs::write(&visor, before.to_string()).unwrap();
+    let elsewhere = place.path("elsewhere");
     let mut up = Running::start(&[
         "up",
         visor.to_str().unwrap(),
@@ -56,6 +57,9 @@ fn a_changed_deployment_reaches_the_file_of_a_running_visor() {
         "0",
         "--refresh",
         "1",
+        // The record of what the deployment last set stays where `config gen` put it.
+        "--dir",
+        elsewhere.to_str().unwrap(),
         "--policy",
         "dmsg-only",
     ]);

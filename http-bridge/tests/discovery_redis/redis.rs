@@ -9,7 +9,10 @@ use std::{
 
 use dmsg_http::discovery::store::{RedisStore, Store, StoreLimits};
 use tempfile::TempDir;
-use tokio::net::UnixStream;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::UnixStream,
+};
 
 pub struct Redis {
     folder: TempDir,
@@ -43,6 +46,17 @@ impl Redis {
 
     pub fn url(&self) -> String {
         format!("redis+unix://{}", self.socket().display())
+    }
+
+    /// How often it was asked this, such as `mget`.
+    pub async fn calls(&self, command: &str) -> u64 {
+        let mut stream = UnixStream::connect(self.socket()).await.unwrap();
+        stream.write_all(b"INFO commandstats\r\nQUIT\r\n").await.unwrap();
+        let mut text = String::new();
+        stream.read_to_string(&mut text).await.unwrap();
+        let begin = format!("cmdstat_{command}:calls=");
+        let line = text.lines().find_map(|line| line.strip_prefix(&begin));
+        line.map_or(0, |line| line.split(',').next().unwrap().parse().unwrap())
     }
 
     /// Starts it, with what it saved when it went down in order.

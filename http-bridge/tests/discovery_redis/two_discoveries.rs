@@ -1,10 +1,10 @@
 use std::time::Duration;
 
 use dmsg_engine::identity::PublicKey;
-use http::StatusCode;
+use http::{Method, StatusCode};
 
 use crate::{
-    discovery_common::{Discovery, key, sorted_keys},
+    discovery_common::{Discovery, key, signed, sorted_keys},
     redis::{Redis, blocking},
 };
 
@@ -47,8 +47,9 @@ async fn what_one_takes_the_other_serves() {
     let answer = one.post(text.clone()).await;
     assert_eq!(answer.status, StatusCode::UNPROCESSABLE_ENTITY);
 
-    let newest = one.stored("client").await.unwrap().text().to_owned();
-    assert_eq!(one.delete(newest).await.status, StatusCode::OK);
+    let mut newest = one.stored("client").await.unwrap().into_entry();
+    newest.timestamp += 1;
+    assert_eq!(one.delete(signed(newest, "client")).await.status, StatusCode::OK);
     assert!(other.stored("client").await.is_none());
     other.clock.advance(2);
     let keys = other.get("/dmsg-discovery/entries").await.keys();
@@ -126,4 +127,36 @@ async fn a_hundred_entries_in_a_batch() {
         .await
         .json();
     assert_eq!(answer.as_object().unwrap().len(), 100);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn lists_by_server_are_made_once_and_a_batch_is_one_question() {
+    let Some(redis) = Redis::start().await else { return };
+    let discovery = Discovery::start_with(redis.store().await, |_| ()).await;
+    let names = ["a", "b", "c", "d"];
+    for name in names {
+        discovery.put(discovery.client_entry(name, &["server"]), name).await;
+    }
+    let path = |server: &str| format!("/dmsg-discovery/server/{}/clients", key(server));
+    let before = redis.calls("mget").await;
+    assert_eq!(discovery.get(&path("server")).await.keys(), sorted_keys(&names));
+    let made = redis.calls("mget").await - before;
+    assert!(made >= 1);
+    for _ in 0..10 {
+        assert_eq!(discovery.get(&path("server")).await.keys(), sorted_keys(&names));
+        assert_eq!(discovery.get(&path("other")).await.keys(), sorted_keys(&[]));
+        discovery.get("/dmsg-discovery/servers/clients").await;
+    }
+    assert_eq!(redis.calls("mget").await - before, made, "within 15 s they are not read again");
+    discovery.clock.advance(16);
+    discovery.get(&path("server")).await;
+    assert_eq!(redis.calls("mget").await - before, 2 * made);
+
+    let (gets, mgets) = (redis.calls("get").await, redis.calls("mget").await);
+    let keys: Vec<String> = names.iter().map(|name| key(name).to_string()).collect();
+    let body = serde_json::to_vec(&keys).unwrap();
+    let answer = discovery.request(Method::POST, "/dmsg-discovery/entries/batch", body).await;
+    assert_eq!(answer.json().as_object().unwrap().len(), names.len());
+    assert_eq!(redis.calls("get").await, gets, "each key is no question of its own");
+    assert_eq!(redis.calls("mget").await, mgets + 1);
 }

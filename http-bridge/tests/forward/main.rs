@@ -5,6 +5,7 @@
 mod hosts_outside_of_dmsg;
 mod ordinary_programs;
 mod refused_requests;
+mod requests_as_they_are;
 mod responses_that_break_off;
 mod tunnels;
 mod world;

@@ -1,6 +1,6 @@
 use axum::{Router, routing::get};
 
-use crate::world::{World, host};
+use crate::world::{World, host, socks};
 
 /// What the proxy does not pass on, the status it answers, and a word of the reason.
 #[tokio::test]
@@ -18,6 +18,8 @@ async fn each_gets_a_status_and_a_sentence() {
         (absolute(&off_curve), "400", "public key"),
         (absolute(&format!("{host}:9")), "502", "nobody listens"),
         (format!("GET https://{host}/ HTTP/1.1\r\nHost: {host}\r\n"), "400", "CONNECT"),
+        (absolute(&format!("{host}:99999")), "400", "port"),
+        (absolute(&format!("{host}:0")), "400", "port"),
         (format!("CONNECT {host} HTTP/1.1\r\nHost: {host}\r\n"), "400", ""),
         (
             "CONNECT example.org:443 HTTP/1.1\r\nHost: example.org:443\r\n".into(),
@@ -56,13 +58,6 @@ async fn each_gets_a_status_and_a_sentence() {
 async fn socks_requests_get_their_reply_codes() {
     let world = World::web(Router::new()).await;
     let host = host();
-    let socks = |host: &str, port: u16| {
-        let mut bytes = b"\x05\x01\x00\x05\x01\x00\x03".to_vec();
-        bytes.push(u8::try_from(host.len()).unwrap());
-        bytes.extend(host.as_bytes());
-        bytes.extend(port.to_be_bytes());
-        bytes
-    };
     for (host, port, reply) in [
         ("example.org", 80, 2),
         ("short.dmsg", 80, 4),

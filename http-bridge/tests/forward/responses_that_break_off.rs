@@ -2,6 +2,7 @@
 
 use dmsg_http::forward::ForwardConfig;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
 
 use crate::world::{World, host, run, words};
 
@@ -23,6 +24,9 @@ async fn curl_ends_with_its_code_for_a_partial_file() {
         (b"", &[22]),
         (b"HTTP/1.1 200 OK\r\nContent-", &[22]),
         (b"SSH-2.0-OpenSSH\r\n\r\n", &[22]),
+        // A length that some take for another one, or for none.
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 4, 4\r\n\r\nfour", &[22]),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\nContent-Length: 4\r\n\r\nfour", &[22]),
     ] {
         let world = origin_that_says(answer).await;
         let (proxy, url) = (format!("http://{}", world.proxy), format!("http://{}/", host()));
@@ -38,4 +42,51 @@ async fn a_response_ended_by_its_close_is_whole() {
     let (proxy, url) = (format!("http://{}", world.proxy), format!("http://{}/", host()));
     let Some(output) = run("curl", words(&["-sSf", "-x", &proxy, &url])).await else { return };
     assert_eq!((output.status.code(), &output.stdout[..]), (Some(0), &b"all of it"[..]));
+}
+
+/// Answers without a length, whose end only the stream's end could be, and whose stream breaks. `told` waits for a second
+/// piece of the request before that.
+async fn breaking(is_told: bool) -> World {
+    World::raw(ForwardConfig::default(), move |mut stream| async move {
+        let mut request = [0; 4096];
+        let _ = stream.read(&mut request).await;
+        let _ = stream.write_all(b"HTTP/1.0 200 OK\r\n\r\nonly a part").await;
+        if is_told {
+            let _ = stream.read(&mut request).await;
+        }
+        let _ = stream.set_zero_linger();
+    })
+    .await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_response_without_length_whose_stream_breaks_is_broken() {
+    let world = breaking(true).await;
+    for version in ["1.0", "1.1"] {
+        let mut program = TcpStream::connect(world.proxy).await.unwrap();
+        let ask = format!(
+            "PUT http://{host}/ HTTP/{version}\r\nHost: {host}\r\nContent-Length: 1\r\nConnection: close\r\n\r\n",
+            host = host()
+        );
+        program.write_all(ask.as_bytes()).await.unwrap();
+        let mut answer = Vec::new();
+        while !String::from_utf8_lossy(&answer).contains("only a part") {
+            assert!(program.read_buf(&mut answer).await.unwrap() > 0);
+        }
+        // Its body tells the origin that we have the part.
+        program.write_all(b"x").await.unwrap();
+        let ended = program.read_to_end(&mut answer).await;
+        let answer = String::from_utf8_lossy(&answer);
+        assert!(!answer.contains("\r\n0\r\n\r\n"), "HTTP/{version}: {answer:?} looks whole");
+        let is_chunked = answer.to_lowercase().contains("\r\ntransfer-encoding: chunked\r\n");
+        assert!(ended.is_err() || is_chunked, "HTTP/{version}: {answer:?} ended as if whole");
+    }
+    let world = breaking(false).await;
+    let (proxy, url) = (format!("http://{}", world.proxy), format!("http://{}/", host()));
+    for version in ["--http1.0", "--http1.1"] {
+        let arguments = words(&["-sSf", version, "-x", &proxy, &url]);
+        let Some(output) = run("curl", arguments).await else { return };
+        // 22: the reset overtook the head, and the answer is a 502.
+        assert!(matches!(output.status.code(), Some(18 | 22 | 56)), "{:?}", output.status);
+    }
 }

@@ -1,5 +1,11 @@
+use std::io::ErrorKind;
+
 use dmsg_http::forward::ForwardConfig;
-use tokio::io::{AsyncReadExt, AsyncWriteExt, copy_bidirectional, split};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt, copy_bidirectional, split},
+    net::TcpStream,
+    sync::mpsc,
+};
 
 use crate::world::{World, host};
 
@@ -87,4 +93,69 @@ async fn both_directions_run_at_once() {
     let (copied, heard) = tokio::join!(copy_bidirectional(&mut near, &mut tunnel), talk);
     copied.unwrap();
     assert_eq!(heard, 1 << 20);
+}
+
+/// A tunnel each by CONNECT and by SOCKS, and the origin's end of it.
+async fn tunnels() -> (World, [(TcpStream, TcpStream); 2]) {
+    let (accepted, mut origins) = mpsc::channel(1);
+    let world = World::raw(ForwardConfig::default(), move |stream| {
+        let accepted = accepted.clone();
+        async move { drop(accepted.send(stream).await) }
+    })
+    .await;
+    let by_connect = world.tunnel(&format!("{}:22", host())).await.unwrap();
+    let first = (by_connect, origins.recv().await.unwrap());
+    let by_socks = world.socks(&host(), 22).await.unwrap();
+    let second = (by_socks, origins.recv().await.unwrap());
+    (world, [first, second])
+}
+
+/// Reads to the end; what came, and the error instead of an end.
+async fn heard(stream: &mut TcpStream) -> (Vec<u8>, Option<ErrorKind>) {
+    let mut heard = Vec::new();
+    let ended = stream.read_to_end(&mut heard).await;
+    (heard, ended.err().map(|error| error.kind()))
+}
+
+#[tokio::test]
+async fn a_break_is_a_break_at_the_other_end() {
+    let (_world, pairs) = tunnels().await;
+    for (mut program, mut origin) in pairs {
+        origin.write_all(b"parts").await.unwrap();
+        let mut part = [0; 5];
+        program.read_exact(&mut part).await.unwrap();
+        origin.set_zero_linger().unwrap();
+        drop(origin);
+        assert_eq!(heard(&mut program).await, (vec![], Some(ErrorKind::ConnectionReset)));
+    }
+    let (_world, pairs) = tunnels().await;
+    for (mut program, mut origin) in pairs {
+        program.write_all(b"parts").await.unwrap();
+        let mut part = [0; 5];
+        origin.read_exact(&mut part).await.unwrap();
+        program.set_zero_linger().unwrap();
+        drop(program);
+        assert_eq!(heard(&mut origin).await, (vec![], Some(ErrorKind::ConnectionReset)));
+    }
+    let (_world, pairs) = tunnels().await;
+    for (mut program, mut origin) in pairs {
+        origin.write_all(b"all of it").await.unwrap();
+        drop(origin);
+        program.shutdown().await.unwrap();
+        assert_eq!(heard(&mut program).await, (b"all of it".to_vec(), None));
+    }
+}
+
+#[tokio::test]
+async fn tunnels_take_no_place_of_a_request_and_a_refused_one_is_told_so() {
+    let world =
+        patient_with(ForwardConfig { connections_max: 2, ..ForwardConfig::default() }).await;
+    let first = world.socks(&host(), 22).await.unwrap();
+    let second = world.socks(&host(), 22).await.unwrap();
+    assert_eq!(world.socks(&host(), 22).await.map(drop), Err(1));
+    // The proxy itself answers this.
+    let about = world.exchange("GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").await;
+    assert!(about.contains("This is a DMSG proxy"), "{about}");
+    drop((first, second));
+    while world.socks(&host(), 22).await.is_err() {}
 }

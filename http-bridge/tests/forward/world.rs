@@ -13,7 +13,7 @@ use axum::Router;
 use dmsg_engine::{identity::SecretKey, wire::Addr};
 use dmsg_http::{
     forward::{ForwardConfig, forward},
-    http::{BoxError, Dial, HttpClient},
+    http::{BoxError, BreakOff, Dial, HttpClient, HttpConfig, Socket},
 };
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -28,14 +28,18 @@ pub struct ToOrigin {
 }
 
 impl Dial for ToOrigin {
-    type Stream = TcpStream;
+    type Stream = Socket;
 
-    async fn dial(&self, to: Addr) -> Result<TcpStream, BoxError> {
+    async fn dial(&self, to: Addr) -> Result<Socket, BoxError> {
         self.dials.fetch_add(1, Ordering::SeqCst);
         if to.port.get() == 9 {
             return Err("nobody listens there".into());
         }
-        Ok(TcpStream::connect(self.origin).await?)
+        Ok(Socket::new(TcpStream::connect(self.origin).await?))
+    }
+
+    fn break_off(stream: &Socket) -> Option<BreakOff> {
+        Some(stream.break_off())
     }
 }
 
@@ -84,10 +88,21 @@ impl World {
     }
 
     async fn to(origin: SocketAddr, serving: JoinHandle<()>, config: ForwardConfig) -> Self {
+        Self::limited(origin, serving, config, HttpConfig::default()).await
+    }
+
+    /// The same with limits of its own for answers.
+    pub async fn limited(
+        origin: SocketAddr,
+        serving: JoinHandle<()>,
+        config: ForwardConfig,
+        limits: HttpConfig,
+    ) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let proxy = listener.local_addr().unwrap();
         let dials = Arc::new(AtomicUsize::new(0));
-        let client = HttpClient::new(ToOrigin { origin, dials: Arc::clone(&dials) });
+        let dial = ToOrigin { origin, dials: Arc::clone(&dials) };
+        let client = HttpClient::with_config(dial, limits);
         let forwarding =
             tokio::spawn(forward(listener, client, config, std::future::pending::<()>()));
         Self { proxy, dials, tasks: vec![serving, forwarding] }
@@ -100,6 +115,15 @@ impl World {
         let mut answer = Vec::new();
         let _ = stream.read_to_end(&mut answer).await;
         String::from_utf8_lossy(&answer).into_owned()
+    }
+
+    /// A tunnel by SOCKS5, or the code of the refusal.
+    pub async fn socks(&self, host: &str, port: u16) -> Result<TcpStream, u8> {
+        let mut stream = TcpStream::connect(self.proxy).await.unwrap();
+        stream.write_all(&socks(host, port)).await.unwrap();
+        let mut answer = [0; 12];
+        stream.read_exact(&mut answer).await.unwrap();
+        if answer[3] == 0 { Ok(stream) } else { Err(answer[3]) }
     }
 
     /// A tunnel by CONNECT, or the status line of the refusal.
@@ -117,6 +141,15 @@ impl World {
         let status = head.lines().next().unwrap().to_owned();
         if status.contains(" 200 ") { Ok(stream) } else { Err(status) }
     }
+}
+
+/// The SOCKS5 greeting and a CONNECT to this host.
+pub fn socks(host: &str, port: u16) -> Vec<u8> {
+    let mut bytes = b"\x05\x01\x00\x05\x01\x00\x03".to_vec();
+    bytes.push(u8::try_from(host.len()).unwrap());
+    bytes.extend(host.as_bytes());
+    bytes.extend(port.to_be_bytes());
+    bytes
 }
 
 /// Runs a program, or says that it is skipped.

@@ -1,23 +1,28 @@
 //! A raw caller, `serve --to`, and a raw origin that records every byte that reaches it.
 
 use std::{
+    io,
+    pin::Pin,
     sync::{Arc, Mutex},
+    task::{Context, Poll, ready},
     time::Duration,
 };
 
+use dmsg_engine::wire::Addr;
 use dmsg_http::{
     http::{
-        Dial,
+        Accept, BoxError, Dial,
         server::{ServeConfig, serve},
     },
     proxy::{Proxy, Target},
 };
 use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, DuplexStream, ReadBuf},
     net::{TcpListener, TcpStream},
 };
+use tokio_util::sync::CancellationToken;
 
-use crate::common::{Counted, PipeDial, caller, pipe};
+use crate::common::{Counted, PipeDial, PipeListener, caller, pipe};
 
 pub(crate) const OK: &str = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
 
@@ -32,6 +37,18 @@ impl Bridge {
     }
 
     pub(crate) async fn with_base(base: &str) -> Self {
+        let (dial, listener) = pipe();
+        Self::over(base, dial, listener).await
+    }
+
+    /// Streams of callers break, once the token is cancelled, where they would end.
+    pub(crate) async fn with_fragile_caller() -> (Self, CancellationToken) {
+        let ((dial, listener), breaks) = (pipe(), CancellationToken::new());
+        let listener = Fragile { stream: listener, breaks: breaks.clone() };
+        (Self::over("", dial, listener).await, breaks)
+    }
+
+    async fn over(base: &str, dial: PipeDial, listener: impl Accept) -> Self {
         let origin = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let target = format!("http://{}{base}", origin.local_addr().unwrap());
         let proxy = Proxy::new(Target::parse(&target, false).unwrap());
@@ -39,7 +56,6 @@ impl Bridge {
             let proxy = proxy.clone();
             async move { Ok::<_, std::convert::Infallible>(proxy.respond(request).await) }
         });
-        let (dial, listener) = pipe();
         let config = ServeConfig::default();
         tokio::spawn(serve(listener, service, config, Default::default(), std::future::pending()));
         Self { dial, origin }
@@ -63,6 +79,55 @@ impl Bridge {
     pub(crate) async fn accept(&self) -> TcpStream {
         let accepted = tokio::time::timeout(Duration::from_secs(10), self.origin.accept()).await;
         accepted.expect("the origin was not reached").unwrap().0
+    }
+}
+
+/// A stream, or the listener of such streams, whose end is a reset once the token is cancelled.
+struct Fragile<T> {
+    stream: T,
+    breaks: CancellationToken,
+}
+
+impl Accept for Fragile<PipeListener> {
+    type Stream = Fragile<DuplexStream>;
+    type Peer = Addr;
+
+    async fn accept(&mut self) -> Result<(Fragile<DuplexStream>, Addr), BoxError> {
+        let (stream, peer) = self.stream.accept().await?;
+        Ok((Fragile { stream, breaks: self.breaks.clone() }, peer))
+    }
+}
+
+impl AsyncRead for Fragile<DuplexStream> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let before = buf.filled().len();
+        ready!(Pin::new(&mut self.stream).poll_read(cx, buf))?;
+        if buf.filled().len() == before && self.breaks.is_cancelled() {
+            return Poll::Ready(Err(io::ErrorKind::ConnectionReset.into()));
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncWrite for Fragile<DuplexStream> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(cx, buf)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
     }
 }
 

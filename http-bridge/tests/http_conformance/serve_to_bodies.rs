@@ -155,3 +155,52 @@ async fn an_early_answer_to_half_an_upload_reaches_the_caller() {
     let reply = head(&mut caller).await;
     assert!(reply.starts_with("HTTP/1.1 413 "), "{reply}");
 }
+
+#[tokio::test]
+async fn a_get_keeps_its_chunked_body() {
+    for method in ["GET", "HEAD", "DELETE", "POST"] {
+        let bridge = Bridge::start().await;
+        let mut caller = bridge.connect().await;
+        let request = format!(
+            "{method} /_search HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n1\r\na\r\n0\r\n\r\n"
+        );
+        caller.write_all(request.as_bytes()).await.unwrap();
+        let mut origin = bridge.accept().await;
+        let got = head(&mut origin).await.to_lowercase();
+        assert!(got.contains("\r\ntransfer-encoding: chunked\r\n"), "{got}");
+        assert_eq!(head(&mut origin).await, "1\r\na\r\n0\r\n\r\n", "{method}");
+        origin.write_all(OK.as_bytes()).await.unwrap();
+        assert!(head(&mut caller).await.starts_with("HTTP/1.1 200 "));
+    }
+}
+
+#[tokio::test]
+async fn trailers_cannot_say_what_the_head_could_not() {
+    let forged = [
+        "Dmsg-Caller-Key",
+        "dmsg_caller_key",
+        "X_Forwarded-For",
+        "X-Real-IP",
+        "Cookie",
+        "Authorization",
+        "Host",
+        "Proxy-Authorization",
+        "Connection",
+        "Expect",
+    ];
+    let bridge = Bridge::start().await;
+    let mut caller = bridge.connect().await;
+    let lines: String = forged.map(|name| format!("{name}: forged\r\n")).concat();
+    let request = format!(
+        "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\nTrailer: {}\r\nTrailer: X-Sum\r\n\r\n\
+         1\r\na\r\n0\r\n{lines}X-Sum: 1\r\n\r\n",
+        forged.join(", ")
+    );
+    caller.write_all(request.as_bytes()).await.unwrap();
+    let mut origin = bridge.accept().await;
+    let got = head(&mut origin).await.to_lowercase();
+    assert_eq!(got.matches("\r\ntrailer: ").count(), 1, "{got}");
+    assert!(got.contains("\r\ntrailer: x-sum\r\n"), "{got}");
+    let body = head(&mut origin).await.to_lowercase();
+    assert_eq!(body, "1\r\na\r\n0\r\nx-sum: 1\r\n\r\n");
+}

@@ -59,13 +59,17 @@ async fn a_101_that_nobody_asked_for_is_a_502() {
         "GET / HTTP/1.1\r\nHost: a\r\n\r\n",
         "GET / HTTP/1.1\r\nHost: a\r\nUpgrade: websocket\r\n\r\n",
         "GET / HTTP/1.0\r\nHost: a\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\n",
+        // HTTP/2 would carry requests of the caller's own past the proxy.
+        "GET / HTTP/1.1\r\nHost: a\r\nConnection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABk\r\n\r\n",
+        "GET / HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: H2C\r\nHTTP2-Settings: AAMAAABk\r\n\r\n",
+        "GET / HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: TLS/1.2, HTTP/2.0\r\n\r\n",
     ] {
         let bridge = Bridge::start().await;
         let mut caller = bridge.connect().await;
         caller.write_all(ask.as_bytes()).await.unwrap();
         let mut origin = bridge.accept().await;
         let got = head(&mut origin).await.to_lowercase();
-        assert!(!got.contains("upgrade"), "{got}");
+        assert!(!got.contains("upgrade") && !got.contains("http2-settings"), "{got}");
         origin
             .write_all(b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\n\r\nraw")
             .await
@@ -73,4 +77,43 @@ async fn a_101_that_nobody_asked_for_is_a_502() {
         let reply = head(&mut caller).await;
         assert!(reply.contains(" 502 "), "{ask:?} gave {reply:?}");
     }
+}
+
+#[tokio::test]
+async fn what_was_asked_for_beside_http_2_is_asked_for_alone_and_nothing_else_is_switched_to() {
+    let bridge = Bridge::start().await;
+    let mut caller = bridge.connect().await;
+    let ask = ASK.replace("Upgrade: websocket", "Upgrade: h2c, websocket");
+    caller.write_all(ask.as_bytes()).await.unwrap();
+    let mut origin = bridge.accept().await;
+    let got = head(&mut origin).await.to_lowercase();
+    assert!(got.contains("\r\nupgrade: websocket\r\n") && !got.contains("h2c"), "{got}");
+    origin
+        .write_all(
+            b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: h2c\r\n\r\n",
+        )
+        .await
+        .unwrap();
+    let reply = head(&mut caller).await;
+    assert!(reply.starts_with("HTTP/1.1 502 "), "{reply}");
+}
+
+#[tokio::test]
+async fn a_caller_that_breaks_is_a_reset_for_the_service() {
+    let (bridge, breaks) = Bridge::with_fragile_caller().await;
+    let mut caller = bridge.connect().await;
+    caller.write_all(ASK.as_bytes()).await.unwrap();
+    let mut origin = bridge.accept().await;
+    head(&mut origin).await;
+    let switch =
+        "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n";
+    origin.write_all(switch.as_bytes()).await.unwrap();
+    assert!(head(&mut caller).await.starts_with("HTTP/1.1 101 "));
+    caller.write_all(b"parts").await.unwrap();
+    let mut part = [0; 5];
+    origin.read_exact(&mut part).await.unwrap();
+    breaks.cancel();
+    drop(caller);
+    let ended = origin.read(&mut part).await.map_err(|error| error.kind());
+    assert_eq!(ended, Err(std::io::ErrorKind::ConnectionReset));
 }

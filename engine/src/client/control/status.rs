@@ -53,13 +53,7 @@ pub(super) async fn keep_current(
             let trouble = trouble.borrow_and_update();
             let evicted = trouble.evicted.clone();
             let last = note.list_trouble.clone().or_else(|| trouble.last.clone());
-            let reason = if up == 0 { evicted.or(last) } else { evicted };
-            match (up, reason) {
-                (_, Some(reason)) => ClientStatus::Degraded(reason),
-                (0, None) => ClientStatus::Starting,
-                (sessions, None) if note.tried => ClientStatus::Ready { sessions },
-                (sessions, None) => ClientStatus::Connected { sessions },
-            }
+            summed_up(up, evicted.or(last), note.tried)
         };
         status.send_if_modified(|old| {
             let changed = *old != now;
@@ -74,5 +68,29 @@ pub(super) async fn keep_current(
         if more.is_err() {
             return;
         }
+    }
+}
+
+/// As long as a session is up, dials work, whatever became of the ones before it.
+fn summed_up(sessions: usize, trouble: Option<String>, tried: bool) -> ClientStatus {
+    match (sessions, trouble) {
+        (0, Some(reason)) => ClientStatus::Degraded(reason),
+        (0, None) => ClientStatus::Starting,
+        _ if tried => ClientStatus::Ready { sessions },
+        _ => ClientStatus::Connected { sessions },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sessions_that_did_not_last_do_not_hide_one_that_is_up() {
+        let evicted = || Some("server 02 keeps closing our sessions".to_owned());
+        assert_eq!(summed_up(1, evicted(), true), ClientStatus::Ready { sessions: 1 });
+        assert_eq!(summed_up(2, evicted(), false), ClientStatus::Connected { sessions: 2 });
+        assert!(matches!(summed_up(0, evicted(), true), ClientStatus::Degraded(_)));
+        assert_eq!(summed_up(0, None, false), ClientStatus::Starting);
     }
 }

@@ -21,10 +21,10 @@ use super::{
 use crate::{
     client::{lease::Lease, link::StreamKey, listener::NoPlace, pipe::Pipe, stream::Stream},
     io::Io,
-    noise::{Handshake, TransportKeys},
+    noise::{Handshake, Peer, TransportKeys},
     pool::{Holder, Slice},
     session::{Object, ObjectReader, write_object},
-    wire::{Addr, Dialect, ObjectError, SignedObject, StreamRequest, StreamResponse},
+    wire::{Addr, Dialect, ObjectError, Port, RawRequest, SignedObject, StreamResponse},
 };
 
 /// A server that opened a stream must have sent its request within this (`wire.md §4.8`, G26).
@@ -40,6 +40,16 @@ const INBOUND: &str = "inbound";
 /// Inbound handshakes in progress on one session. A correct server writes a request at once and
 /// whole, so only one that stalls gets here; together they hold at most 128 × 16 KiB = 2 MiB.
 const INBOUND_MAX: usize = 128;
+
+/// A request that has passed the checks of its fields and its signature.
+struct Verified {
+    object: SignedObject,
+    source: Peer,
+    remote: Addr,
+    /// Ours.
+    port: Port,
+    noise_msg: Vec<u8>,
+}
 
 /// A request that stands.
 struct Accepted {
@@ -99,39 +109,60 @@ impl ClientMachine {
     }
 
     /// The checks of `wire.md §4.4`, in its order.
-    fn check_request(&self, io: &mut Io, bytes: Vec<u8>) -> Result<Accepted, &'static str> {
-        let (object, request) = self.verify_request(bytes).map_err(|error| {
+    fn check_request(&mut self, io: &mut Io, bytes: Vec<u8>) -> Result<Accepted, &'static str> {
+        let request = self.verify_request(bytes).map_err(|error| {
             debug!(%error, "inbound request");
             "bad_request"
         })?;
-        let (remote, local) = request.src.addr().zip(request.dst.addr()).ok_or("bad_request")?;
+        let Verified { object, source, remote, port, noise_msg: first } = request;
         let ephemeral = Self::ephemeral(io);
-        let mut noise = Handshake::kk_responder(&self.config.secret_key, remote.key, ephemeral);
-        let mut noise_msg = Vec::new();
+        let mut noise = Handshake::kk_responder_with(&self.config.secret_key, source, ephemeral);
+        let mut second = Vec::new();
         noise
-            .read_message(&request.noise_msg)
-            .and_then(|_| noise.write_message(&[], &mut noise_msg))
+            .read_message(&first)
+            .and_then(|_| noise.write_message(&[], &mut second))
             .map_err(|_| "bad_handshake")?;
-        let place = self.shared.listeners.place(local.port.get()).map_err(|none| match none {
+        let place = self.shared.listeners.place(port.get()).map_err(|none| match none {
             NoPlace::NoListener => "no_listener",
             NoPlace::QueueFull => "queue_full",
         })?;
         let response = StreamResponse {
             req_hash: object.hash(),
             accepted: true,
-            noise_msg,
+            noise_msg: second,
             ..StreamResponse::default()
         };
         let response = SignedObject::sign(&self.config.secret_key, &response.encode(Dialect::G24));
-        Ok(Accepted { remote, local, keys: noise.into_keys(), response, place })
+        let local = Addr { key: self.key, port };
+        let keys = self.finish_handshake(noise);
+        Ok(Accepted { remote, local, keys, response, place })
     }
 
-    fn verify_request(&self, bytes: Vec<u8>) -> Result<(SignedObject, StreamRequest), ObjectError> {
+    /// Checks 1 to 9. The source's point is found before its signature is looked at, as decoding would.
+    fn verify_request(&mut self, bytes: Vec<u8>) -> Result<Verified, ObjectError> {
         let object = SignedObject::from_bytes(bytes)?;
-        let request = StreamRequest::decode(object.gob())?;
-        request.verify(&object)?;
-        request.verify_destination(&self.key)?;
-        Ok((object, request))
+        let request = RawRequest::decode(object.gob())?;
+        let [(source, source_port), (destination, port)] = request.addresses()?;
+        let source = match self.peers.known(&source) {
+            Some(peer) => peer,
+            None => Peer::from_bytes(&source).map_err(ObjectError::SourceKeyInvalid)?,
+        };
+        let remote = Addr { key: *source.key(), port: source_port };
+        object.verify(&remote.key).map_err(ObjectError::RequestSignature)?;
+        if destination != *self.key.as_bytes() {
+            return Err(ObjectError::DestinationKeyForeign);
+        }
+        Ok(Verified { object, source, remote, port, noise_msg: request.noise_msg })
+    }
+
+    /// The keys of a finished handshake; its peer is remembered for the next one.
+    pub(super) fn finish_handshake(&mut self, noise: Handshake) -> TransportKeys {
+        let (peer, keys) = noise.into_peer_and_keys();
+        if let Some(peer) = peer {
+            self.peers.remember(peer);
+            self.shared.board.peers_known.store(self.peers.len(), Ordering::Relaxed);
+        }
+        keys
     }
 
     /// Sends the response and hands the stream to its listener.

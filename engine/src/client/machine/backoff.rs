@@ -8,11 +8,11 @@ pub(super) const BACKOFF_FIRST: Duration = Duration::from_millis(500);
 /// The longest wait. A server that was away for long is found again within this.
 pub(super) const BACKOFF_MAX: Duration = Duration::from_secs(30);
 
-/// The longest wait for a server that could not be reached at all, …
+/// The longest wait for a server that could not be reached or closed the session, …
 pub(super) const NEAR_MAX: Duration = Duration::from_secs(5);
 
-/// … for so many tries, which are about four minutes: a server that was restarted or killed is found again within
-/// [`NEAR_MAX`], and one that is gone for good is asked less often.
+/// … for so many tries, which are about four minutes: a server that was restarted or killed, even several times, is found again
+/// within [`NEAR_MAX`], and one that is gone for good is asked less often.
 pub(super) const NEAR_TRIES: u32 = 60;
 
 /// The longest wait while there is no session with any server, for servers that could not be reached at all: nothing else
@@ -41,8 +41,8 @@ impl Backoff {
         jittered(step, random)
     }
 
-    /// The same, if the server could not be reached at all.
-    pub(super) fn fail_unreachable(&mut self, random: u32) -> Duration {
+    /// The same, if it says nothing against another try.
+    pub(super) fn fail_near(&mut self, random: u32) -> Duration {
         let wait = self.fail(random);
         match self.near_tries_left.checked_sub(1) {
             None => wait,
@@ -80,12 +80,12 @@ mod tests {
     #[test]
     fn a_server_that_is_not_there_is_tried_every_five_seconds_for_some_minutes() {
         let mut backoff = Backoff::default();
-        let waits: Vec<_> = (0..=NEAR_TRIES).map(|_| backoff.fail_unreachable(u32::MAX)).collect();
+        let waits: Vec<_> = (0..=NEAR_TRIES).map(|_| backoff.fail_near(u32::MAX)).collect();
         let first: Vec<_> = waits[..6].iter().map(Duration::as_millis).collect();
         assert_eq!(first, [500, 1000, 2000, 4000, 5000, 5000]);
         let near: Duration = waits[..NEAR_TRIES as usize].iter().sum();
         assert_eq!((near.as_secs(), waits[NEAR_TRIES as usize]), (287, BACKOFF_MAX));
         backoff.reset();
-        assert_eq!(backoff.fail_unreachable(0).as_millis(), 250);
+        assert_eq!(backoff.fail_near(0).as_millis(), 250);
     }
 }

@@ -116,7 +116,7 @@ struct Outstanding {
     to: Addr,
     req_hash: [u8; 32],
     /// `None` for an address lookup.
-    noise: Option<Handshake>,
+    noise: Option<Box<Handshake>>,
 }
 
 impl Dial {

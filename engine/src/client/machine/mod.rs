@@ -48,11 +48,13 @@ use super::{
     error::{DialError, SessionEnd},
     link::{EngineLink, StreamKey},
     listener::Listeners,
+    pipe::Wakes,
     stats::{Board, ClientStats},
 };
 use crate::{
     identity::{PublicKey, SecretKey},
     io::{CloseMode, Closed, ConnId, Io, Machine},
+    noise::Peers,
     pool::{PortPool, Slice, StreamPool},
     timers::TimerQueue,
 };
@@ -155,6 +157,10 @@ pub struct ClientMachine {
     dials: BTreeMap<DialId, Dial>,
     /// Which peers are left alone for a while.
     patience: Patience,
+    /// Whom we had handshakes with.
+    peers: Peers,
+    /// Empty between verbs.
+    wakes: Wakes,
     /// Connections that still flush, once the client closes.
     closing: Option<BTreeSet<ConnId>>,
 }
@@ -165,7 +171,7 @@ impl ClientMachine {
     pub fn new(config: ClientConfig, link: Arc<EngineLink>, shared: Arc<Shared>) -> Self {
         Self {
             key: config.secret_key.public_key(),
-            config,
+            config: config.bounded(),
             link,
             shared,
             timers: TimerQueue::new(),
@@ -173,6 +179,8 @@ impl ClientMachine {
             sessions: BTreeMap::new(),
             dials: BTreeMap::new(),
             patience: Patience::default(),
+            peers: Peers::default(),
+            wakes: Wakes::default(),
             closing: None,
         }
     }
@@ -184,7 +192,9 @@ impl ClientMachine {
         (self.dials.len(), streams.sum(), self.timers.len())
     }
 
-    fn arm(&self, io: &mut Io) {
+    /// Ends every verb.
+    fn settle(&mut self, io: &mut Io) {
+        self.wakes.wake_all();
         if let Some(at) = self.timers.next_at() {
             io.wake_at(at);
         }
@@ -202,7 +212,7 @@ impl ClientMachine {
             Timer::Linger(key) => self.linger_due(io, key),
             Timer::Idle(key) => self.idle_due(io, key),
             Timer::Hold(key) => self.hold_due(io, key),
-            Timer::Stop => io.stop(),
+            Timer::Stop => self.stop(io),
         }
     }
 
@@ -223,6 +233,14 @@ impl ClientMachine {
         self.timers = TimerQueue::new();
         self.timers.set(Timer::Stop, io.now() + CLOSE_FLUSH);
         self.stop_when_flushed(io);
+    }
+
+    /// The time to flush is over.
+    fn stop(&mut self, io: &mut Io) {
+        for conn in self.closing.iter().flatten() {
+            io.close(*conn, CloseMode::Abort);
+        }
+        io.stop();
     }
 
     fn stop_when_flushed(&self, io: &mut Io) {
@@ -247,6 +265,7 @@ impl ClientMachine {
 /// However the machine ends, nobody waits for it any more. Dials end with their reply channels.
 impl Drop for ClientMachine {
     fn drop(&mut self) {
+        self.wakes.wake_all();
         self.shared.listeners.close();
         for (conn, session) in std::mem::take(&mut self.sessions) {
             self.abandon(conn, session);
@@ -267,17 +286,17 @@ impl Machine for ClientMachine {
 
     fn connected(&mut self, io: &mut Io, conn: ConnId) {
         self.begin_handshake(io, conn);
-        self.arm(io);
+        self.settle(io);
     }
 
     fn received(&mut self, io: &mut Io, conn: ConnId, data: Slice) {
         self.session_received(io, conn, data);
-        self.arm(io);
+        self.settle(io);
     }
 
     fn writable(&mut self, io: &mut Io, conn: ConnId) {
         self.session_writable(io, conn);
-        self.arm(io);
+        self.settle(io);
     }
 
     fn closed(&mut self, io: &mut Io, conn: ConnId, why: Closed) {
@@ -286,7 +305,7 @@ impl Machine for ClientMachine {
             conns.remove(&conn);
             self.stop_when_flushed(io);
         }
-        self.arm(io);
+        self.settle(io);
     }
 
     fn command(&mut self, io: &mut Io, command: Command) {
@@ -297,7 +316,7 @@ impl Machine for ClientMachine {
             Command::Wake => self.drain_marked(io),
             Command::Close => self.close(io),
         }
-        self.arm(io);
+        self.settle(io);
     }
 
     fn timeout(&mut self, io: &mut Io) {
@@ -305,6 +324,6 @@ impl Machine for ClientMachine {
         while let Some(timer) = self.timers.pop_due(now) {
             self.on_timer(io, timer);
         }
-        self.arm(io);
+        self.settle(io);
     }
 }

@@ -121,6 +121,8 @@ pub(super) struct Ended<'a> {
     pub(super) why: &'a SessionEnd,
     /// How long it was up; `None` if it never was.
     pub(super) uptime: Option<Duration>,
+    /// Its end has been counted before, when the server took leave.
+    pub(super) is_noted: bool,
 }
 
 impl ClientMachine {
@@ -257,7 +259,9 @@ impl ClientMachine {
         let random = random_u32(io);
         let is_lonely = self.sessions.values().all(|session| session.up().is_none());
         let board = &self.shared.board;
-        board.note_session_end(key, ended.why);
+        if !ended.is_noted {
+            board.note_session_end(key, ended.why);
+        }
         let Some(server) = self.servers.get_mut(&key).filter(|s| s.session == Some(ended.conn))
         else {
             return false;
@@ -278,12 +282,12 @@ impl ClientMachine {
             // We wanted it so: nothing to report, nothing to wait out.
             server.retry_at = None;
         } else {
-            let is_unreachable = ended.why.is_unreachable();
-            let mut wait = match is_unreachable {
-                true => server.backoff.fail_unreachable(random),
-                false => server.backoff.fail(random),
+            let mut wait = match ended.why {
+                // It is another server, or one of another protocol: that takes longer to change.
+                SessionEnd::Handshake(_) => server.backoff.fail(random),
+                _ => server.backoff.fail_near(random),
             };
-            if is_lonely && is_unreachable {
+            if is_lonely && ended.why.is_unreachable() {
                 wait = wait
                     .min(LONELY_MAX.mul_f64(0.5 + f64::from(random) / f64::from(u32::MAX) / 2.0));
             }

@@ -30,7 +30,7 @@ use crate::{
 pub const LINGER: Duration = Duration::from_secs(10);
 
 /// How long the reader of one stream may hold up its whole session where the mux has no windows
-/// (smux v1), before the stream is reset. Well below the silence that ends a session.
+/// (smux v1), before the stream is reset; anew with each 64 KiB that it takes. Well below the silence that ends a session.
 pub const HOLD_MAX: Duration = Duration::from_secs(10);
 
 /// Bytes one stream may send before the next one's turn, when several wait for the connection.
@@ -94,11 +94,16 @@ impl ClientMachine {
 
     pub(super) fn stream_data(&mut self, io: &mut Io, key: StreamKey, data: Slice) {
         let now = io.now();
-        match self.slot(key) {
+        let slot = self
+            .sessions
+            .get_mut(&key.0)
+            .and_then(Session::up_mut)
+            .and_then(|up| up.streams.get_mut(&key.1));
+        match slot {
             Some(Slot::Open(open)) => {
                 open.heard_at = now;
                 let bytes = data.len() as u64;
-                let pushed = open.pipe.push_inbound(data);
+                let pushed = open.pipe.push_inbound(data, &mut self.wakes);
                 self.shared.board.received_bytes.fetch_add(bytes, Ordering::Relaxed);
                 match pushed {
                     Ok(false) => {}
@@ -186,6 +191,9 @@ impl ClientMachine {
         }
         if is_low {
             self.release_session(io, key);
+        } else if grant > 0 && self.open_stream(key).is_some_and(|open| open.held) {
+            // Its reader is slow, and reads.
+            self.timers.set(Timer::Hold(key), now + HOLD_MAX);
         }
         self.pump(io, key);
     }

@@ -40,6 +40,10 @@ const PAGE_BYTES: usize = 4096;
 /// The most entries a buffer ring can have.
 const COUNT_MAX: u16 = 1 << 15;
 
+/// A receive becomes slices of at most this many bytes. Whoever gets one can write to it as long as it refers to it alone, so a
+/// relay can rewrite this much at a time, as much as it plans at once; and whoever keeps one keeps no more than this.
+const SLICE_BYTES_MAX: usize = 64 * 1024;
+
 /// Counted shells of slices that are kept for the next ones; 64 bytes each.
 const SHELLS_MAX: usize = 1024;
 
@@ -153,8 +157,8 @@ impl BufferRing {
         self.provided -= left;
         while left > 0 {
             let start = usize::from(self.chunks[usize::from(place)]);
-            let mut count = 0;
-            while count < left && usize::from(self.chunks[usize::from(place)]) == start + count {
+            let (mut count, most) = (0, (SLICE_BYTES_MAX / chunk_bytes).clamp(1, left));
+            while count < most && usize::from(self.chunks[usize::from(place)]) == start + count {
                 count += 1;
                 place = (place + 1) & self.mask;
             }

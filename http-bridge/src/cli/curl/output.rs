@@ -7,10 +7,11 @@ use std::{
     pin::pin,
 };
 
-use http::Response;
+use http::{HeaderMap, Response};
 use http_body::Body;
 use http_body_util::BodyExt;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use tokio::io::AsyncWriteExt;
 
 use super::{
     super::exit::{Exit, Failure},
@@ -37,23 +38,26 @@ pub(super) fn file_name(
     }
 }
 
-/// What is written to.
-pub(super) enum Sink {
-    Stdout(io::Stdout),
+/// What is written to. A reader of stdout may stand still, and must not keep time limits and signals from being noticed.
+enum Sink {
+    Stdout(tokio::io::Stdout),
     File(File, PathBuf),
 }
 
 impl Sink {
-    pub(super) fn stdout() -> Self {
-        Self::Stdout(io::stdout())
+    fn stdout() -> Self {
+        Self::Stdout(tokio::io::stdout())
     }
 
-    pub(super) fn write(&mut self, data: &[u8]) -> Result<(), Failure> {
+    async fn write(&mut self, data: &[u8]) -> Result<(), Failure> {
         match self {
-            Self::Stdout(stdout) => stdout
-                .write_all(data)
-                .and_then(|()| stdout.flush())
-                .map_err(|error| Failure::stdout(&error)),
+            Self::Stdout(stdout) => {
+                let written = async {
+                    stdout.write_all(data).await?;
+                    stdout.flush().await
+                };
+                written.await.map_err(|error| Failure::stdout(&error))
+            }
             Self::File(file, path) => {
                 file.write_all(data).map_err(|error| unwritable(path, &error))
             }
@@ -66,56 +70,93 @@ pub(super) struct Output {
     sink: Sink,
     bytes_max: Option<u64>,
     bar: ProgressBar,
+    /// Where in the file the body begins, as long as nothing of it came.
+    begins_at: Option<u64>,
     received: u64,
+    /// Of the whole file, where a part of it comes.
+    total: Option<u64>,
+    /// Whether what is in the file is a beginning that `--continue-at -` can go on from.
+    is_beginning: bool,
+    /// Which version of what begins.
+    version: Option<(DmsgUrl, HeaderMap)>,
     is_complete: bool,
 }
 
 impl Output {
     pub(super) fn stdout(bytes_max: Option<u64>) -> Self {
-        let bar = bar(!io::stdout().is_terminal(), 0);
-        Self { sink: Sink::stdout(), bytes_max, bar, received: 0, is_complete: false }
+        Self {
+            sink: Sink::stdout(),
+            bytes_max,
+            bar: bar(!io::stdout().is_terminal(), 0),
+            begins_at: None,
+            received: 0,
+            total: None,
+            is_beginning: false,
+            version: None,
+            is_complete: false,
+        }
     }
 
-    /// Opens the file, cuts it to where the body begins, and notes which version comes now.
+    /// Opens the file. What is in it stays until something of the body comes; if that is known to be too large, always.
     pub(super) fn file(
         path: PathBuf,
-        url: &DmsgUrl,
         begun: &Begun,
         response: &Response<ResponseBody>,
         bytes_max: Option<u64>,
     ) -> Result<Self, Failure> {
+        if let Some(rest) = response.body().size_hint().exact() {
+            check_size(begun.offset + rest, bytes_max)?;
+        }
         let fail = |error: io::Error| unwritable(&path, &error);
-        let mut file = OpenOptions::new()
+        let file = OpenOptions::new()
             .write(true)
             .create(true)
             .truncate(false)
             .open(&path)
             .map_err(fail)?;
         // A pipe or a device has no length to cut.
-        if file.metadata().map_err(fail)?.is_file() {
-            file.set_len(begun.offset).map_err(fail)?;
-            file.seek(SeekFrom::Start(begun.offset)).map_err(fail)?;
-            if response.status().is_success() {
-                write_note(&path, url, response.headers());
-            }
-        }
+        let is_file = file.metadata().map_err(fail)?.is_file();
         Ok(Self {
             sink: Sink::File(file, path),
             bytes_max,
             bar: bar(true, begun.offset),
+            begins_at: is_file.then_some(begun.offset),
             received: begun.offset,
+            total: begun.total,
+            is_beginning: is_file && response.status().is_success(),
+            version: None,
             is_complete: false,
         })
     }
 
-    /// Receives the body to its end. What came before a failure stays in the file.
-    pub(super) async fn receive(mut self, response: Response<ResponseBody>) -> Result<(), Failure> {
-        let body = response.into_body();
-        if let Some(rest) = body.size_hint().exact() {
+    /// What comes is a part by itself, or not the file alone: nobody can go on from its end.
+    pub(super) fn stands_alone(mut self) -> Self {
+        self.is_beginning = false;
+        self
+    }
+
+    /// Receives the body to its end, behind `head` if that is wanted too. What came before a failure stays in the file.
+    pub(super) async fn receive(
+        mut self,
+        url: &DmsgUrl,
+        head: &[u8],
+        response: Response<ResponseBody>,
+    ) -> Result<(), Failure> {
+        if let Some(rest) = response.body().size_hint().exact() {
             self.bar.set_length(self.received + rest);
-            self.check_size(self.received + rest)?;
+            check_size(self.received + rest, self.bytes_max)?;
         }
-        self.copy(body).await?;
+        self.version = self.is_beginning.then(|| (url.clone(), response.headers().clone()));
+        if !head.is_empty() {
+            self.write(head).await?;
+        }
+        self.copy(response.into_body()).await?;
+        self.cut()?;
+        if let Some(total) = self.total.filter(|total| *total != self.received) {
+            let why =
+                format!("the server sent a part that ends at byte {} of {total}", self.received);
+            return Err(Failure::new(Exit::Partial, why));
+        }
         self.is_complete = true;
         if let Sink::File(_, path) = &self.sink {
             remove_note(path);
@@ -127,19 +168,41 @@ impl Output {
         let mut body = pin!(body);
         while let Some(frame) = body.frame().await {
             let Ok(data) = frame.map_err(broken_off)?.into_data() else { continue };
-            self.check_size(self.received + data.len() as u64)?;
-            self.sink.write(&data)?;
+            check_size(self.received + data.len() as u64, self.bytes_max)?;
+            self.write(&data).await?;
             self.received += data.len() as u64;
             self.bar.set_position(self.received);
         }
         Ok(())
     }
 
-    fn check_size(&self, size: u64) -> Result<(), Failure> {
-        match self.bytes_max {
-            Some(max) if size > max => Err(HttpError::BodyTooLarge { max }.into()),
-            _ => Ok(()),
+    async fn write(&mut self, data: &[u8]) -> Result<(), Failure> {
+        self.cut()?;
+        self.sink.write(data).await
+    }
+
+    /// Cuts the file to where the body begins, once, and notes which version that is. While one is gone on with, its note
+    /// stays as it is.
+    fn cut(&mut self) -> Result<(), Failure> {
+        let (Some(offset), Sink::File(file, path)) = (self.begins_at.take(), &mut self.sink) else {
+            return Ok(());
+        };
+        file.set_len(offset)
+            .and_then(|()| file.seek(SeekFrom::Start(offset)).map(drop))
+            .map_err(|error| unwritable(path, &error))?;
+        match &self.version {
+            _ if offset > 0 => {}
+            Some((url, headers)) => write_note(path, url, headers),
+            None => remove_note(path),
         }
+        Ok(())
+    }
+}
+
+fn check_size(size: u64, max: Option<u64>) -> Result<(), Failure> {
+    match max {
+        Some(max) if size > max => Err(HttpError::BodyTooLarge { max }.into()),
+        _ => Ok(()),
     }
 }
 
@@ -149,13 +212,18 @@ impl Drop for Output {
         self.bar.finish_and_clear();
         if let (false, Sink::File(file, path)) = (self.is_complete, &self.sink)
             && self.received > 0
-            && file.metadata().is_ok_and(|meta| meta.is_file())
+            && let Ok(meta) = file.metadata()
+            && meta.is_file()
         {
-            eprintln!(
-                "dmsg: {} holds the first {} bytes; --continue-at - goes on from there",
-                path.display(),
-                self.received
-            );
+            let path = path.display();
+            if self.is_beginning {
+                let received = self.received;
+                eprintln!(
+                    "dmsg: {path} holds the first {received} bytes; --continue-at - goes on from there"
+                );
+            } else {
+                eprintln!("dmsg: {path} is incomplete; it has {} bytes", meta.len());
+            }
         }
     }
 }

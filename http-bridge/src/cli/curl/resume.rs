@@ -56,13 +56,16 @@ impl Resume {
                 return Err(Failure::new(Exit::Range, message));
             }
         };
-        Ok(Start { offset, validator: read_note(file, url) })
+        let validator = (offset > 0).then(|| read_note(file, url)).flatten();
+        Ok(Start { is_resumed: true, offset, validator })
     }
 }
 
 /// Where a download begins.
 #[derive(Debug, Default)]
 pub(super) struct Start {
+    /// Whether `--continue-at` was given, be it on a file that is not there yet.
+    is_resumed: bool,
     pub(super) offset: u64,
     validator: Option<HeaderValue>,
 }
@@ -89,15 +92,22 @@ impl Start {
         let fail =
             |why: String| Err(Failure::new(Exit::Range, format!("{}: {why}", file.display())));
         if self.offset == 0 {
-            return Ok(Some(Begun { offset: 0 }));
+            // The text of an error is no beginning of the file, and would have the rest of it glued on by the next call.
+            if self.is_resumed && response.status().as_u16() >= 400 {
+                return fail(format!(
+                    "nothing to begin with: the server answered {}",
+                    response.status()
+                ));
+            }
+            return Ok(Some(Begun::default()));
         }
         match response.status() {
             StatusCode::PARTIAL_CONTENT => match content_range(response.headers()) {
-                Some((first, _)) if first == Some(self.offset) => {
+                Some((first, total)) if first == Some(self.offset) => {
                     if self.validator.is_none() {
                         tracing::warn!("the rest may be of another version than what was here");
                     }
-                    Ok(Some(Begun { offset: self.offset }))
+                    Ok(Some(Begun { offset: self.offset, total }))
                 }
                 _ => fail(format!("the response is not the part from byte {}", self.offset)),
             },
@@ -114,7 +124,7 @@ impl Start {
             },
             status if status.is_success() => {
                 tracing::warn!("the server sends the whole file: it has changed, or cannot resume");
-                Ok(Some(Begun { offset: 0 }))
+                Ok(Some(Begun::default()))
             }
             status => fail(format!("cannot resume: the server answered {status}")),
         }
@@ -122,9 +132,11 @@ impl Start {
 }
 
 /// Where in the file the body goes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Begun {
     pub(super) offset: u64,
+    /// Of the whole file, if the part says: a server may send less than the rest (RFC 9110 §15.3.7).
+    pub(super) total: Option<u64>,
 }
 
 /// `bytes FIRST-LAST/TOTAL`: first byte and total, as far as they are stated.

@@ -9,7 +9,7 @@ use std::{
 
 use clap::Args;
 
-use super::{DeploymentFlags, Exit, Failure};
+use super::{DeploymentFlags, Exit, Failure, tell};
 use crate::{
     cli::flags::{DriverFlag, seconds},
     deployment::{
@@ -50,7 +50,7 @@ pub(super) async fn run(mut args: CheckArgs) -> Result<(), Failure> {
     }
     let loaded = args.deployment.load_silently()?;
     for warning in loaded.warnings.iter() {
-        eprintln!("{}:{warning}", loaded.origin);
+        tell(format_args!("{}:{warning}", loaded.origin));
     }
     let chosen = args.deployment.environment();
     let mut summary = String::new();
@@ -69,7 +69,7 @@ pub(super) async fn run(mut args: CheckArgs) -> Result<(), Failure> {
             let text = format!("{}: {finding}", loaded.origin);
             match finding.severity {
                 Severity::Error => errors.push(text),
-                Severity::Warning => eprintln!("{text}"),
+                Severity::Warning => tell(format_args!("{text}")),
             }
         }
         let _ = writeln!(summary, "{}: {name}: {}", loaded.origin, described(services));
@@ -85,7 +85,7 @@ pub(super) async fn run(mut args: CheckArgs) -> Result<(), Failure> {
     let (count, total) = (AtomicUsize::new(0), subjects(services).len());
     let outcomes = probe(services, limit, args.driver.into(), |subject, outcome| {
         let result = if outcome.is_ok() { "ok" } else { "no" };
-        eprintln!("{}/{total} {subject}: {result}", 1 + count.fetch_add(1, Relaxed));
+        tell(format_args!("{}/{total} {subject}: {result}", 1 + count.fetch_add(1, Relaxed)));
     })
     .await;
     print(&table(&outcomes))?;

@@ -14,7 +14,7 @@ use std::{
 
 use clap::Args;
 
-use super::{DeploymentFlags, Exit, Failure};
+use super::{DeploymentFlags, Exit, Failure, tell};
 use crate::{
     cli::flags::{DriverFlag, IdentityFlags, seconds},
     deployment::{
@@ -23,7 +23,7 @@ use crate::{
         file::{self, Access},
         load,
         refresh::{Change, LastGood},
-        visor::{Output, VisorConfig},
+        visor::{Output, Updated, VisorConfig},
     },
 };
 
@@ -109,8 +109,11 @@ pub(super) async fn run(args: GenerateArgs) -> Result<(), Failure> {
             text.join("\n")
         )));
     }
-    let config = match old {
-        None => VisorConfig::new(&key, &services, args.output()),
+    let (config, record) = match old {
+        None => (
+            VisorConfig::new(&key, &services, args.output()),
+            VisorConfig::record(&services, args.output()),
+        ),
         Some(old) => updated(old, &args, &at_hand, &services),
     };
     let text = config.to_pretty();
@@ -124,10 +127,17 @@ pub(super) async fn run(args: GenerateArgs) -> Result<(), Failure> {
     if args.force && path.exists() {
         keep_old(path)?;
     }
-    file::replace(path, text.as_bytes(), Access::Private)
-        .map_err(|error| unwritten(path, &error))?;
-    remember(path, &config, &services);
-    eprintln!("{} is written; its public key is {}", path.display(), key.public_key());
+    // Asking took a while; a file that was made meanwhile is somebody's too.
+    let write = if args.regen || args.force { file::replace } else { file::create };
+    write(path, text.as_bytes(), Access::Private).map_err(|error| match error.kind() {
+        io::ErrorKind::AlreadyExists => Failure::usage(format!(
+            "{} was made by somebody else meanwhile, and is left alone",
+            path.display()
+        )),
+        _ => unwritten(path, &error),
+    })?;
+    remember(path, &config, &record);
+    tell(format_args!("{} is written; its public key is {}", path.display(), key.public_key()));
     Ok(())
 }
 
@@ -139,24 +149,28 @@ async fn obtain(
     options: FetchOptions,
 ) -> Services {
     if args.nofetch {
-        eprintln!("nobody is asked (--nofetch)");
+        tell(format_args!("nobody is asked (--nofetch)"));
     } else {
         match over_dmsg(at_hand, options).await {
-            Ok(fetched) => return taken(Way::Dmsg, fetched),
+            Ok(fetched) if suffices(Way::Dmsg, &fetched, args) => return taken(Way::Dmsg, fetched),
+            Ok(_) => {}
             Err(error) => unanswered(Way::Dmsg, &error),
         }
         if args.dmsg_only {
-            eprintln!("HTTP: not tried (--dmsg-only)");
+            tell(format_args!("HTTP: not tried (--dmsg-only)"));
         } else {
             match over_http(at_hand, options).await {
-                Ok(fetched) => return taken(Way::Http, fetched),
+                Ok(fetched) if suffices(Way::Http, &fetched, args) => {
+                    return taken(Way::Http, fetched);
+                }
+                Ok(_) => {}
                 Err(error) => unanswered(Way::Http, &error),
             }
         }
     }
     match (fallback, &args.services) {
         (Some(services), Some(path)) => {
-            eprintln!("the deployment comes from {}", path.display());
+            tell(format_args!("the deployment comes from {}", path.display()));
             services
         }
         _ => {
@@ -167,26 +181,38 @@ async fn obtain(
                 }
                 _ => "this program (embedded)".to_owned(),
             };
-            eprintln!("the deployment comes from {place}");
+            tell(format_args!("the deployment comes from {place}"));
             at_hand.clone()
         }
     }
+}
+
+/// Whether a configuration of this kind can be made of an answer; says why not. Another source may have more.
+fn suffices(way: Way, fetched: &Fetched, args: &GenerateArgs) -> bool {
+    let findings = VisorConfig::findings(&fetched.services, args.output());
+    if let Some(first) = findings.first() {
+        tell(format_args!("{way}: the deployment of {} does not suffice: {first}", fetched.from));
+    }
+    findings.is_empty()
 }
 
 fn taken(way: Way, fetched: Fetched) -> Services {
     for warning in fetched.warnings.iter() {
         tracing::warn!("{}: {warning}", fetched.from);
     }
-    eprintln!("{way}: the deployment comes from {}", fetched.from);
+    tell(format_args!("{way}: the deployment comes from {}", fetched.from));
     if !fetched.added.is_empty() {
         let names: Vec<&str> = fetched.added.iter().map(|field| field.name()).collect();
-        eprintln!("it lacked what this program knows of the same services: {}", names.join(", "));
+        tell(format_args!(
+            "it lacked what this program knows of the same services: {}",
+            names.join(", ")
+        ));
     }
     fetched.services
 }
 
 fn unanswered(way: Way, error: &FetchError) {
-    eprintln!("{way}: {}", error.to_string().replace('\n', " "));
+    tell(format_args!("{way}: {}", error.to_string().replace('\n', " ")));
 }
 
 /// The document of `--services`.
@@ -220,7 +246,7 @@ fn old_config(args: &GenerateArgs) -> Result<Option<VisorConfig>, Failure> {
         };
     }
     let Some(text) = file::read_text(path, DOCUMENT_BYTES_MAX).map_err(unreadable)? else {
-        eprintln!("{} is not there yet; a new one is made", path.display());
+        tell(format_args!("{} is not there yet; a new one is made", path.display()));
         return Ok(None);
     };
     let text = zeroize::Zeroizing::new(text);
@@ -242,20 +268,22 @@ fn updated(
     args: &GenerateArgs,
     at_hand: &Services,
     services: &Services,
-) -> VisorConfig {
+) -> (VisorConfig, Services) {
     let last = last_good(&args.out, &old).read();
     if last.is_none() {
-        eprintln!(
+        tell(format_args!(
             "what the deployment last set is not on record; what differs from it stays as yours"
-        );
+        ));
     }
-    for (field, change) in old.update(last.as_ref().unwrap_or(at_hand), services, args.output()) {
+    let last = last.as_ref().unwrap_or(at_hand);
+    let Updated { changes, record } = old.update(Some(last), services, args.output());
+    for (field, change) in changes {
         match change {
-            Change::Updated => eprintln!("{field}: updated"),
-            Change::Kept => eprintln!("{field}: yours, kept"),
+            Change::Updated => tell(format_args!("{field}: updated")),
+            Change::Kept => tell(format_args!("{field}: yours, kept")),
         }
     }
-    old
+    (old, record)
 }
 
 /// The record of what the deployment last set: where the visor itself keeps it (`§5`).
@@ -264,11 +292,11 @@ fn last_good(path: &Path, config: &VisorConfig) -> LastGood {
     LastGood::in_folder(&folder.join(config.local_path()))
 }
 
-fn remember(path: &Path, config: &VisorConfig, services: &Services) {
+fn remember(path: &Path, config: &VisorConfig, record: &Services) {
     let file = last_good(path, config);
-    if let Err(error) = file.write(services) {
+    if let Err(error) = file.write(record) {
         let path = file.path().display();
-        eprintln!("{path}: {error}; a later --regen cannot tell what you changed");
+        tell(format_args!("{path}: {error}; a later --regen cannot tell what you changed"));
     }
 }
 
@@ -281,7 +309,7 @@ fn keep_old(path: &Path) -> Result<(), Failure> {
     let old =
         old.map_err(|error| Failure::new(Exit::Read, format!("{}: {error}", path.display())))?;
     file::replace(&backup, &old, Access::Private).map_err(|error| unwritten(&backup, &error))?;
-    eprintln!("the old file is kept as {}", backup.display());
+    tell(format_args!("the old file is kept as {}", backup.display()));
     Ok(())
 }
 

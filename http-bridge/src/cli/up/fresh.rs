@@ -23,7 +23,7 @@ use crate::{
         DOCUMENT_BYTES_MAX, Field, Services,
         file::{self, Access},
         refresh::{Change, FIRST_DELAY, LastGood, REFRESH_TIMEOUT, jittered},
-        visor::VisorConfig,
+        visor::{self, VisorConfig},
     },
     services::config_bootstrapper::ConfigBootstrapperClient,
     visor::Visor,
@@ -113,14 +113,28 @@ fn update(path: &Path, last: &LastGood, new: &Services) -> Result<Updated, Strin
         .map_err(named)?;
     let mut config = VisorConfig::parse(&text)
         .map_err(|problems| problems.in_file(&path.display().to_string()))?;
-    let output = config.output();
-    // Without a record everything that is there counts as the operator's: better old than lost.
-    let changes = config.update(&last.read().unwrap_or_default(), new, output);
-    let updated = changes.iter().filter(|(_, change)| *change == Change::Updated);
-    let fields: Vec<Field> = updated.map(|(field, _)| *field).collect();
+    let recorded = last.read();
+    let output = config.output(recorded.as_ref());
+    let visor::Updated { changes, record } = config.update(recorded.as_ref(), new, output);
+    let with = |wanted| {
+        let those = changes.iter().filter(move |(_, change)| *change == wanted);
+        those.map(|(field, _)| *field).collect::<Vec<Field>>()
+    };
+    let (fields, kept) = (with(Change::Updated), with(Change::Kept));
+    if recorded.is_none() && !kept.is_empty() {
+        let names: Vec<&str> = kept.iter().map(|field| field.name()).collect();
+        tracing::warn!(
+            file = %path.display(),
+            "what the deployment last set is not on record; these differ from it and stay as yours: {}",
+            names.join(", ")
+        );
+    }
+    // The file first: the other way round, a kill in between would make the operator's what is merely old.
     if !fields.is_empty() {
         file::replace(path, config.to_pretty().as_bytes(), Access::Private).map_err(named)?;
-        last.write(new).map_err(|error| format!("{}: {error}", last.path().display()))?;
+    }
+    if recorded.as_ref() != Some(&record) {
+        last.write(&record).map_err(|error| format!("{}: {error}", last.path().display()))?;
     }
     Ok(Updated { fields, services: config.services() })
 }

@@ -23,6 +23,16 @@ fn url(services: &Services, kind: ServiceKind) -> String {
     services.url(Field::Service(kind)).unwrap().to_string()
 }
 
+/// A discovery over DMSG.
+fn discovery(name: &str) -> Endpoints {
+    let url = format!("dmsg://{}:80", key(name)).parse().unwrap();
+    Endpoints { http: None, dmsg: Some(url) }
+}
+
+fn record(name: &str, address: &str) -> ServerRecord {
+    DmsgServer::new(key(name).parse().unwrap(), address).record()
+}
+
 const TPD: ServiceKind = ServiceKind::TransportDiscovery;
 const AR: ServiceKind = ServiceKind::AddressResolver;
 
@@ -94,9 +104,7 @@ fn key_sets_count_at_once_and_addresses_after_a_restart() {
 #[test]
 fn the_cache_of_servers_is_laid_over_the_configured_ones_and_never_emptied() {
     let folder = tempfile::tempdir().unwrap();
-    let cache = ServerCache::in_folder(folder.path());
-    let record =
-        |name: &str, address: &str| DmsgServer::new(key(name).parse().unwrap(), address).record();
+    let cache = ServerCache::new(folder.path(), &discovery("d")).unwrap();
     assert!(cache.read().is_empty());
     cache.write(&[record("a", "new:1"), record("c", "c:1")]).unwrap();
     cache.write(&[]).unwrap();
@@ -104,6 +112,60 @@ fn the_cache_of_servers_is_laid_over_the_configured_ones_and_never_emptied() {
     assert_eq!(merged, [record("a", "new:1"), record("b", "b:1"), record("c", "c:1")]);
     std::fs::write(folder.path().join("dmsg_servers.json"), "[{]").unwrap();
     assert_eq!(cache.over(vec![record("b", "b:1")]), [record("b", "b:1")]);
+}
+
+#[test]
+fn the_servers_of_another_discovery_are_not_touched() {
+    let folder = tempfile::tempdir().unwrap();
+    let cache = |discovery: &Endpoints| ServerCache::new(folder.path(), discovery).unwrap();
+    let over_http = |url: &str| Endpoints { http: Some(url.parse().unwrap()), dmsg: None };
+    let both = Endpoints { http: over_http("http://d").http, ..discovery("public") };
+    for (writer, same, other) in [
+        (discovery("public"), both.clone(), discovery("private")),
+        (both.clone(), discovery("public"), over_http("http://d")),
+        (over_http("http://d"), over_http("http://d/"), over_http("http://e")),
+    ] {
+        cache(&writer).write(&[record("a", "a:1")]).unwrap();
+        assert_eq!(cache(&same).read(), [record("a", "a:1")]);
+        assert!(cache(&other).read().is_empty(), "{other:?}");
+        assert_eq!(cache(&other).over(vec![record("b", "b:1")]), [record("b", "b:1")]);
+    }
+    // A list that says of no discovery that it is its own, as visors of others write it.
+    let foreign = format!(r#"[{{"static":"{}","server":{{"address":"a:1"}}}}]"#, key("a"));
+    std::fs::write(folder.path().join("dmsg_servers.json"), foreign).unwrap();
+    assert!(cache(&both).read().is_empty());
+    assert!(ServerCache::new(folder.path(), &Endpoints::default()).is_none());
+}
+
+#[test]
+fn what_is_no_address_is_not_kept_and_spoils_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let cache = ServerCache::new(folder.path(), &discovery("d")).unwrap();
+    let long = "h".repeat(8000) + ":1";
+    cache.write(&[record("x", "x"), record("a", "a:1"), record("l", &long)]).unwrap();
+    assert_eq!(cache.read(), [record("a", "a:1")]);
+    cache.write(&[record("x", "x")]).unwrap();
+    assert_eq!(cache.read(), [record("a", "a:1")], "nothing else was listed: the last list stays");
+    let path = folder.path().join("dmsg_servers.json");
+    let text = std::fs::read_to_string(&path).unwrap();
+    std::fs::write(&path, text.replacen('[', r#"[{"static":"02"},"#, 1)).unwrap();
+    assert_eq!(cache.read(), [record("a", "a:1")]);
+}
+
+#[test]
+fn official_servers_come_first_in_a_list_that_may_be_cut() {
+    use crate::discovery::{Entry, RawEntry};
+    let fetched = |name: &str, label: &str| {
+        let mut entry = Entry::server(key(name).parse().unwrap(), format!("{name}:1"), 1);
+        entry.server.as_mut().unwrap().server_type = label.to_owned();
+        FetchedEntry { raw: RawEntry::of(entry), verified: false }
+    };
+    let names = ["a", "b", "c", "d"];
+    let mut entries: Vec<FetchedEntry> = names.map(|name| fetched(name, "community")).into();
+    entries.push(fetched("official", "official"));
+    let listed = listed(&entries);
+    assert_eq!(listed[0], record("official", "official:1"));
+    assert_eq!(listed.len(), 5);
 }
 
 #[test]

@@ -9,9 +9,6 @@ use serde_json::value::RawValue;
 use super::ClientError;
 use crate::discovery::{Entry, RawEntry, codec::parse_key};
 
-/// Labels that a discovery writes over a server's own (`discovery.md §2.3`), plus the absent one.
-const LABELS: [&str; 3] = ["", "official", "community"];
-
 /// An entry as a discovery served it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FetchedEntry {
@@ -42,22 +39,12 @@ impl FetchedEntry {
         if let Some(asked) = asked.filter(|asked| *asked != key) {
             return Err(ClientError::WrongKey(asked));
         }
-        let verified = raw.verify().is_ok() || verifies_under_a_label(raw.entry(), &LABELS);
+        let verified = raw.verify_as_served().is_ok();
         if !verified && raw.entry().server.is_none() {
             return Err(ClientError::Unverified(key));
         }
         Ok(Self { raw, verified })
     }
-}
-
-/// Whether the signature stands once the server's label is one of `labels`.
-pub(super) fn verifies_under_a_label(entry: &Entry, labels: &[&str]) -> bool {
-    let mut entry = entry.clone();
-    labels.iter().any(|label| {
-        let Some(server) = &mut entry.server else { return false };
-        server.server_type = (*label).to_owned();
-        entry.verify().is_ok()
-    })
 }
 
 /// The health of a discovery; members that are absent stay empty.

@@ -18,6 +18,9 @@ use crate::discovery::{ClientPart, DELEGATED_SERVERS_MAX, Entry, EntryError};
 /// one that names more is still reachable through the first.
 const LOOKUPS_MAX: usize = 16;
 
+/// How long a failure to list the servers is remembered; each server is asked for by itself meanwhile.
+const FAILURE_TTL: Duration = Duration::from_secs(5);
+
 /// What a directory is asked to do beyond the defaults.
 #[derive(Debug, Clone)]
 pub struct DirectoryOptions {
@@ -49,6 +52,7 @@ pub struct HttpDirectory {
     client: Arc<DiscoveryClient>,
     secret: SecretKey,
     options: DirectoryOptions,
+    /// Until when the list is good, and the list.
     servers: tokio::sync::Mutex<Option<(Instant, ServerMap)>>,
 }
 
@@ -104,17 +108,21 @@ impl HttpDirectory {
     /// wait for its answer. An empty map if the discovery cannot say: then each server is asked for by itself.
     async fn known_servers(&self) -> ServerMap {
         let mut cached = self.servers.lock().await;
-        if let Some((at, servers)) = &*cached
-            && at.elapsed() < self.options.servers_ttl
+        if let Some((until, servers)) = &*cached
+            && Instant::now() < *until
         {
             return Arc::clone(servers);
         }
         let Ok(entries) = self.client.all_servers().await else {
-            return ServerMap::default();
+            // Remembered too, or all who wait here would wait for a failure of their own, one after the other.
+            let servers = ServerMap::default();
+            let ttl = self.options.servers_ttl.min(FAILURE_TTL);
+            *cached = Some((Instant::now() + ttl, Arc::clone(&servers)));
+            return servers;
         };
         let servers: ServerMap =
             Arc::new(entries.iter().filter_map(record).map(|r| (r.key, r)).collect());
-        *cached = Some((Instant::now(), Arc::clone(&servers)));
+        *cached = Some((Instant::now() + self.options.servers_ttl, Arc::clone(&servers)));
         servers
     }
 

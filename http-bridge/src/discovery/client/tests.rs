@@ -142,8 +142,8 @@ async fn the_sequence_exceeds_what_is_stored_and_what_we_wrote() {
     };
     assert_eq!(sequence_with(None).await, Ok((0, 0)));
     assert_eq!(sequence_with(None).await, Ok((1, 0)));
-    assert_eq!(sequence_with(Some(41)).await, Ok((42, 5)));
-    assert_eq!(sequence_with(Some(7)).await, Ok((43, 5)));
+    assert_eq!(sequence_with(Some(41)).await, Ok((42, 6)));
+    assert_eq!(sequence_with(Some(7)).await, Ok((43, 6)));
     assert_eq!(sequence_with(Some(u64::MAX)).await, Err(ClientError::SequenceExhausted));
     assert_eq!(script.written().len(), 4);
 }

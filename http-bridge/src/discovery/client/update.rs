@@ -10,7 +10,7 @@ use std::time::Duration;
 use dmsg_engine::identity::{PublicKey, SecretKey};
 use tokio::time::{Instant, timeout_at};
 
-use super::{ClientError, DiscoveryClient, FetchedEntry, answer};
+use super::{ClientError, DiscoveryClient, FetchedEntry};
 use crate::discovery::{Entry, EntryError, RawEntry};
 
 /// Tries of one update; between them 100, 200, 400 and 800 ms pass.
@@ -176,13 +176,14 @@ impl DiscoveryClient {
         let now = self.now().0;
         let (mut entry, stored_sequence) = match stored {
             None => (Entry::blank(key), None),
-            Some(s) if s.verified || answer::verifies_under_a_label(s.entry(), labels) => {
+            Some(s) if s.verified || s.entry().verifies_under_a_label(labels) => {
                 let sequence = s.entry().sequence;
                 (s.raw.into_entry(), Some(sequence))
             }
             Some(s) => (Entry::blank(key), Some(s.entry().sequence.min(UNVERIFIED_SEQUENCE_MAX))),
         };
-        entry.timestamp = now.max(entry.timestamp);
+        // Newer than the stored one even if our clock is behind: a deletion must be.
+        entry.timestamp = now.max(entry.timestamp.saturating_add(1));
         entry.sequence = match stored_sequence.max(last_sequence) {
             None => 0,
             Some(sequence) => sequence.checked_add(1).ok_or(ClientError::SequenceExhausted)?,

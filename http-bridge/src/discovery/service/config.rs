@@ -46,11 +46,11 @@ pub struct DiscoveryConfig {
     pub passphrase: Option<Passphrase>,
     /// Keys of the network monitors, which may deregister anybody.
     pub monitors: Vec<PublicKey>,
-    /// What a DELETE over clear-net must prove. Off (the default): it may re-send the stored entry, as the Go client
-    /// does; so anybody can delete anybody until the next refresh. On: it must carry a newer timestamp, as our
-    /// client sends; Go clients then fail to withdraw and expire instead. Over DMSG the caller's key must always
-    /// be the entry's.
-    pub strict_delete: bool,
+    /// What a DELETE over clear-net must prove (`discovery.md §7.1`). Off (the default): that it was signed for this, by
+    /// a timestamp newer than the stored one, as our client sends it. On: nothing, as it may re-send the stored entry
+    /// that anybody can look up; Go clients do that over clear-net, and otherwise expire. Over DMSG the stored entry does
+    /// in either case, as the caller's key must be the entry's.
+    pub lax_delete: bool,
     /// The key under which this discovery is reachable at DMSG port 80, for its health page.
     pub dmsg_key: Option<PublicKey>,
     /// Hears of each visor's entry that was stored: since 2026 that is a sign of life (`services.md §8`).
@@ -69,7 +69,7 @@ impl Default for DiscoveryConfig {
             official_servers: Vec::new(),
             passphrase: None,
             monitors: Vec::new(),
-            strict_delete: false,
+            lax_delete: false,
             dmsg_key: None,
             seen: None,
             rate_limit: RateLimit::default(),

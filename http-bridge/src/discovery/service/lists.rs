@@ -5,6 +5,7 @@
 //! at most. The lock is held while a text is made, so that it is made once.
 
 use std::{
+    collections::HashMap,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
@@ -26,6 +27,9 @@ pub(super) const AVAILABLE_SERVERS_MAX: usize = 512;
 /// Bytes of entries in the answer to a batch at most; what does not fit is left out, as if unknown.
 const BATCH_ANSWER_BYTES_MAX: usize = 16 * 1024 * 1024;
 
+/// Keys of a batch that the store is asked for at once: with 64 KiB each, the longest texts, 32 MiB.
+const BATCH_KEYS_AT_ONCE: usize = 512;
+
 /// How long an entry that expired may still stand in a list of keys.
 const KEYS_TTL: Duration = Duration::from_secs(1);
 
@@ -33,39 +37,60 @@ const CLIENTS_BY_SERVER_TTL: Duration = Duration::from_secs(15);
 
 #[derive(Default)]
 pub(super) struct Lists {
-    all: Cached,
-    visors: Cached,
-    by_server: Cached,
+    all: Cached<Bytes>,
+    visors: Cached<Bytes>,
+    by_server: Cached<ByServer>,
 }
 
-/// A text that is good until `until`, as long as the store's membership is `membership`.
-#[derive(Default)]
-struct Cached(Mutex<Option<Text>>);
+/// Which clients each server has: the text of all, and its parts.
+#[derive(Clone)]
+struct ByServer {
+    text: Bytes,
+    lists: Arc<HashMap<PublicKey, Bytes>>,
+}
 
-struct Text {
+impl ByServer {
+    fn new(clients: Vec<(PublicKey, Vec<PublicKey>)>) -> Result<Self, StoreError> {
+        let lists: HashMap<PublicKey, Bytes> =
+            clients.iter().map(|(server, clients)| (*server, keys_text(clients))).collect();
+        let text = object(lists.iter().map(|(server, list)| (server, list.clone())));
+        Ok(Self { text, lists: Arc::new(lists) })
+    }
+}
+
+/// What is good until `until`, as long as the store's membership is `membership`.
+struct Cached<T>(Mutex<Option<Kept<T>>>);
+
+impl<T> Default for Cached<T> {
+    fn default() -> Self {
+        Self(Mutex::default())
+    }
+}
+
+struct Kept<T> {
     membership: u64,
     until: UnixNanos,
-    text: Bytes,
+    value: T,
 }
 
-impl Cached {
-    fn text(
+impl<T: Clone> Cached<T> {
+    fn value(
         &self,
         membership: u64,
         now: UnixNanos,
         ttl: Duration,
-        make: impl FnOnce() -> Result<Bytes, StoreError>,
-    ) -> Result<Bytes, StoreError> {
+        make: impl FnOnce() -> Result<T, StoreError>,
+    ) -> Result<T, StoreError> {
         let mut cached = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(fresh) = cached
             .as_ref()
             .filter(|c| c.membership == membership && now < c.until && c.until <= now.plus(ttl))
         {
-            return Ok(fresh.text.clone());
+            return Ok(fresh.value.clone());
         }
-        let text = make()?;
-        *cached = Some(Text { membership, until: now.plus(ttl), text: text.clone() });
-        Ok(text)
+        let value = make()?;
+        *cached = Some(Kept { membership, until: now.plus(ttl), value: value.clone() });
+        Ok(value)
     }
 }
 
@@ -81,7 +106,7 @@ impl DiscoveryService {
         };
         let (store, now) = (&self.0.store, self.now());
         let make = || Ok(keys_text(&store.client_keys(which, now)?));
-        Ok(cached.text(store.membership(), now, KEYS_TTL, make)?)
+        Ok(cached.value(store.membership(), now, KEYS_TTL, make)?)
     }
 
     /// `["<key>",…]`.
@@ -89,15 +114,22 @@ impl DiscoveryService {
         &self,
         server: &PublicKey,
     ) -> Result<Bytes, RequestError> {
-        Ok(keys_text(&self.0.store.clients_of(server, self.now())?))
+        if self.store_is_local() {
+            return Ok(keys_text(&self.0.store.clients_of(server, self.now())?));
+        }
+        // Elsewhere that takes all clients' entries, so all servers' lists are made of them.
+        Ok(self.by_server()?.lists.get(server).cloned().unwrap_or_else(|| keys_text(&[])))
+    }
+
+    fn by_server(&self) -> Result<ByServer, RequestError> {
+        let (store, now) = (&self.0.store, self.now());
+        let make = || ByServer::new(store.clients_by_server(now)?);
+        Ok(self.0.lists.by_server.value(0, now, CLIENTS_BY_SERVER_TTL, make)?)
     }
 
     /// `{"<server>":["<client>",…],…}`.
     pub(in crate::discovery) fn clients_by_server(&self) -> Result<Bytes, RequestError> {
-        let (store, now) = (&self.0.store, self.now());
-        let make =
-            || Ok(object(store.clients_by_server(now)?.iter().map(|(k, v)| (k, keys_text(v)))));
-        Ok(self.0.lists.by_server.text(0, now, CLIENTS_BY_SERVER_TTL, make)?)
+        Ok(self.by_server()?.text)
     }
 
     /// Servers with room, most room first.
@@ -126,13 +158,15 @@ impl DiscoveryService {
         keys.dedup();
         let mut found = Vec::new();
         let mut bytes = 0;
-        for key in &keys {
-            let Some(record) = self.0.store.find(key, now)? else { continue };
-            bytes += record.served.len();
-            if bytes > BATCH_ANSWER_BYTES_MAX {
-                break;
+        'parts: for part in keys.chunks(BATCH_KEYS_AT_ONCE) {
+            for (key, record) in part.iter().zip(self.0.store.find_all(part, now)?) {
+                let Some(record) = record else { continue };
+                bytes += record.served.len();
+                if bytes > BATCH_ANSWER_BYTES_MAX {
+                    break 'parts;
+                }
+                found.push((key, record.served.clone()));
             }
-            found.push((key, record.served.clone()));
         }
         Ok(object(found.into_iter()))
     }
@@ -202,7 +236,7 @@ mod tests {
         let second = Duration::from_secs(1);
         let at = |seconds: u64| UnixNanos(0).plus(second * u32::try_from(seconds).unwrap_or(0));
         let text = |membership, now, text: &'static str| {
-            cached.text(membership, now, second, || Ok(Bytes::from(text))).ok()
+            cached.value(membership, now, second, || Ok(Bytes::from(text))).ok()
         };
         assert_eq!(text(1, at(10), "a"), Some("a".into()));
         assert_eq!(text(1, at(10), "b"), Some("a".into()));

@@ -122,6 +122,14 @@ impl RedisStore {
         Ok(())
     }
 
+    /// Gives an entry its places again that another process took while its predecessor's were removed.
+    fn put_back(&self, key: &str, now_ms: i64) -> Result<(), StoreError> {
+        let Some(record) = self.wait(self.redis.text(key))?.and_then(|text| read(&text)) else {
+            return Ok(());
+        };
+        self.wait(self.redis.place(key, places(&record), Some(now_ms + LOOK_AGAIN_MS)))
+    }
+
     /// The lists by server, made of all clients' entries.
     fn delegators(&self) -> Result<HashMap<PublicKey, Vec<PublicKey>>, StoreError> {
         let clients = self.wait(self.records(CLIENTS))?;
@@ -143,6 +151,17 @@ impl Store for RedisStore {
     fn find(&self, key: &PublicKey, _now: UnixNanos) -> Result<Option<Arc<Record>>, StoreError> {
         let text = self.wait(self.redis.text(&key.to_string()))?;
         Ok(text.and_then(|text| read(&text)).map(Arc::new))
+    }
+
+    /// In commands of many keys rather than one by one.
+    fn find_all(
+        &self,
+        keys: &[PublicKey],
+        _now: UnixNanos,
+    ) -> Result<Vec<Option<Arc<Record>>>, StoreError> {
+        let keys: Vec<String> = keys.iter().map(ToString::to_string).collect();
+        let texts = self.wait(self.redis.texts(&keys))?;
+        Ok(texts.into_iter().map(|text| text.and_then(|text| read(&text)).map(Arc::new)).collect())
     }
 
     fn put(&self, record: Record, now: UnixNanos) -> Result<Written, StoreError> {
@@ -240,6 +259,7 @@ impl Store for RedisStore {
             } else {
                 self.wait(self.redis.place(key, NOWHERE, None))?;
                 expired += 1;
+                self.put_back(key, now_ms)?;
             }
         }
         if expired > 0 {

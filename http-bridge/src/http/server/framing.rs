@@ -13,8 +13,9 @@
 //! - a Transfer-Encoding of several codings, or several of them: takes chunked if it is the last;
 //! - lines of the head that end with LF alone: takes them.
 //!
-//! They are looked for here, in the bytes on their way to hyper. Whatever hyper itself refuses (a fold, a space before a
-//! colon, Transfer-Encoding in HTTP/1.0, a bad chunk size) ends the watch: the connection ends with it.
+//! They are looked for here, in the bytes on their way to hyper. A length or a chunk's size that cannot be read here, or is
+//! longer than what is kept of a line, is a problem too, whatever hyper makes of it: from then on the watch would be out of
+//! step. What else hyper refuses (a fold, a space before a colon, Transfer-Encoding in HTTP/1.0) ends the connection.
 
 /// Bytes of a line that are kept: the longest name that matters, and twenty digits.
 const LINE_KEPT_BYTES: usize = 64;
@@ -32,8 +33,10 @@ enum State {
 /// Follows the requests of one connection.
 pub(super) struct FramingWatch {
     state: State,
-    /// The beginning of the current line.
+    /// The beginning of the current line; of a header, without the blanks behind its colon.
     line: Vec<u8>,
+    /// Whether the line is longer than that.
+    is_cut: bool,
     last: u8,
     problem: Option<&'static str>,
     is_request_line: bool,
@@ -46,6 +49,7 @@ impl FramingWatch {
         Self {
             state: State::Head,
             line: Vec::with_capacity(LINE_KEPT_BYTES),
+            is_cut: false,
             last: 0,
             problem: None,
             is_request_line: true,
@@ -76,18 +80,34 @@ impl FramingWatch {
             bytes = &bytes[1..];
             let before = std::mem::replace(&mut self.last, byte);
             if byte != b'\n' {
-                if self.line.len() < LINE_KEPT_BYTES {
-                    self.line.push(byte);
-                }
+                self.keep(byte);
                 continue;
             }
-            let line = std::mem::take(&mut self.line);
+            let mut line = std::mem::take(&mut self.line);
             if before != b'\r' && matches!(self.state, State::Head) {
                 self.problem.get_or_insert("a line of the head ends without CR\n");
             }
             self.end_line(line.strip_suffix(b"\r").unwrap_or(&line));
+            // The next line has the same room.
+            line.clear();
+            (self.line, self.is_cut) = (line, false);
         }
         self.problem.filter(|_| matches!(self.state, State::Done))
+    }
+
+    fn keep(&mut self, byte: u8) {
+        let is_head = matches!(self.state, State::Head) && !self.is_request_line;
+        let is_behind_colon =
+            self.line.last() == Some(&b':') && !self.line[..self.line.len() - 1].contains(&b':');
+        if is_head && is_behind_colon && matches!(byte, b' ' | b'\t') {
+            return;
+        }
+        // The CR of the line's end is not part of it.
+        if self.line.len() < LINE_KEPT_BYTES {
+            self.line.push(byte);
+        } else if byte != b'\r' {
+            self.is_cut = true;
+        }
     }
 
     fn end_line(&mut self, line: &[u8]) {
@@ -98,10 +118,13 @@ impl FramingWatch {
             State::Head => self.header(line),
             // The size of the data and of the line end behind it.
             State::ChunkSize => {
-                self.state = match chunk_size(line) {
+                self.state = match chunk_size(line, self.is_cut) {
                     Some(0) => State::Trailers,
                     Some(size) => State::ChunkData(size.saturating_add(2)),
-                    None => State::Done,
+                    None => {
+                        self.problem = Some("a chunk's size that cannot be read\n");
+                        State::Done
+                    }
                 }
             }
             State::Trailers if line.is_empty() => self.state = State::Head,
@@ -113,18 +136,19 @@ impl FramingWatch {
         let mut halves = line.splitn(2, |byte| *byte == b':');
         let (name, value) = (halves.next().unwrap_or_default(), halves.next().unwrap_or_default());
         if name.eq_ignore_ascii_case(b"transfer-encoding") {
-            if self.is_chunked || !value.trim_ascii().eq_ignore_ascii_case(b"chunked") {
+            let is_plain = !self.is_cut && value.trim_ascii().eq_ignore_ascii_case(b"chunked");
+            if self.is_chunked || !is_plain {
                 self.problem.get_or_insert("a Transfer-Encoding other than chunked, once\n");
             }
             self.is_chunked = true;
         } else if name.eq_ignore_ascii_case(b"content-length") {
             match std::str::from_utf8(value).ok().and_then(|value| value.trim().parse().ok()) {
-                Some(length) => {
+                Some(length) if !self.is_cut => {
                     if self.length.replace(length).is_some() {
                         self.problem.get_or_insert("more than one Content-Length\n");
                     }
                 }
-                None => self.state = State::Done,
+                _ => drop(self.problem.get_or_insert("a Content-Length that cannot be read\n")),
             }
         }
     }
@@ -144,9 +168,13 @@ impl FramingWatch {
     }
 }
 
-/// The hex digits before an extension.
-fn chunk_size(line: &[u8]) -> Option<u64> {
-    let digits = line.split(|byte| matches!(byte, b';' | b' ' | b'\t')).next()?;
+/// The hex digits before an extension, if all of them are there.
+fn chunk_size(line: &[u8], is_cut: bool) -> Option<u64> {
+    let is_end = |byte: &u8| matches!(byte, b';' | b' ' | b'\t');
+    if is_cut && !line.iter().any(is_end) {
+        return None;
+    }
+    let digits = line.split(is_end).next()?;
     u64::from_str_radix(std::str::from_utf8(digits).ok()?, 16).ok()
 }
 
@@ -213,16 +241,32 @@ mod tests {
         }
     }
 
+    /// hyper takes the blanks and the zeros.
     #[test]
-    fn nonsense_ends_the_watch() {
-        for head in
-            ["Content-Length: x", "Content-Length: -1", "Content-Length: 99999999999999999999"]
-        {
-            assert!(!is_found(&format!("POST / HTTP/1.1\r\n{head}\r\n\r\n{BOTH}")));
+    fn nothing_blinds_the_watch() {
+        let (blanks, zeros) = (" ".repeat(200), "0".repeat(200));
+        for before in [
+            format!("POST / HTTP/1.1\r\nContent-Length:{blanks}0\r\n\r\n"),
+            format!("POST / HTTP/1.1\r\nContent-Length:\t{blanks}5\r\n\r\n12345"),
+            format!("POST / HTTP/1.1\r\nTransfer-Encoding:{blanks}chunked\r\n\r\n0\r\n\r\n"),
+            format!("POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n0;x={zeros}\r\n\r\n"),
+            format!("POST / HTTP/1.1\r\nX:{blanks}{zeros}\r\n\r\n"),
+        ] {
+            assert!(!is_found(&before), "{before:?}");
+            assert!(is_found(&format!("{before}{BOTH}")), "{before:?}");
         }
-        assert!(!is_found(&format!(
-            "POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\nffffffffffffffffff\r\n{BOTH}"
-        )));
+        for head in [
+            "Content-Length: x",
+            "Content-Length: -1",
+            "Content-Length: 99999999999999999999",
+            &format!("Content-Length: 5{blanks}"),
+            &format!("Content-Length: {zeros}5"),
+            &format!("Transfer-Encoding: chunked{blanks}"),
+            &format!("Transfer-Encoding: chunked\r\n\r\n{zeros}5"),
+            "Transfer-Encoding: chunked\r\n\r\nffffffffffffffffff",
+        ] {
+            assert!(is_found(&format!("POST / HTTP/1.1\r\n{head}\r\n\r\n")), "{head:?}");
+        }
         assert!(!is_found(&format!(
             "POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\nffffffffffffffff\r\n{BOTH}"
         )));

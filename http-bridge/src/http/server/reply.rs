@@ -20,6 +20,7 @@ use bytes::Bytes;
 use http_body::{Body as HttpBody, Frame, SizeHint};
 
 use super::clock::{Clock, InRequest};
+use crate::http::BreakOff;
 
 /// Keeps its request under way until it is sent or given up.
 pub(super) struct Reply {
@@ -27,16 +28,23 @@ pub(super) struct Reply {
     clock: Clock,
     /// Why the body failed, and how many flushes had been done when it did.
     failing: Option<(axum::Error, u64)>,
+    /// For a reply whose failure would otherwise look like its end.
+    break_off: Option<BreakOff>,
     _in_request: InRequest,
 }
 
 impl Reply {
     /// Wraps the body of a reply, unless there is nothing of it to send.
-    pub(super) fn body(body: Body, clock: Clock, in_request: InRequest) -> Body {
+    pub(super) fn body(
+        body: Body,
+        clock: Clock,
+        in_request: InRequest,
+        break_off: Option<BreakOff>,
+    ) -> Body {
         if body.is_end_stream() {
             return body;
         }
-        Body::new(Self { body, clock, failing: None, _in_request: in_request })
+        Body::new(Self { body, clock, failing: None, break_off, _in_request: in_request })
     }
 }
 
@@ -53,6 +61,7 @@ impl HttpBody for Reply {
             if this.clock.poll_flushed(*since, cx).is_pending() {
                 return Poll::Pending;
             }
+            this.break_off.iter().for_each(BreakOff::now);
             return Poll::Ready(this.failing.take().map(|(error, _)| Err(error)));
         }
         let polled = Pin::new(&mut this.body).poll_frame(cx);

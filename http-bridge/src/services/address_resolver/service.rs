@@ -103,7 +103,15 @@ impl AddressResolver {
             addresses: parsed.iter().map(ToString::to_string).collect(),
         };
         let edit = Edit::Put { key: caller.key.to_string(), value, deadline: self.host.deadline() };
-        self.bindings.edit(|_| Ok(((), vec![edit]))).await
+        let now = self.host.now();
+        self.bindings
+            .edit(|shelf| {
+                if shelf.get(&caller.key.to_string(), now).is_none() {
+                    self.host.admit_new(caller.peer, 1)?;
+                }
+                Ok(((), vec![edit]))
+            })
+            .await
     }
 
     async fn unbind(&self, keys: &[PublicKey]) -> Result<(), ApiError> {

@@ -50,6 +50,8 @@ pub struct Authority {
     pub key: PublicKey,
     /// The caller's address: of the connection, or over DMSG what the caller claims.
     pub address: Option<IpAddr>,
+    /// The address of the TCP connection, if it came over one.
+    pub peer: Option<IpAddr>,
     /// What is to be counted by [`Guard::answered`].
     pending: Option<u64>,
 }
@@ -117,12 +119,12 @@ impl Guard {
             .verify(&key, &signed_bytes(body, nonce))
             .map_err(|error| format!("Recovered pubkey does not match pubkey: {error}"))?;
         if self.config.counts_only_200 {
-            return Ok(Authority { key, address, pending: Some(nonce) });
+            return Ok(Authority { key, address, peer: address, pending: Some(nonce) });
         }
         if !self.state().count(key, nonce, self.config.keys_max) {
             return Err("SW-Nonce does not match".to_owned());
         }
-        Ok(Authority { key, address, pending: None })
+        Ok(Authority { key, address, peer: address, pending: None })
     }
 
     /// Tells how the handler answered; matters to [`GuardConfig::counts_only_200`] alone.
@@ -163,7 +165,7 @@ fn admit_stream(headers: &HeaderMap, key: PublicKey) -> Result<Authority, Refusa
     }
     let claimed = headers.get(PUBLIC_IP).and_then(|value| value.to_str().ok());
     let address = claimed.and_then(|text| text.trim().parse().ok());
-    Ok(Authority { key, address, pending: None })
+    Ok(Authority { key, address, peer: None, pending: None })
 }
 
 fn parsed<T: FromStr>(headers: &HeaderMap, header: HeaderName, name: &str) -> Result<T, Refusal>

@@ -15,6 +15,12 @@ pub(in crate::services) fn list<T: Serialize>(host: &Host, items: Vec<T>) -> Res
     json(&Some(items).filter(|items| !(items.is_empty() && host.config().quirks.null_lists)))
 }
 
+/// The text of a list, as [`list`] answers it.
+pub(in crate::services) fn list_text<T: Serialize>(host: &Host, items: Vec<T>) -> Vec<u8> {
+    let items = Some(items).filter(|items| !(items.is_empty() && host.config().quirks.null_lists));
+    serde_json::to_vec(&items).unwrap_or_default()
+}
+
 /// What Go answers to a deregistration.
 pub(in crate::services) fn null() -> Response {
     json(&serde_json::Value::Null)

@@ -38,6 +38,12 @@ impl ApiError {
         let error = Self::flat(StatusCode::TOO_MANY_REQUESTS, "rate limit exceeded");
         Self { retry_after: Some(retry_after), ..error }
     }
+
+    /// 503 with Go's nested form, and when to come back.
+    pub(in crate::services) fn busy(message: &str) -> Self {
+        let error = Self::nested(StatusCode::SERVICE_UNAVAILABLE, message);
+        Self { retry_after: Some(Duration::from_secs(1)), ..error }
+    }
 }
 
 impl From<RecordsError> for ApiError {

@@ -1,12 +1,14 @@
 //! Routes in a graph of transports. Pure.
 //!
-//! Best first: a queue of beginnings, ordered by how long the whole route will be at least, which is exact since the
-//! distances to the end are known beforehand. So routes come out shortest first, and a beginning that cannot reach
-//! the end in time is never looked at. A route visits no visor twice, but for one that ends where it began.
+//! Best first: a queue of beginnings, ordered by how long the whole route will be at least: what is behind, the distance to
+//! the end, which is known beforehand, and never less than the request wants. So routes come out shortest first, and a
+//! beginning that cannot reach the end in time is never looked at. Of equal ones the youngest comes first: it is nearest
+//! to its end. A route visits no visor twice, but for one that ends where it began.
 
 use std::{
     cmp::Reverse,
     collections::{BinaryHeap, HashMap, VecDeque},
+    ops::RangeInclusive,
     rc::Rc,
 };
 
@@ -21,8 +23,8 @@ pub const ROUTES_DEFAULT: u16 = 5;
 /// Routes per edge at most.
 pub const ROUTES_MAX: u16 = 50;
 
-/// Beginnings that are looked at for one edge, 100 bytes each: 10 MiB and some 20 ms. In a graph where routes of a
-/// certain length are hard to find, none is found.
+/// Transports that are looked at for one edge; each may become a beginning of 100 bytes: 10 MiB and some 20 ms. In a
+/// graph where routes of a certain length are hard to find, none is found.
 const STEPS_MAX: usize = 100_000;
 
 /// The transports, by visor.
@@ -100,59 +102,97 @@ impl Graph {
         distances
     }
 
-    fn hops(&self, from: PublicKey) -> impl Iterator<Item = Hop> + use<'_> {
+    fn hops(&self, from: PublicKey) -> impl DoubleEndedIterator<Item = Hop> + use<'_> {
         self.from(from).iter().map(move |&(transport, to)| Hop { transport, from, to })
     }
 
     /// Routes along `edge`, shortest first.
     #[must_use]
     pub fn routes(&self, edge: Edge, options: RouteOptions) -> Vec<Route> {
-        let min = usize::from(options.min_hops.max(1));
         let wanted = usize::from(options.routes_max.unwrap_or(ROUTES_DEFAULT).clamp(1, ROUTES_MAX));
-        let mut search = Search {
-            distances: self.distances(edge.to),
-            hops_max: usize::from(options.max_hops),
-            queue: BinaryHeap::new(),
-            known: Vec::new(),
-        };
-        self.hops(edge.from).for_each(|hop| search.push(hop, None));
-        let mut routes = Vec::new();
-        while routes.len() < wanted
-            && let Some(at) = search.pop()
-        {
-            if at.hop.to == edge.to {
-                routes.extend((at.length >= min).then(|| at.route()));
-                continue;
-            }
-            for hop in self.hops(at.hop.to).filter(|hop| hop.to == edge.to || !at.visits(hop.to)) {
-                search.push(hop, Some(&at));
-            }
-        }
-        routes
+        Search::new(self, edge, options).routes(wanted)
     }
 }
 
 /// A search under way.
-struct Search {
+struct Search<'g> {
+    graph: &'g Graph,
     distances: HashMap<PublicKey, usize>,
-    hops_max: usize,
+    hops: RangeInclusive<usize>,
     /// Length of the whole route at least, and which beginning.
-    queue: BinaryHeap<Reverse<(usize, usize)>>,
+    queue: BinaryHeap<(Reverse<usize>, usize)>,
     known: Vec<Rc<Beginning>>,
+    /// Transports looked at so far.
+    steps: usize,
 }
 
-impl Search {
-    fn push(&mut self, hop: Hop, before: Option<&Rc<Beginning>>) {
-        let length = before.map_or(1, |before| before.length + 1);
-        let Some(rest) = self.distances.get(&hop.to) else { return };
-        if length + rest <= self.hops_max && self.known.len() < STEPS_MAX {
-            self.queue.push(Reverse((length + rest, self.known.len())));
-            self.known.push(Rc::new(Beginning { hop, length, before: before.cloned() }));
+impl<'g> Search<'g> {
+    fn new(graph: &'g Graph, edge: Edge, options: RouteOptions) -> Self {
+        let mut search = Self {
+            graph,
+            distances: graph.distances(edge.to),
+            hops: usize::from(options.min_hops.max(1))..=usize::from(options.max_hops),
+            queue: BinaryHeap::new(),
+            known: Vec::new(),
+            steps: 0,
+        };
+        search.go_on_from(edge.from, None);
+        search
+    }
+
+    /// The next routes, shortest first.
+    fn routes(&mut self, wanted: usize) -> Vec<Route> {
+        let mut routes = Vec::new();
+        while routes.len() < wanted
+            && let Some(at) = self.pop()
+        {
+            if self.is_end(at.hop.to) {
+                routes.push(at.route());
+            } else {
+                self.go_on_from(at.hop.to, Some(&at));
+            }
+        }
+        routes
+    }
+
+    fn go_on_from(&mut self, visor: PublicKey, before: Option<&Rc<Beginning>>) {
+        let graph = self.graph;
+        // The last one is looked at first: that shall be the first.
+        for hop in graph.hops(visor).rev() {
+            if self.is_over() {
+                return;
+            }
+            self.push(hop, before);
         }
     }
 
+    fn is_end(&self, visor: PublicKey) -> bool {
+        self.distances.get(&visor) == Some(&0)
+    }
+
+    fn is_over(&self) -> bool {
+        self.steps >= STEPS_MAX
+    }
+
+    fn push(&mut self, hop: Hop, before: Option<&Rc<Beginning>>) {
+        self.steps += 1;
+        let length = before.map_or(1, |before| before.length + 1);
+        let Some(rest) = self.distances.get(&hop.to) else { return };
+        let is_end = *rest == 0;
+        let total = length + rest;
+        if total > *self.hops.end() || (is_end && length < *self.hops.start()) {
+            return;
+        }
+        if !is_end && before.is_some_and(|before| before.visits(hop.to)) {
+            return;
+        }
+        self.queue.push((Reverse(total.max(*self.hops.start())), self.known.len()));
+        self.known.push(Rc::new(Beginning { hop, length, before: before.cloned() }));
+    }
+
+    /// The most promising beginning. Once the search is over, only routes that are known already are told.
     fn pop(&mut self) -> Option<Rc<Beginning>> {
-        let Reverse((_, index)) = self.queue.pop()?;
+        let (_, index) = self.queue.pop()?;
         self.known.get(index).cloned()
     }
 }
@@ -234,7 +274,35 @@ mod tests {
         let links: Vec<&str> = links.iter().map(String::as_str).collect();
         let net = graph(&links);
         assert_eq!(lengths(&net, "az", hops(1, 50)), [1, 2, 2, 2, 2]);
-        // Long ones are found or not, but the search ends.
-        let _ = lengths(&net, "az", hops(20, 25));
+        assert_eq!(lengths(&net, "az", hops(20, 25)), [20; 5]);
+    }
+
+    #[test]
+    fn a_hard_question_costs_no_more_than_another() {
+        // 450 visors, each linked with every other one: all that the table of transports holds.
+        let visors: Vec<PublicKey> =
+            (0..450u32).map(|n| SecretKey::from_seed(&n.to_be_bytes()).public_key()).collect();
+        let mut ends: HashMap<PublicKey, Vec<_>> = HashMap::new();
+        let (a, b) = (visors[0], visors[1]);
+        let id = Transport::new([a, b], "dmsg", "").id;
+        for from in &visors {
+            let others = visors.iter().filter(|to| *to != from);
+            ends.insert(*from, others.map(|to| (id, *to)).collect());
+        }
+        // A visor behind one of them, so that most of what is tried ends in nothing.
+        let far = SecretKey::from_seed(b"far").public_key();
+        ends.entry(b).or_default().push((id, far));
+        ends.insert(far, vec![(id, b)]);
+        let net = Graph { ends };
+        for to in [b, far] {
+            for (min, max) in [(1, 50), (2, 2), (3, 3), (40, 50), (50, 50)] {
+                let mut search = Search::new(&net, Edge { from: a, to }, hops(min, max));
+                let found = search.routes(5);
+                assert!(search.steps < STEPS_MAX + 450, "{min}..={max}: {} steps", search.steps);
+                assert!(found.len() <= 5);
+            }
+        }
+        let long = net.routes(Edge { from: a, to: b }, hops(40, 50));
+        assert_eq!(long.len(), 5, "these are not hard to find");
     }
 }

@@ -13,6 +13,7 @@ use axum::{
 };
 use http::StatusCode;
 use serde::Deserialize;
+use tokio::{sync::Semaphore, time::timeout};
 
 use super::{Edge, RouteOptions, Routes, graph::Graph};
 use crate::{
@@ -26,6 +27,12 @@ use crate::{
 /// Edges of one request at most; visors ask for two. Each costs up to 20 ms.
 pub const EDGES_MAX: usize = 16;
 
+/// Requests that are searched for at once, so that searches take two cores at most and 20 MiB. Others wait.
+const SEARCHES_MAX: usize = 2;
+
+/// How long a request waits for its turn: what four full ones take.
+const TURN_TIMEOUT: Duration = Duration::from_secs(2);
+
 /// How old the picture of the transports gets.
 pub const REFRESH_INTERVAL: Duration = Duration::from_secs(2);
 
@@ -36,13 +43,15 @@ const RETRY_INTERVAL: Duration = Duration::from_secs(5);
 pub struct RouteFinder {
     host: Host,
     graph: RwLock<Arc<Graph>>,
+    turns: Arc<Semaphore>,
 }
 
 impl RouteFinder {
     /// A finder that knows no transport yet.
     #[must_use]
     pub fn new(config: HostConfig) -> Self {
-        Self { host: Host::new(config), graph: RwLock::default() }
+        let turns = Arc::new(Semaphore::new(SEARCHES_MAX));
+        Self { host: Host::new(config), graph: RwLock::default(), turns }
     }
 
     /// These are the transports now.
@@ -115,8 +124,15 @@ async fn routes(State(service): State<Arc<RouteFinder>>, request: Request) -> Re
         if question.edges.len() > EDGES_MAX {
             return Err(bad(format!("more than {EDGES_MAX} edges in one request")));
         }
+        let turn = timeout(TURN_TIMEOUT, Arc::clone(&service.turns).acquire_owned()).await;
+        let Ok(Ok(turn)) = turn else { return Err(ApiError::busy("too many searches at once")) };
         let graph = service.graph();
-        let found = tokio::task::spawn_blocking(move || answer(&graph, &question)).await;
+        // A search goes on when its caller has left, and its turn with it.
+        let search = move || {
+            let _turn = turn;
+            answer(&graph, &question)
+        };
+        let found = tokio::task::spawn_blocking(search).await;
         let unexpected =
             |_| ApiError::nested(StatusCode::INTERNAL_SERVER_ERROR, "the search did not end");
         Ok(axum::Json(found.map_err(unexpected)??).into_response())

@@ -1,9 +1,12 @@
 //! What a visor offers, as it stands in the directory (`services.md §5.1`).
 
-use std::{fmt, str::FromStr};
+use std::{collections::HashMap, fmt, str::FromStr};
 
 use dmsg_engine::identity::PublicKey;
-use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error};
+use serde::{
+    Deserialize, Deserializer, Serialize, Serializer,
+    de::{Error, IgnoredAny},
+};
 
 /// `key:port`; the port may be absent when read, which is 0.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -87,9 +90,8 @@ fn is_none(number: &u64) -> bool {
     *number == 0
 }
 
-/// A service that a visor offers.
+/// A service that a visor offers. Members that are not known are passed over: newer services may tell more.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct Offer {
     /// Who offers it, and where.
     pub address: OfferAddr,
@@ -113,11 +115,24 @@ pub struct Offer {
     pub info: Option<OfferInfo>,
 }
 
+/// The members of an offer.
+const MEMBERS: [&str; 7] =
+    ["address", "type", "geo", "display_node_ip", "version", "local_ips", "info"];
+
 fn nullable<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<String>, D::Error> {
     Option::<Vec<String>>::deserialize(from).map(Option::unwrap_or_default)
 }
 
 impl Offer {
+    /// Reads what somebody registers; a member that is not known is refused there (`services.md §5.2`).
+    pub(super) fn parse_strictly(body: &[u8]) -> Result<Self, serde_json::Error> {
+        let members: HashMap<String, IgnoredAny> = serde_json::from_slice(body)?;
+        match members.keys().find(|name| !MEMBERS.contains(&name.as_str())) {
+            Some(name) => Err(serde_json::Error::unknown_field(name, &MEMBERS)),
+            None => serde_json::from_slice(body),
+        }
+    }
+
     /// An offer with nothing but its address and type.
     #[must_use]
     pub fn new(address: OfferAddr, kind: impl Into<String>) -> Self {
@@ -154,7 +169,13 @@ mod tests {
         let written = serde_json::to_string(&offer).unwrap();
         assert_eq!(written, format!(r#"{{"address":"{key}:0","type":"vpn","geo":{{}}}}"#));
         let odd = format!(r#"{{"address":"{key}:1","type":"vpn","evil":1}}"#);
-        assert!(serde_json::from_str::<Offer>(&odd).is_err());
+        let refused = Offer::parse_strictly(odd.as_bytes()).unwrap_err().to_string();
+        assert!(refused.contains("unknown field `evil`"), "{refused}");
+        assert!(Offer::parse_strictly(bare.as_bytes()).is_ok());
+        // Of a list nothing gets lost because its service is newer than we are.
+        let list = format!("[{odd},{bare}]");
+        let read = crate::services::call::read_list::<Offer>("/", list.as_bytes()).unwrap();
+        assert_eq!(read.len(), 2);
         assert!(format!("{key}:65536").parse::<OfferAddr>().is_err());
     }
 }

@@ -24,18 +24,30 @@ use crate::{
     services::{
         KeyText,
         auth::Authority,
-        host::{ApiError, Host, HostConfig, OBJECT_BYTES_MAX, Service, json, list, query},
+        host::{
+            ApiError, Host, HostConfig, OBJECT_BYTES_MAX, Service, SharedText, json, json_text,
+            list_text, query,
+        },
         ip::is_public,
         records::{Database, Edit, Record, Records, RecordsError},
         uptime_tracker::{Ledger, summaries},
     },
 };
 
-/// Offers at most. One is 300 bytes, 8 KiB at worst: 15 MiB, 400 MiB at worst.
+/// Offers at most. One is 300 bytes, 2 KiB at worst: 15 MiB, 100 MiB at worst.
 pub const OFFERS_MAX: usize = 50_000;
 
-/// Bytes of one offer.
-pub const OFFER_BYTES_MAX: usize = 8 * 1024;
+/// Bytes of one offer; twenty addresses of interfaces fit in it.
+pub const OFFER_BYTES_MAX: usize = 2 * 1024;
+
+/// The types whose lists many ask for.
+const KINDS: [&str; 3] = ["vpn", "skysocks", "visor"];
+
+/// Bytes of a list with a filter or a quantity at most; these are not shared.
+const FILTERED_BYTES_MAX: usize = 4 * 1024 * 1024;
+
+/// Bytes of a list at most: half of what clients take. What does not fit is left out, whichever it is.
+const LIST_BYTES_MAX: usize = 16 * 1024 * 1024;
 
 /// Types that one visor offers at most; three are known.
 pub const OFFERS_PER_KEY_MAX: usize = 16;
@@ -50,6 +62,8 @@ impl Record for Offer {
 pub struct ServiceDiscovery {
     host: Host,
     offers: Records<Offer>,
+    /// The whole list of each of [`KINDS`].
+    lists: [SharedText; KINDS.len()],
     uptimes: Arc<Ledger>,
 }
 
@@ -61,7 +75,7 @@ impl ServiceDiscovery {
         let host = Host::new(config);
         let offers = Records::open(database, "offers", OFFERS_MAX, host.now())?;
         let uptimes = Arc::new(Ledger::open(database, host.now())?);
-        Ok(Self { host, offers, uptimes })
+        Ok(Self { host, offers, lists: Default::default(), uptimes })
     }
 
     async fn register(&self, caller: Authority, mut offer: Offer) -> Result<Offer, ApiError> {
@@ -75,8 +89,11 @@ impl ServiceDiscovery {
             .offers
             .edit(|shelf| {
                 let known = shelf.get(&key, now).is_some();
-                if !known && shelf.of(&caller.key, now).len() >= OFFERS_PER_KEY_MAX {
-                    return Err(forbidden("too many services of one visor"));
+                if !known {
+                    if shelf.of(&caller.key, now).len() >= OFFERS_PER_KEY_MAX {
+                        return Err(forbidden("too many services of one visor"));
+                    }
+                    self.host.admit_new(caller.peer, 1)?;
                 }
                 let edit = Edit::Put { key, value: offer.clone(), deadline };
                 Ok((offer, vec![edit]))
@@ -167,36 +184,84 @@ impl Service for ServiceDiscovery {
     }
 }
 
-async fn offers(State(service): Shared, request: Request) -> Response {
-    let query = query(&request);
-    let Some(kind) = query.get("type").filter(|kind| !kind.is_empty()) else {
-        return ApiError::bad("the query names no type").into_response();
-    };
-    let quantity = match query.get("quantity").map(|text| text.parse::<usize>()) {
-        None => 0,
-        Some(Ok(quantity)) => quantity,
-        Some(Err(_)) => return ApiError::bad("quantity is no number").into_response(),
-    };
-    let wanted = |value: &str, name: &str| {
-        query.get(name).is_none_or(|wanted| wanted.is_empty() || wanted == value)
-    };
-    let mut found: Vec<Offer> = {
-        let shelf = service.offers.read();
-        let offers = shelf.all(service.host.now()).filter(|offer| {
-            let country = offer.geo.as_ref().map_or("", |geo| geo.country.as_str());
-            offer.kind == canonical(kind)
-                && wanted(&offer.version, "version")
-                && wanted(country, "country")
-        });
-        offers.map(|offer| shown(offer)).collect()
-    };
-    if quantity > 0 && quantity < found.len() {
-        found.shuffle(&mut rand::rng());
-        found.truncate(quantity);
-    } else {
-        found.sort_by_key(|offer| offer.address);
+/// Which offers are asked for.
+struct Wanted {
+    kind: String,
+    version: Option<String>,
+    country: Option<String>,
+    quantity: usize,
+}
+
+impl Wanted {
+    fn of(request: &Request) -> Result<Self, ApiError> {
+        let mut query = query(request);
+        let mut given = |name: &str| query.remove(name).filter(|text| !text.is_empty());
+        let kind = given("type").ok_or_else(|| ApiError::bad("the query names no type"))?;
+        let (version, country) = (given("version"), given("country"));
+        let quantity = query.remove("quantity").map_or(Ok(0), |text| text.parse::<usize>());
+        let quantity = quantity.map_err(|_| ApiError::bad("quantity is no number"))?;
+        Ok(Self { kind: canonical(&kind).to_owned(), version, country, quantity })
     }
-    list(&service.host, found)
+
+    fn is_met_by(&self, offer: &Offer) -> bool {
+        let country = offer.geo.as_ref().map_or("", |geo| geo.country.as_str());
+        offer.kind == self.kind
+            && self.version.as_ref().is_none_or(|version| *version == offer.version)
+            && self.country.as_deref().is_none_or(|wanted| wanted == country)
+    }
+
+    /// The place of the list in [`ServiceDiscovery::lists`], if it is one that everybody asks for.
+    fn shared(&self) -> Option<usize> {
+        let is_whole = self.version.is_none() && self.country.is_none() && self.quantity == 0;
+        KINDS.iter().position(|kind| is_whole && *kind == self.kind)
+    }
+}
+
+impl ServiceDiscovery {
+    /// The text of a list. Which offers are left out of one that is too long is left to chance.
+    fn list(&self, wanted: &Wanted, bytes_max: usize) -> Vec<u8> {
+        let offers: Vec<Arc<Offer>> = {
+            let shelf = self.offers.read();
+            let all = shelf.all(self.host.now());
+            all.filter(|offer| wanted.is_met_by(offer)).cloned().collect()
+        };
+        let mut bytes = 0;
+        let mut found = Vec::with_capacity(offers.len());
+        for offer in offers {
+            let text = serde_json::to_string(&shown(&offer)).expect("an offer is JSON");
+            bytes += text.len() + 1;
+            if bytes > bytes_max {
+                break;
+            }
+            found.push((offer.address, text));
+        }
+        if wanted.quantity > 0 && wanted.quantity < found.len() {
+            found.shuffle(&mut rand::rng());
+            found.truncate(wanted.quantity);
+        } else {
+            found.sort_by_key(|(address, _)| *address);
+        }
+        if found.is_empty() {
+            return list_text::<Offer>(&self.host, Vec::new());
+        }
+        let texts: Vec<String> = found.into_iter().map(|(_, text)| text).collect();
+        format!("[{}]", texts.join(",")).into_bytes()
+    }
+}
+
+async fn offers(State(service): Shared, request: Request) -> Response {
+    let wanted = match Wanted::of(&request) {
+        Ok(wanted) => wanted,
+        Err(error) => return error.into_response(),
+    };
+    let shared = wanted.shared();
+    let max = if shared.is_some() { LIST_BYTES_MAX } else { FILTERED_BYTES_MAX };
+    let maker = Arc::clone(&service);
+    let make = move || maker.list(&wanted, max);
+    json_text(match shared.and_then(|index| service.lists.get(index)) {
+        Some(shared) => shared.text(service.offers.version(), service.host.now(), make).await,
+        None => tokio::task::spawn_blocking(make).await.unwrap_or_default().into(),
+    })
 }
 
 async fn offer(State(service): Shared, Path(address): Path<String>, request: Request) -> Response {
@@ -219,7 +284,7 @@ async fn register(State(service): Shared, request: Request) -> Response {
     service
         .host
         .signed(request, OFFER_BYTES_MAX, async |caller, body| {
-            let offer = serde_json::from_slice(&body).map_err(ApiError::bad)?;
+            let offer = Offer::parse_strictly(&body).map_err(ApiError::bad)?;
             Ok(json(&service.register(caller, offer).await?))
         })
         .await
@@ -256,4 +321,37 @@ async fn deregister(
         Ok(json(&true))
     };
     service.host.monitored(&headers, body, remove).await
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use dmsg_engine::identity::SecretKey;
+
+    use super::*;
+    use crate::service::ServiceKind;
+
+    #[tokio::test]
+    async fn a_list_is_cut_where_it_gets_too_long_and_stays_a_list() {
+        let config = HostConfig::new(ServiceKind::ServiceDiscovery);
+        let service = ServiceDiscovery::new(config, &Database::memory()).unwrap();
+        let wanted =
+            |quantity| Wanted { kind: "vpn".to_owned(), version: None, country: None, quantity };
+        let count = |text: Vec<u8>| serde_json::from_slice::<Vec<Offer>>(&text).unwrap().len();
+        assert_eq!(service.list(&wanted(0), 1000), b"[]");
+        for n in 0..10u8 {
+            let key = SecretKey::from_seed(&[n]).public_key();
+            let offer = Offer::new(format!("{key}:44").parse().unwrap(), "vpn");
+            let (key, deadline) = (record_key(&offer), service.host.deadline());
+            let edits = vec![Edit::Put { key, value: offer, deadline }];
+            service.offers.edit(|_| Ok::<_, ApiError>(((), edits))).await.unwrap();
+        }
+        let whole = service.list(&wanted(0), LIST_BYTES_MAX);
+        let each = whole.len() / 10;
+        assert_eq!(count(whole), 10);
+        assert_eq!(count(service.list(&wanted(3), LIST_BYTES_MAX)), 3);
+        assert_eq!(count(service.list(&wanted(0), 4 * each + 8)), 4);
+        let other = Wanted { version: Some("v9".to_owned()), ..wanted(0) };
+        assert_eq!(service.list(&other, LIST_BYTES_MAX), b"[]");
+    }
 }

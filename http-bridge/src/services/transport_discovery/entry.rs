@@ -33,8 +33,8 @@ pub enum EntryProblem {
     /// `type` is empty or longer than 16 letters and digits.
     #[error("the type is not a word of at most 16 letters and digits")]
     Kind,
-    /// `label` is longer than 32 bytes.
-    #[error("the label is longer than 32 bytes")]
+    /// `label` is longer than 32 bytes, or has control characters, which take six times their space in an answer.
+    #[error("the label is longer than 32 bytes, or has control characters in it")]
     Label,
     /// `t_id` does not follow from edges and type.
     #[error("the id is not that of these edges and this type")]
@@ -64,7 +64,7 @@ impl Transport {
         if self.kind.is_empty() || self.kind.len() > 16 || !is_word {
             return Err(EntryProblem::Kind);
         }
-        if self.label.len() > 32 {
+        if self.label.len() > 32 || self.label.chars().any(char::is_control) {
             return Err(EntryProblem::Label);
         }
         if self.id != TransportId::of(self.edges, &self.kind) {
@@ -218,5 +218,6 @@ mod tests {
         assert_eq!(check(&|e| e.kind = "x".repeat(17)), Err(EntryProblem::Kind));
         assert_eq!(check(&|e| e.kind = "sudph".into()), Err(EntryProblem::Id));
         assert_eq!(check(&|e| e.label = "x".repeat(33)), Err(EntryProblem::Label));
+        assert_eq!(check(&|e| e.label = "a\u{1}".into()), Err(EntryProblem::Label));
     }
 }

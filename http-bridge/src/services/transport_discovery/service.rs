@@ -25,9 +25,10 @@ use crate::{
     discovery::UnixNanos,
     services::{
         KeyText,
+        auth::Authority,
         host::{
-            ApiError, Host, HostConfig, LIST_BYTES_MAX, OBJECT_BYTES_MAX, Service, json, list,
-            null, query, read_list,
+            ApiError, Host, HostConfig, LIST_BYTES_MAX, OBJECT_BYTES_MAX, Service, SharedText,
+            json, json_text, list, list_text, null, query, read_list,
         },
         records::{Database, Edit, Record, Records, RecordsError, Shelf},
         uptime_tracker::{Ledger, summaries},
@@ -69,6 +70,7 @@ pub struct TransportDiscovery {
     host: Host,
     limits: RegistryLimits,
     transports: Records<SignedTransport>,
+    all: SharedText,
     uptimes: Arc<Ledger>,
 }
 
@@ -90,7 +92,7 @@ impl TransportDiscovery {
         let host = Host::new(config);
         let transports = Records::open(database, "transports", limits.transports_max, host.now())?;
         let uptimes = Arc::new(Ledger::open(database, host.now())?);
-        Ok(Self { host, limits, transports, uptimes })
+        Ok(Self { host, limits, transports, all: SharedText::default(), uptimes })
     }
 
     /// Every transport that is registered now.
@@ -101,10 +103,10 @@ impl TransportDiscovery {
 
     async fn register(
         &self,
-        caller: PublicKey,
+        caller: Authority,
         transports: Vec<SignedTransport>,
     ) -> Result<Vec<SignedTransport>, ApiError> {
-        check_batch(caller, &transports)?;
+        check_batch(caller.key, &transports)?;
         let checked = tokio::task::spawn_blocking(move || {
             let problem = transports.iter().find_map(|signed| signed.verify().err());
             problem.map_or(Ok(transports), |problem| Err(ApiError::bad(problem)))
@@ -116,10 +118,10 @@ impl TransportDiscovery {
     /// Registers transports that come without signatures. One that is known with its signatures keeps them.
     async fn register_bare(
         &self,
-        caller: PublicKey,
+        caller: Authority,
         transports: Vec<SignedTransport>,
     ) -> Result<Vec<SignedTransport>, ApiError> {
-        check_batch(caller, &transports)?;
+        check_batch(caller.key, &transports)?;
         let problem = transports.iter().find_map(|bare| bare.entry.check().err());
         problem.map_or(Ok(()), |problem| Err(ApiError::bad(problem)))?;
         self.store(caller, transports).await
@@ -127,7 +129,7 @@ impl TransportDiscovery {
 
     async fn store(
         &self,
-        caller: PublicKey,
+        caller: Authority,
         transports: Vec<SignedTransport>,
     ) -> Result<Vec<SignedTransport>, ApiError> {
         let (now, deadline) = (self.host.now(), self.host.deadline());
@@ -138,10 +140,11 @@ impl TransportDiscovery {
                 };
                 let new = transports.iter().filter(is_new).count();
                 let max = self.limits.per_edge_max;
-                if new > 0 && shelf.of(&caller, now).len() + new > max {
+                if new > 0 && shelf.of(&caller.key, now).len() + new > max {
                     let text = format!("more than {max} transports of one visor");
                     return Err(ApiError::flat(StatusCode::FORBIDDEN, text));
                 }
+                self.host.admit_new(caller.peer, new)?;
                 let stored: Vec<_> =
                     transports.into_iter().map(|signed| registered(shelf, signed, now)).collect();
                 let edits = stored.iter().map(|signed| put(signed.clone(), deadline)).collect();
@@ -259,7 +262,7 @@ async fn register(State(service): Shared, request: Request) -> Response {
     service
         .host
         .signed(request, LIST_BYTES_MAX, async |caller, body| {
-            let stored = service.register(caller.key, read_list(&body)?).await?;
+            let stored = service.register(caller, read_list(&body)?).await?;
             Ok((StatusCode::CREATED, json(&stored)).into_response())
         })
         .await
@@ -271,7 +274,7 @@ async fn register_bare(State(service): Shared, request: Request) -> Response {
         .host
         .signed(request, LIST_BYTES_MAX, async |caller, body| {
             let bare = read_list(&body)?.into_iter().map(SignedTransport::unsigned).collect();
-            let stored = service.register_bare(caller.key, bare).await?;
+            let stored = service.register_bare(caller, bare).await?;
             let stored: Vec<_> = stored.into_iter().map(|signed| signed.entry).collect();
             Ok((StatusCode::CREATED, json(&stored)).into_response())
         })
@@ -340,7 +343,11 @@ async fn remove_all(State(service): Shared, request: Request) -> Response {
 }
 
 async fn all(State(service): Shared) -> Response {
-    list(&service.host, service.transports())
+    let (version, now) = (service.transports.version(), service.host.now());
+    let made = Arc::clone(&service);
+    let text =
+        service.all.text(version, now, move || list_text(&made.host, made.transports())).await;
+    json_text(text)
 }
 
 async fn deregister(State(service): Shared, headers: HeaderMap, body: Body) -> Response {

@@ -27,7 +27,8 @@ use crate::{
 };
 
 enum Answer {
-    Stream(TransportKeys),
+    /// The finished handshake.
+    Stream(Box<Handshake>),
     Address(IpAddr),
 }
 
@@ -100,8 +101,11 @@ impl ClientMachine {
 
         let (peer, to) = (dial.peer(), dial.to(server));
         let local = Addr { key: self.key, port };
-        let mut noise =
-            peer.map(|to| Handshake::kk_initiator(&self.config.secret_key, to.key, ephemeral));
+        let mut noise = peer.map(|to| {
+            let peer = self.peers.known(to.key.as_bytes()).unwrap_or_else(|| to.key.into());
+            let noise = Handshake::kk_initiator_with(&self.config.secret_key, peer, ephemeral);
+            Box::new(noise)
+        });
         let mut noise_msg = Vec::new();
         if let Some(noise) = &mut noise {
             noise.write_message(&[], &mut noise_msg)?;
@@ -155,7 +159,10 @@ impl ClientMachine {
             return;
         };
         match object.and_then(|bytes| check_response(outstanding, bytes)) {
-            Ok(Answer::Stream(keys)) => self.dial_done(io, id, &keys, data),
+            Ok(Answer::Stream(noise)) => {
+                let keys = self.finish_handshake(*noise);
+                self.dial_done(io, id, &keys, data);
+            }
             Ok(Answer::Address(address)) => self.lookup_done(io, id, address),
             Err(cause) => {
                 self.reset_on_wire(io, key);
@@ -210,11 +217,7 @@ fn check_response(outstanding: &mut Outstanding, bytes: Vec<u8>) -> Result<Answe
     match outstanding.noise.take() {
         Some(mut noise) => {
             noise.read_message(&response.noise_msg)?;
-            if noise.is_finished() {
-                Ok(Answer::Stream(noise.into_keys()))
-            } else {
-                Err(TryCause::Malformed)
-            }
+            if noise.is_finished() { Ok(Answer::Stream(noise)) } else { Err(TryCause::Malformed) }
         }
         None => address(&response.ip).map(Answer::Address).ok_or(TryCause::Malformed),
     }

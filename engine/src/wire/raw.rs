@@ -1,39 +1,37 @@
-//! What a server reads of the objects that it passes on (`wire.md §4.4`, `§4.5`, `§4.7`).
+//! Requests whose keys are still bytes (`wire.md §4.2`, `§4.4`).
 //!
-//! A server needs of a request where it comes from and where it goes, and of a response whether it accepts. It
-//! compares keys and computes with none but its session's, so keys stay bytes: to find the points of two keys
-//! nobody needs would cost more than all the rest of decoding. Everything else is checked as a
-//! [`StreamRequest`](super::StreamRequest) or a [`StreamResponse`](super::StreamResponse) checks it, with one
-//! exception: a response's signature is left to the initiator, who must check it in any case. The response
-//! cannot be another's: it came under the destination's session key, and names the hash of the request.
+//! To find the points of two keys costs more than all the rest of decoding. A server compares keys and computes with none
+//! but its session's; a client knows its own and, mostly, the peer's. So everybody decodes this, and only who wants a
+//! [`StreamRequest`](super::StreamRequest) has the points found. What is not about points is checked here, for both.
 
 use super::{
-    GobError, ObjectError, SignedObject,
+    GobError, ObjectError, Port, SignedObject,
     gob::{self, Slot, Target},
 };
 use crate::identity::PublicKey;
 
-/// The bytes of a key that may be no point of the curve.
-type KeyBytes = [u8; PublicKey::LEN];
+/// The bytes of a key, not null, that may be no point of the curve.
+pub(crate) type KeyBytes = [u8; PublicKey::LEN];
 
-/// A request as a server sees it.
+/// A request as it stands in its gob.
 #[derive(Debug, Default)]
-pub(crate) struct RoutedRequest {
-    timestamp: i64,
-    src: RoutedAddr,
-    dst: RoutedAddr,
-    ip_info: bool,
-    geo_info: bool,
-    noise_msg: Vec<u8>,
+pub(crate) struct RawRequest {
+    pub(super) timestamp: i64,
+    pub(super) src: RawAddr,
+    pub(super) dst: RawAddr,
+    pub(super) ip_info: bool,
+    pub(super) geo_info: bool,
+    /// First KK message.
+    pub(crate) noise_msg: Vec<u8>,
 }
 
-#[derive(Debug, Default)]
-struct RoutedAddr {
-    key: Option<KeyBytes>,
-    port: u16,
+#[derive(Debug, Default, Clone, Copy)]
+pub(super) struct RawAddr {
+    pub(super) key: Option<KeyBytes>,
+    pub(super) port: u16,
 }
 
-impl RoutedRequest {
+impl RawRequest {
     /// Decodes the gob of any dialect, in any form Go takes (`wire.md §4.3`).
     pub(crate) fn decode(gob: &[u8]) -> Result<Self, GobError> {
         let mut request = Self::default();
@@ -41,24 +39,20 @@ impl RoutedRequest {
         Ok(request)
     }
 
-    /// Checks 3 to 9 of `wire.md §4.4` for a server that relays its own clients' requests only; the fields first, then
-    /// whether the source is `session_key`, and the signature last, since it is the dear one. Returns the destination.
+    /// Checks 3 to 7 of `wire.md §4.4`; returns source and destination.
+    pub(crate) fn addresses(&self) -> Result<[(KeyBytes, Port); 2], ObjectError> {
+        let Self { timestamp, src, dst, .. } = self;
+        complete_addresses(*timestamp, (src.key, src.port), (dst.key, dst.port))
+    }
+
+    /// Checks 3 to 9 for a server that relays its own clients' requests only; the fields first, then whether the source is
+    /// `session_key`, and the signature last, since it is the dear one. Returns the destination.
     pub(crate) fn verify(
         &self,
         object: &SignedObject,
         session_key: &PublicKey,
     ) -> Result<KeyBytes, ObjectError> {
-        let src = self.src.key.ok_or(ObjectError::SourceKeyNull)?;
-        if self.src.port == 0 {
-            return Err(ObjectError::SourcePort);
-        }
-        let dst = self.dst.key.ok_or(ObjectError::DestinationKeyNull)?;
-        if self.dst.port == 0 {
-            return Err(ObjectError::DestinationPort);
-        }
-        if self.timestamp <= 0 {
-            return Err(ObjectError::Timestamp(self.timestamp));
-        }
+        let [(src, _), (dst, _)] = self.addresses()?;
         if src != *session_key.as_bytes() {
             return Err(ObjectError::SourceKeyForeign);
         }
@@ -72,7 +66,23 @@ impl RoutedRequest {
     }
 }
 
-impl Target for RoutedRequest {
+/// Checks 3 to 7 of `wire.md §4.4`, in their order, for keys of either form.
+pub(super) fn complete_addresses<K>(
+    timestamp: i64,
+    src: (Option<K>, u16),
+    dst: (Option<K>, u16),
+) -> Result<[(K, Port); 2], ObjectError> {
+    let src_key = src.0.ok_or(ObjectError::SourceKeyNull)?;
+    let src_port = Port::new(src.1).ok_or(ObjectError::SourcePort)?;
+    let dst_key = dst.0.ok_or(ObjectError::DestinationKeyNull)?;
+    let dst_port = Port::new(dst.1).ok_or(ObjectError::DestinationPort)?;
+    if timestamp <= 0 {
+        return Err(ObjectError::Timestamp(timestamp));
+    }
+    Ok([(src_key, src_port), (dst_key, dst_port)])
+}
+
+impl Target for RawRequest {
     fn slot(&mut self, name: &[u8]) -> Option<Slot<'_>> {
         Some(match name {
             b"Timestamp" => Slot::Int64(&mut self.timestamp),
@@ -86,7 +96,7 @@ impl Target for RoutedRequest {
     }
 }
 
-impl Target for RoutedAddr {
+impl Target for RawAddr {
     fn slot(&mut self, name: &[u8]) -> Option<Slot<'_>> {
         Some(match name {
             b"PK" => Slot::KeyBytes(&mut self.key),
@@ -116,7 +126,7 @@ mod tests {
         }
     }
 
-    /// What [`StreamRequest`] says of an object, and what [`RoutedRequest`] does.
+    /// What [`StreamRequest`] says of an object, and what [`RawRequest`] does.
     fn both(
         object: &SignedObject,
         session: &PublicKey,
@@ -126,7 +136,7 @@ mod tests {
             r.verify_source(session)?;
             Ok(r.dst.key.map(|key| *key.as_bytes()))
         });
-        let routed = RoutedRequest::decode(object.gob()).map_err(ObjectError::from);
+        let routed = RawRequest::decode(object.gob()).map_err(ObjectError::from);
         [full, routed.and_then(|r| r.verify(object, session).map(Some))]
     }
 
@@ -165,12 +175,12 @@ mod tests {
         let at = gob.windows(33).rposition(|w| w == a.public_key().as_bytes()).unwrap();
         let mut null = gob.clone();
         null[at..at + 33].fill(0);
-        assert!(RoutedRequest::decode(&null).is_err());
+        assert!(RawRequest::decode(&null).is_err());
         let mut off_curve = gob;
         off_curve[at] = 5;
         assert!(StreamRequest::decode(&off_curve).is_err());
         let object = SignedObject::sign(&a, &off_curve);
-        let routed = RoutedRequest::decode(object.gob()).unwrap();
+        let routed = RawRequest::decode(object.gob()).unwrap();
         assert_eq!(routed.verify(&object, &a.public_key()).unwrap()[0], 5);
     }
 }
