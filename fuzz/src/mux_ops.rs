@@ -117,8 +117,11 @@ impl Oracle {
 
     /// Up to `amount` bytes travel from `side` to the other end.
     fn deliver(&mut self, side: usize, amount: usize) {
-        let Some(bytes) = self.ends[side].queue.pop_front(amount) else { return };
-        let mut input = bytes;
+        let queue = &mut self.ends[side].queue;
+        let Some(first) = queue.pieces().next() else { return };
+        let bytes = first[..first.len().min(amount)].to_vec();
+        queue.advance(bytes.len());
+        let mut input = Slice::from_vec(bytes);
         let mut resets = Vec::new();
         let (flows, other) = (&mut self.flows[side], &mut self.ends[1 - side]);
         while let Some(event) =

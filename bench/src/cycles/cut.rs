@@ -8,6 +8,7 @@ use std::{
 struct Cut<F> {
     future: Pin<Box<F>>,
     left: usize,
+    is_eager: bool,
 }
 
 impl<F: Future> Future for Cut<F> {
@@ -22,12 +23,19 @@ impl<F: Future> Future for Cut<F> {
             Poll::Ready(output) => Poll::Ready(Some(output)),
             // Dropped while it waits, not when it is woken.
             Poll::Pending if self.left == 0 => Poll::Ready(None),
-            Poll::Pending => Poll::Pending,
+            Poll::Pending => {
+                if self.is_eager {
+                    cx.waker().wake_by_ref();
+                }
+                Poll::Pending
+            }
         }
     }
 }
 
-/// Polls `future` at most `polls` times and drops it; its output, if that was enough.
-pub(super) async fn after<F: Future>(polls: usize, future: F) -> Option<F::Output> {
-    Cut { future: Box::pin(future), left: polls }.await
+/// Polls `future` at most `polls` times and drops it; its output, if that was enough. An eager one is polled whenever its
+/// task has a turn, and not only when it is woken: so it is also given up while others work for it, in the middle of a body
+/// that is being sent.
+pub(super) async fn after<F: Future>(polls: usize, is_eager: bool, future: F) -> Option<F::Output> {
+    Cut { future: Box::pin(future), left: polls, is_eager }.await
 }

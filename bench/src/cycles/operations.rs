@@ -179,7 +179,7 @@ async fn server(parties: &Parties, task: usize) -> Result<()> {
     let answer = tower::service_fn(|_| async {
         Ok::<_, Infallible>(Response::new(Body::from("from a server that goes")))
     });
-    let (asked, done) = tokio::sync::oneshot::channel();
+    let (asked, done) = tokio::sync::oneshot::channel::<()>();
     let stop = async move { drop(done.await) };
     let serving = serve(listener, answer, ServeConfig::default(), Arc::default(), stop);
     // A client of its own: nobody else's pool shall keep a stream to a server that is gone.

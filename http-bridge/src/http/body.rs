@@ -13,7 +13,7 @@ use http_body::{Body, Frame, SizeHint};
 use http_body_util::BodyExt;
 use tokio::{
     runtime::Handle,
-    time::{Instant, Sleep, sleep_until, timeout},
+    time::{Instant, timeout},
 };
 
 use super::{
@@ -28,9 +28,6 @@ const DRAIN_MAX_BYTES: u64 = 64 * 1024;
 /// And if that takes no longer than this.
 const DRAIN_TIMEOUT: Duration = Duration::from_millis(250);
 
-/// Longer than anybody waits.
-const NEVER: Duration = Duration::from_secs(86_400 * 365);
-
 /// A response body as it comes in.
 ///
 /// Read to its end, its stream returns to the pool. Dropped before, a short rest is drained and the
@@ -39,23 +36,8 @@ const NEVER: Duration = Duration::from_secs(86_400 * 365);
 /// ([`HttpError::Reclaimed`]).
 pub struct ResponseBody {
     to: Addr,
-    /// `None` after the end.
+    /// `None` after the end. Whatever is of use only as long as the stream is there belongs inside.
     slot: Option<Arc<Slot>>,
-    limits: BodyLimits,
-    read_bytes: u64,
-    /// Runs only while the reader waits, so that its own pauses count for nothing.
-    idle: Option<Pin<Box<Sleep>>>,
-    is_waiting: bool,
-}
-
-/// What bounds the reading of one body.
-#[derive(Clone, Copy)]
-pub(super) struct BodyLimits {
-    /// Between two pieces.
-    pub(super) idle: Duration,
-    /// When the whole exchange must be over, and how long it was given.
-    pub(super) deadline: Option<(Instant, Duration)>,
-    pub(super) max_bytes: u64,
 }
 
 type Polled = Poll<Option<Result<Frame<Bytes>, HttpError>>>;
@@ -67,17 +49,14 @@ impl std::fmt::Debug for ResponseBody {
 }
 
 impl ResponseBody {
-    pub(super) fn new(live: Live, limits: BodyLimits) -> Self {
+    pub(super) fn new(live: Live) -> Self {
         let to = live.conn.to;
-        let mut body =
-            Self { to, slot: None, limits, read_bytes: 0, idle: None, is_waiting: false };
         if live.upgrade.is_none() && live.incoming.is_end_stream() {
             live.finish();
-        } else {
-            live.conn.state().set_unread();
-            body.slot = Some(Slot::new(live));
+            return Self { to, slot: None };
         }
-        body
+        live.conn.state().set_unread();
+        Self { to, slot: Some(Slot::new(live)) }
     }
 
     /// Reads all of it, at most `max` bytes.
@@ -119,17 +98,17 @@ impl ResponseBody {
     fn poll_live(&mut self, slot: &Slot, mut live: Box<Live>, cx: &mut Context<'_>) -> Polled {
         let to = self.to;
         let polled = Pin::new(&mut live.incoming).poll_frame(cx);
-        if let Some((deadline, after)) = self.limits.deadline
+        if let Some((deadline, after)) = live.limits.deadline
             && Instant::now() >= deadline
         {
             return self.fail(HttpError::TotalTimeout { to, after });
         }
         match polled {
             Poll::Ready(Some(Ok(frame))) => {
-                self.is_waiting = false;
-                self.read_bytes += frame.data_ref().map_or(0, Bytes::len) as u64;
-                let max = self.limits.max_bytes;
-                if self.read_bytes > max {
+                live.is_waiting = false;
+                live.read_bytes += frame.data_ref().map_or(0, Bytes::len) as u64;
+                let max = live.limits.max_bytes;
+                if live.read_bytes > max {
                     return self.fail(HttpError::BodyTooLarge { max });
                 }
                 if live.incoming.is_end_stream() {
@@ -158,8 +137,8 @@ impl ResponseBody {
                 Poll::Ready(None)
             }
             Poll::Pending => {
-                live.conn.state().set_waiting(self.limits.idle);
-                if let Some(error) = self.poll_idle(cx) {
+                live.conn.state().set_waiting(live.limits.idle);
+                if let Some(error) = live.poll_idle(cx) {
                     return self.fail(error);
                 }
                 match slot.put(live, Some(cx.waker())) {
@@ -168,26 +147,6 @@ impl ResponseBody {
                 }
             }
         }
-    }
-
-    /// Nothing is there; the error if that has been so for too long.
-    fn poll_idle(&mut self, cx: &mut Context<'_>) -> Option<HttpError> {
-        let (to, BodyLimits { idle, deadline, .. }) = (self.to, self.limits);
-        let now = Instant::now();
-        // What is too far away to be a time is no limit.
-        let idle_end = now.checked_add(idle).unwrap_or_else(|| now + NEVER);
-        let until = deadline.map_or(idle_end, |(deadline, _)| deadline.min(idle_end));
-        let sleep = self.idle.get_or_insert_with(|| Box::pin(sleep_until(until)));
-        if !std::mem::replace(&mut self.is_waiting, true) {
-            sleep.as_mut().reset(until);
-        }
-        if sleep.as_mut().poll(cx).is_pending() {
-            return None;
-        }
-        Some(match deadline {
-            Some((at, after)) if now >= at => HttpError::TotalTimeout { to, after },
-            _ => HttpError::BodyTimeout { to, after: idle },
-        })
     }
 
     fn fail(&mut self, error: HttpError) -> Polled {

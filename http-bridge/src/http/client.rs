@@ -5,7 +5,7 @@
 //! is sent once more on a fresh stream, unseen by the caller, but only where that cannot repeat
 //! anything: if none of it was written, or if its method is idempotent and its body in memory.
 
-use std::{sync::Arc, time::Duration};
+use std::{pin::pin, sync::Arc, time::Duration};
 
 use bytes::BytesMut;
 use dmsg_engine::wire::Addr;
@@ -17,9 +17,8 @@ use tokio::time::{Instant, timeout, timeout_at};
 
 use super::{
     Dial, HttpError, POOL_IDLE_TIMEOUT, Request, ResponseBody, SERVER_IDLE_TIMEOUT,
-    body::BodyLimits,
     length::has_two_lengths,
-    live::Live,
+    live::{BodyLimits, Live},
     pool::{Conn, Pool},
     request::SentBody,
 };
@@ -314,10 +313,14 @@ impl<D: Dial> HttpClient<D> {
         let (sent, sending) =
             request.into_hyper(Arc::clone(&lease), config.request_body_max_bytes)?;
         let after = config.head_timeout;
+        let mut reply = pin!(conn.sender.try_send_request(sent));
+        // Dropped before `reply`.
+        let unanswered = conn.give_up_on_drop();
         let reply = tokio::select! {
-            reply = conn.sender.try_send_request(sent) => reply,
+            reply = &mut reply => reply,
             () = lease.progress.stalled(after) => return Err(HttpError::HeadTimeout { to, after }.into()),
         };
+        unanswered.disarm();
         match reply {
             Ok(mut response) => {
                 sending.answered();
@@ -341,10 +344,20 @@ impl<D: Dial> HttpClient<D> {
                     && upgrade.is_none()
                     && response.version() >= Version::HTTP_11
                     && !wants_close(response.headers());
-                own_values(response.headers_mut());
+                let head = std::mem::take(response.headers_mut());
+                *response.headers_mut() = own_head(head);
                 Ok(response.map(|incoming| {
-                    let live = Live { incoming, conn, keeps_alive, sending, upgrade };
-                    ResponseBody::new(live, limits)
+                    ResponseBody::new(Live {
+                        incoming,
+                        conn,
+                        keeps_alive,
+                        sending,
+                        upgrade,
+                        limits,
+                        read_bytes: 0,
+                        idle: None,
+                        is_waiting: false,
+                    })
                 }))
             }
             Err(_) if lease.is_reclaimed() => {
@@ -376,16 +389,20 @@ fn check_framing(to: Addr, headers: &HeaderMap) -> Result<(), HttpError> {
     Ok(())
 }
 
-/// Copies the values of a head out of hyper's read buffer, which they would keep for as long as the head is kept.
-fn own_values(headers: &mut HeaderMap) {
-    let mut all = BytesMut::with_capacity(headers.values().map(HeaderValue::len).sum());
-    headers.values().for_each(|value| all.extend_from_slice(value.as_bytes()));
-    let mut all = all.freeze();
-    for value in headers.values_mut() {
-        if let Ok(owned) = HeaderValue::from_maybe_shared(all.split_to(value.len())) {
-            *value = owned;
+/// A head of its own: hyper's keeps the read buffer alive, which its values lie in, and the table of the request's headers,
+/// which it is parsed into.
+fn own_head(headers: HeaderMap) -> HeaderMap {
+    let mut values = BytesMut::with_capacity(headers.values().map(HeaderValue::len).sum());
+    headers.values().for_each(|value| values.extend_from_slice(value.as_bytes()));
+    let mut values = values.freeze();
+    let mut owned = HeaderMap::with_capacity(headers.keys_len());
+    for (name, value) in &headers {
+        // What was a value is one.
+        if let Ok(value) = HeaderValue::from_maybe_shared(values.split_to(value.len())) {
+            owned.append(name.clone(), value);
         }
     }
+    owned
 }
 
 fn is_redirect(status: StatusCode) -> bool {

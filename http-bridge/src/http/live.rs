@@ -12,25 +12,65 @@
 //! other bodies.
 
 use std::{
+    pin::Pin,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
-    task::Waker,
+    task::{Context, Waker},
     time::Duration,
 };
 
 use hyper::{body::Incoming, upgrade::OnUpgrade};
+use tokio::time::{Instant, Sleep, sleep_until};
 
-use super::{pool::Conn, request::Sending};
+use super::{HttpError, pool::Conn, request::Sending};
+
+/// Longer than anybody waits.
+const NEVER: Duration = Duration::from_secs(86_400 * 365);
 
 /// One exchange whose response is not over.
 pub(super) struct Live {
-    pub(super) incoming: Incoming,
+    // First, since the first field is dropped first: the stream is to be reset before hyper closes it.
     pub(super) conn: Conn,
+    pub(super) incoming: Incoming,
     pub(super) keeps_alive: bool,
     pub(super) sending: Sending,
     pub(super) upgrade: Option<OnUpgrade>,
+    pub(super) limits: BodyLimits,
+    pub(super) read_bytes: u64,
+    /// Runs only while the reader waits, so that its own pauses count for nothing.
+    pub(super) idle: Option<Pin<Box<Sleep>>>,
+    pub(super) is_waiting: bool,
+}
+
+/// What bounds the reading of one body.
+#[derive(Clone, Copy)]
+pub(super) struct BodyLimits {
+    /// Between two pieces.
+    pub(super) idle: Duration,
+    /// When the whole exchange must be over, and how long it was given.
+    pub(super) deadline: Option<(Instant, Duration)>,
+    pub(super) max_bytes: u64,
 }
 
 impl Live {
+    /// Nothing is there to read; the error if that has been so for too long.
+    pub(super) fn poll_idle(&mut self, cx: &mut Context<'_>) -> Option<HttpError> {
+        let (to, BodyLimits { idle, deadline, .. }) = (self.conn.to, self.limits);
+        let now = Instant::now();
+        let idle_at = now.checked_add(idle).unwrap_or(now + NEVER);
+        let until = deadline.map_or(idle_at, |(deadline, _)| deadline.min(idle_at));
+        let sleep = self.idle.get_or_insert_with(|| Box::pin(sleep_until(until)));
+        if !std::mem::replace(&mut self.is_waiting, true) {
+            sleep.as_mut().reset(until);
+        }
+        if sleep.as_mut().poll(cx).is_pending() {
+            return None;
+        }
+        Some(match deadline {
+            Some((at, after)) if now >= at => HttpError::TotalTimeout { to, after },
+            _ => HttpError::BodyTimeout { to, after: idle },
+        })
+    }
+
     /// Whether the next request may use the stream.
     pub(super) fn is_reusable(&self) -> bool {
         self.keeps_alive && self.sending.is_sent()

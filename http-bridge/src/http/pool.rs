@@ -391,15 +391,42 @@ impl Conn {
     }
 }
 
-impl Drop for Conn {
-    /// An end in the middle of an exchange is a reset: nobody waits for the rest, neither here, nor in the relay, nor at the
-    /// peer. A FIN would leave the stream in its session until the peer has sent all of it.
-    fn drop(&mut self) {
+impl Conn {
+    /// What ends in the middle of an exchange is reset: nobody waits for the rest, neither here, nor in the relay, nor at
+    /// the peer. A FIN would leave the stream in its session until the peer has sent all of it. To be called before hyper
+    /// learns that nobody listens, since it lets go of the stream then.
+    fn give_up(&self) {
         if self.is_in_exchange
             && let Some(below) = &self.below
         {
             below.abandon();
         }
+    }
+
+    /// Gives the exchange up as it is dropped, unless it is [`GiveUp::disarm`]ed.
+    pub(super) fn give_up_on_drop(&self) -> GiveUp<'_> {
+        GiveUp(self)
+    }
+}
+
+/// See [`Conn::give_up_on_drop`].
+pub(super) struct GiveUp<'a>(&'a Conn);
+
+impl GiveUp<'_> {
+    pub(super) fn disarm(self) {
+        std::mem::forget(self);
+    }
+}
+
+impl Drop for GiveUp<'_> {
+    fn drop(&mut self) {
+        self.0.give_up();
+    }
+}
+
+impl Drop for Conn {
+    fn drop(&mut self) {
+        self.give_up();
     }
 }
 
