@@ -214,10 +214,10 @@ impl Io {
         conn
     }
 
-    /// Closes `conn`; nothing more can be queued, `closed` follows.
+    /// Closes `conn`; nothing more can be queued, `closed` follows. A flush that lasts too long can be ended by an abort.
     pub fn close(&mut self, conn: ConnId, mode: CloseMode) {
         if let Some(slot) = self.slot_mut(conn)
-            && !slot.closing
+            && (!slot.closing || mode == CloseMode::Abort)
         {
             slot.closing = true;
             if mode == CloseMode::Abort {

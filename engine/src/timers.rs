@@ -11,7 +11,14 @@
 //! The queue reads no clock; a machine asks [`TimerQueue::next_at`] for [`crate::io::Io::wake_at`]
 //! and drains [`TimerQueue::pop_due`] on `timeout`.
 
-use std::{collections::BTreeMap, time::Instant};
+use std::{
+    collections::BTreeMap,
+    time::{Duration, Instant},
+};
+
+/// The longest time that anybody is made to wait. Who configures more means for ever, and gets this, since a moment so far
+/// away that no clock has it cannot be a deadline.
+pub const LONGEST: Duration = Duration::from_secs(10 * 365 * 24 * 60 * 60);
 
 /// A set of deadlines, one per key.
 #[derive(Debug, Clone)]

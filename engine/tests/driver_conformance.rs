@@ -200,6 +200,23 @@ fn a_flush_to_a_peer_that_does_not_read_ends_in_time() {
 }
 
 #[test]
+fn a_flush_that_lasts_too_long_can_be_aborted() {
+    on_each(|variant| {
+        let mut bed = Bed::start(variant, Role::Sink);
+        let (mut peer, conn) = bed.connected_pair();
+        bed.order(Order::SendAndClose(conn, vec![0; 16 * MIB], CloseMode::Flush));
+        bed.settle();
+        let start = Instant::now();
+        bed.order(Order::Close(conn, CloseMode::Abort));
+        bed.order(Order::Close(conn, CloseMode::Abort));
+        assert_eq!(bed.wait_closed(conn), "by us");
+        assert!(start.elapsed() < dmsg_engine::io::FLUSH_TIMEOUT / 2, "{:?}", start.elapsed());
+        let error = peer.read_to_end(&mut Vec::new()).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::ConnectionReset);
+    });
+}
+
+#[test]
 fn an_abort_drops_the_queue_and_resets() {
     on_each(|variant| {
         let mut bed = Bed::start(variant, Role::Sink);

@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use crate::{driver::DriverKind, identity::SecretKey, mux::MuxKind, pool::StreamLimits};
+use crate::{
+    driver::DriverKind, identity::SecretKey, mux::MuxKind, pool::StreamLimits, timers::LONGEST,
+};
 
 /// How a client behaves. `ClientConfig::new(key)` gives the defaults.
 #[derive(Debug, Clone)]
@@ -103,6 +105,24 @@ impl ClientConfig {
             update_interval: Duration::from_secs(5 * 60),
             memory: Memory::default(),
         }
+    }
+
+    /// The same, with no time longer than a clock can tell ([`LONGEST`]).
+    pub(crate) fn bounded(mut self) -> Self {
+        let Memory { entry_ttl, stale_max, absent_ttl } = &mut self.memory;
+        let times = [
+            &mut self.dial_timeout,
+            &mut self.try_timeout,
+            &mut self.stream_wait_timeout,
+            &mut self.update_interval,
+            entry_ttl,
+            stale_max,
+            absent_ttl,
+        ];
+        for time in times.into_iter().chain(&mut self.stream_idle_timeout) {
+            *time = LONGEST.min(*time);
+        }
+        self
     }
 
     /// The limits of the client's streams.

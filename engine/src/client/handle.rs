@@ -76,6 +76,7 @@ impl Client {
     /// # Errors
     /// A client with the same key runs in this process, or a thread or the driver could not start.
     pub fn start(config: ClientConfig, directory: Arc<dyn Directory>) -> Result<Self, StartError> {
+        let config = config.bounded();
         let key = config.secret_key.public_key();
         let guard = KeyGuard::acquire(key).ok_or(StartError::KeyInUse(key))?;
         let shared = Shared::new(StreamPool::new(config.stream_limits()));
@@ -327,11 +328,13 @@ impl Inner {
         let id = self.link.next_dial_id();
         let held = Arc::clone(&lease);
         let request = DialRequest { id, purpose, candidates, lease, started, deadline };
-        match self.link.post(Command::Dial(Box::new(request))) {
-            Ok(()) => Ok(DialGuard { id, link: Arc::clone(&self.link), lease: Some(held) }),
-            Err(PostError::Full(_)) => Err(DialError::Overloaded),
-            Err(PostError::Stopped(_)) => Err(DialError::Closed),
-        }
+        let error = match self.link.post(Command::Dial(Box::new(request))) {
+            Ok(()) => return Ok(DialGuard { id, link: Arc::clone(&self.link), lease: Some(held) }),
+            Err(PostError::Full(_)) => DialError::Overloaded,
+            Err(PostError::Stopped(_)) => DialError::Closed,
+        };
+        self.shared.board.note_failed_dial(&error);
+        Err(error)
     }
 }
 

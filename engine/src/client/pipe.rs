@@ -27,7 +27,10 @@ use super::{
 };
 use crate::{
     mux::{INITIAL_WINDOW_BYTES, MuxKind},
-    pool::{BlockPool, Slice, StreamUse},
+    pool::{
+        BlockPool, Slice, StreamUse,
+        pins::{Pinned, Pins},
+    },
 };
 
 /// Unread bytes of one stream at which its session is no longer read, where the mux has no window to
@@ -58,18 +61,56 @@ const GATHER_MAX_BYTES: usize = 4096;
 const GATHERED_BYTES: usize = 16 * 1024;
 
 enum Piece {
-    Shared(Slice),
+    Shared(Pinned),
     Gathered(Vec<u8>),
+}
+
+impl Piece {
+    fn pinned(&self) -> Option<&Pinned> {
+        match self {
+            Self::Shared(pinned) => Some(pinned),
+            Self::Gathered(_) => None,
+        }
+    }
 }
 
 #[derive(Default)]
 struct Inbound {
     pieces: VecDeque<Piece>,
     bytes: usize,
+    pins: Pins,
     /// Bytes the handle took and the machine has not granted again yet.
     taken: u32,
     finished: bool,
     reader: Option<Waker>,
+}
+
+impl Inbound {
+    /// Adds a piece that is too large to be gathered. The memory of a ring that has lent much of it is for what is read soon: a
+    /// reader who waits.
+    fn share(&mut self, slice: Slice) {
+        let stays = self.reader.is_none() && slice.is_wanted();
+        let slice = if stays { Slice::copy_from(&slice) } else { slice };
+        let last = self.pieces.iter().rev().take(2).find_map(Piece::pinned);
+        let pinned = self.pins.admit(slice, last);
+        self.pieces.push_back(Piece::Shared(pinned));
+    }
+
+    /// Takes the next piece.
+    fn pop(&mut self) -> Option<Slice> {
+        match self.pieces.pop_front()? {
+            Piece::Shared(pinned) => {
+                self.pins.release(&pinned);
+                Some(pinned.into_slice())
+            }
+            Piece::Gathered(bytes) => Some(Slice::from_vec(bytes)),
+        }
+    }
+
+    /// Drops what waits.
+    fn clear(&mut self) {
+        (self.pieces, self.bytes, self.pins) = Default::default();
+    }
 }
 
 #[derive(Default)]
@@ -183,9 +224,8 @@ impl Pipe {
         if let Some(end) = self.end_reason() {
             return Poll::Ready(Err(end));
         }
-        let slice = match inbound.pieces.pop_front() {
-            Some(Piece::Shared(slice)) => slice,
-            Some(Piece::Gathered(bytes)) => Slice::from_vec(bytes),
+        let slice = match inbound.pop() {
+            Some(slice) => slice,
             None if inbound.finished => return Poll::Ready(Ok(None)),
             None => {
                 register(&mut inbound.reader, cx);
@@ -199,15 +239,15 @@ impl Pipe {
         inbound.taken =
             inbound.taken.saturating_add(u32::try_from(slice.len()).unwrap_or(u32::MAX));
         let grant = inbound.taken >= self.grant_step && !inbound.finished;
-        let leaves_more = !inbound.pieces.is_empty();
-        drop(inbound);
         if let Some(usage) = self.lease.followed() {
-            if leaves_more {
-                usage.set_unread()
-            } else {
+            // Under the lock, or what the machine notes of the next piece may come in between.
+            if inbound.pieces.is_empty() {
                 usage.set_busy()
+            } else {
+                usage.set_unread()
             };
         }
+        drop(inbound);
         if grant {
             self.mark();
         }
@@ -266,10 +306,7 @@ impl Pipe {
     pub(crate) fn drop_handle(&self) {
         self.lease.release();
         lock(&self.outbound).finish = true;
-        let mut inbound = lock(&self.inbound);
-        inbound.pieces.clear();
-        inbound.bytes = 0;
-        drop(inbound);
+        lock(&self.inbound).clear();
         self.dropped.store(true, Ordering::Release);
         self.mark();
     }
@@ -305,19 +342,19 @@ impl Pipe {
         }
         let hold = inbound.bytes > self.inbound_hold;
         match inbound.pieces.back_mut() {
-            _ if slice.len() > GATHER_MAX_BYTES => inbound.pieces.push_back(Piece::Shared(slice)),
+            _ if slice.len() > GATHER_MAX_BYTES => inbound.share(slice),
             Some(Piece::Gathered(bytes)) if bytes.len() + slice.len() <= GATHERED_BYTES => {
                 bytes.extend_from_slice(&slice);
             }
             _ => inbound.pieces.push_back(Piece::Gathered(slice.to_vec())),
         }
         wakes.0.extend(inbound.reader.take());
-        drop(inbound);
-        self.note_arrival();
+        self.note_arrival(&inbound);
         Ok(hold)
     }
 
-    fn note_arrival(&self) {
+    /// Tells the pool that there is something to read; under the lock, so that the reader's own news come before or after.
+    fn note_arrival(&self, _inbound: &MutexGuard<'_, Inbound>) {
         if let Some(usage) = self.lease.followed() {
             usage.note_arrival();
         }
@@ -337,8 +374,8 @@ impl Pipe {
     pub(crate) fn finish_inbound(&self) {
         let mut inbound = lock(&self.inbound);
         inbound.finished = true;
+        self.note_arrival(&inbound);
         wake(inbound.reader.take(), inbound);
-        self.note_arrival();
     }
 
     /// Bytes the peer may send again.
@@ -380,8 +417,7 @@ impl Pipe {
         self.lease.release();
         lock(&self.end).get_or_insert(why);
         let mut inbound = lock(&self.inbound);
-        inbound.pieces.clear();
-        inbound.bytes = 0;
+        inbound.clear();
         wake(inbound.reader.take(), inbound);
         let mut outbound = lock(&self.outbound);
         outbound.chunks.clear();
@@ -423,5 +459,13 @@ fn register(slot: &mut Option<Waker>, cx: &Context<'_>) {
     match slot {
         Some(waker) => waker.clone_from(cx.waker()),
         None => *slot = Some(cx.waker().clone()),
+    }
+}
+
+#[cfg(test)]
+impl Pipe {
+    /// Whether somebody is at the inbound pipe now.
+    pub(crate) fn is_inbound_locked(&self) -> bool {
+        self.inbound.try_lock().is_err()
     }
 }

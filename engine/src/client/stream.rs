@@ -237,6 +237,8 @@ impl fmt::Debug for Stream {
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
+    use std::sync::Mutex;
+
     use futures_util::FutureExt;
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     use zeroize::Zeroizing;
@@ -254,7 +256,7 @@ mod tests {
         identity::SecretKey,
         io::{Io, RandomSource},
         mux::{MuxKind, StreamId},
-        pool::{Holder, StreamLimits, StreamPool},
+        pool::{BlockPool, Holder, StreamLimits, StreamPool},
         wire::Port,
     };
 
@@ -270,11 +272,14 @@ mod tests {
 
     /// A stream, its machine side, and a sealer for what its peer would send.
     fn stream() -> (Stream, Arc<Pipe>, FrameSealer) {
+        stream_of(&StreamPool::new(StreamLimits::flat(1)))
+    }
+
+    fn stream_of(places: &StreamPool) -> (Stream, Arc<Pipe>, FrameSealer) {
         let random: RandomSource = Box::new(|_| {});
         let conn = Io::new(random, std::time::Instant::now(), 0).add_conn();
         let link = Arc::new(EngineLink::new(Nowhere));
         let holder = Holder { label: "test".into(), destination: None };
-        let places = StreamPool::new(StreamLimits::flat(1));
         let lease = Lease::reclaimable(places.try_acquire(&holder).unwrap());
         let pipe = Pipe::new((conn, StreamId(1)), MuxKind::Yamux, link, lease);
         let key = SecretKey::from_seed(b"stream").public_key();
@@ -302,6 +307,64 @@ mod tests {
     fn a_stream_is_send_and_sync() {
         fn check<T: Send + Sync + Unpin + 'static>() {}
         check::<Stream>();
+    }
+
+    /// A peer that mixes a little of an unread stream into each receive block of a busy one.
+    #[test]
+    fn unread_pieces_of_many_blocks_keep_few_blocks_and_are_read_in_order() {
+        let (mut stream, pipe, mut sealer) = stream();
+        let blocks = BlockPool::new(192 * 1024, 64);
+        drop((0..64).map(|_| blocks.take()).collect::<Vec<_>>());
+        let mut wakes = Wakes::default();
+        for number in 0..62 {
+            let mut block = blocks.take();
+            // Too long to be gathered.
+            let frames =
+                [sealed(&mut sealer, &[number; 4000]), sealed(&mut sealer, &[number; 200])]
+                    .concat();
+            block.memory_mut()[..frames.len()].copy_from_slice(&frames);
+            pipe.push_inbound(block.freeze(frames.len()), &mut wakes).unwrap();
+        }
+        let kept_bytes = (64 - blocks.free_count()) * blocks.block_bytes();
+        assert!(kept_bytes <= 2 * pipe.unread_bytes(), "{kept_bytes} bytes of blocks");
+        let mut read = vec![0; 62 * 4200];
+        stream.read_exact(&mut read).now_or_never().unwrap().unwrap();
+        assert!(read.chunks(4200).zip(0..).all(|(chunk, number)| chunk == vec![number; 4200]));
+        assert_eq!((pipe.unread_bytes(), blocks.free_count()), (0, 64));
+    }
+
+    /// Else the machine, pushing the next piece, could come between a reader and what it tells of itself, or the reader between
+    /// the machine and what that tells: a stream with nothing unread would be taken back, or one with something never.
+    #[test]
+    fn what_the_pool_is_told_is_told_under_the_lock_of_the_pipe() {
+        type Watched = Arc<Mutex<Option<Arc<Pipe>>>>;
+        let (watched, locked) = (Watched::default(), Arc::new(Mutex::new(Vec::new())));
+        let (epoch, seen, noted) =
+            (std::time::Instant::now(), Arc::clone(&watched), Arc::clone(&locked));
+        let clock = move || {
+            if let Some(pipe) = &*seen.lock().unwrap() {
+                noted.lock().unwrap().push(pipe.is_inbound_locked());
+            }
+            epoch
+        };
+        let places = StreamPool::with_clock(StreamLimits::flat(1), Arc::new(clock));
+        let (mut stream, pipe, mut sealer) = stream_of(&places);
+        *watched.lock().unwrap() = Some(Arc::clone(&pipe));
+        assert!(stream.read(&mut [0; 4]).now_or_never().is_none());
+        // Two pieces, of which one is left, then the last.
+        for _ in 0..2 {
+            arrives(
+                &pipe,
+                [sealed(&mut sealer, &[1; 4000]), sealed(&mut sealer, &[2; 4000])].concat(),
+            );
+        }
+        for _ in 0..4 {
+            assert!(stream.read(&mut [0; 4000]).now_or_never().is_some());
+        }
+        pipe.finish_inbound();
+        *watched.lock().unwrap() = None;
+        let locked = locked.lock().unwrap();
+        assert!(locked.len() >= 4 && locked.iter().all(|locked| *locked), "{locked:?}");
     }
 
     #[test]

@@ -257,17 +257,39 @@ impl Slice {
         self.start += u32::try_from(len.min(self.len())).expect("within the block");
     }
 
-    /// The same bytes in memory of their own if they are less than a quarter of their block, or if the block is lent by a
-    /// ring that runs low: a slice that may wait for long must not keep a block alive that is many times its size, nor
-    /// memory that all connections of a thread receive into.
+    /// The same bytes in memory of their own if they are a [small part](Self::is_small_part) of their block, or if the block is
+    /// lent by a ring that runs low: a slice that may wait for long must not keep a block alive that is many times its size,
+    /// nor memory that all connections of a thread receive into.
     #[must_use]
     pub fn compact(self) -> Self {
-        let wasteful = match self.block.as_deref().map(|block| &block.memory) {
-            Some(Memory::Own(memory)) => self.len() < memory.len() / 4,
-            Some(Memory::Lent(lease)) => self.len() < lease.len() / 4 || lease.is_wanted(),
-            None => false,
-        };
+        let wasteful = self.is_small_part() || self.is_wanted();
         if wasteful { Self::copy_from(&self) } else { self }
+    }
+
+    /// Less than a quarter of its block.
+    pub(crate) fn is_small_part(&self) -> bool {
+        self.len() < self.block_bytes() / 4
+    }
+
+    /// Whether it lies in memory of a ring that has lent much of it.
+    pub(crate) fn is_wanted(&self) -> bool {
+        match self.block.as_deref().map(|block| &block.memory) {
+            Some(Memory::Lent(lease)) => lease.is_wanted(),
+            Some(Memory::Own(_)) | None => false,
+        }
+    }
+
+    /// Bytes of its block.
+    pub(crate) fn block_bytes(&self) -> usize {
+        self.block.as_deref().map_or(0, |block| block.memory.len())
+    }
+
+    /// Whether both lie in the same block.
+    pub(crate) fn shares_block(&self, other: &Self) -> bool {
+        match (&self.block, &other.block) {
+            (Some(one), Some(other)) => Arc::ptr_eq(one, other),
+            _ => false,
+        }
     }
 
     /// Bytes in the slice.

@@ -5,6 +5,7 @@
 
 pub mod batch;
 pub mod block;
+pub(crate) mod pins;
 pub mod ports;
 pub mod send_queue;
 pub mod streams;

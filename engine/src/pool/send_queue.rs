@@ -8,7 +8,11 @@
 
 use std::collections::VecDeque;
 
-use super::{Slice, batch::Batch};
+use super::{
+    Slice,
+    batch::Batch,
+    pins::{Pinned, Pins},
+};
 
 /// Payloads up to this many bytes are copied into the batch, larger ones are referenced.
 /// The crossing point measured for the relay lies near 2 KiB.
@@ -20,7 +24,7 @@ pub enum Segment {
     /// Gathered small pieces and frame headers.
     Batch(Batch),
     /// A referenced range of a receive block.
-    Slice(Slice),
+    Slice(Pinned),
 }
 
 impl Segment {
@@ -29,7 +33,14 @@ impl Segment {
     pub fn as_bytes(&self) -> &[u8] {
         match self {
             Self::Batch(batch) => batch.bytes(),
-            Self::Slice(slice) => slice,
+            Self::Slice(pinned) => pinned.slice(),
+        }
+    }
+
+    fn pinned(&self) -> Option<&Pinned> {
+        match self {
+            Self::Slice(pinned) => Some(pinned),
+            Self::Batch(_) => None,
         }
     }
 }
@@ -45,6 +56,8 @@ pub struct SendQueue {
     taken: usize,
     /// The queue was cleared meanwhile: nothing of it comes back.
     forget_taken: bool,
+    /// Those of `taken` included.
+    pins: Pins,
 }
 
 impl SendQueue {
@@ -61,13 +74,16 @@ impl SendQueue {
         }
     }
 
-    /// Queues `slice`: copied when small, referenced when large.
+    /// Queues `slice`: copied when small, referenced when large, unless [`Pins`] is against it.
     pub fn push_slice(&mut self, slice: Slice) {
         if slice.len() <= COPY_MAX_BYTES {
             self.push_bytes(&slice);
         } else {
             self.len += slice.len();
-            self.segments.push_back(Segment::Slice(slice));
+            // Between two slices there may be a batch, of headers.
+            let last = self.segments.iter().rev().take(2).find_map(Segment::pinned);
+            let pinned = self.pins.admit(slice, last);
+            self.segments.push_back(Segment::Slice(pinned));
         }
     }
 
@@ -121,7 +137,9 @@ impl SendQueue {
             }
             sent -= left;
             self.head_sent = 0;
-            self.segments.pop_front();
+            if let Some(Segment::Slice(pinned)) = self.segments.pop_front() {
+                self.pins.release(&pinned);
+            }
         }
     }
 
@@ -145,6 +163,7 @@ impl SendQueue {
         }
         if sent == taken {
             self.len -= taken;
+            segments.iter().filter_map(Segment::pinned).for_each(|sent| self.pins.release(sent));
             return segments.clear();
         }
         for segment in segments.drain(..).rev() {
@@ -161,8 +180,8 @@ impl SendQueue {
             return None;
         }
         let slice = match self.segments.front_mut()? {
-            Segment::Slice(slice) => {
-                let mut rest = slice.clone();
+            Segment::Slice(pinned) => {
+                let mut rest = pinned.slice().clone();
                 rest.advance(self.head_sent);
                 rest.split_to(bytes_max)
             }
@@ -185,6 +204,7 @@ impl SendQueue {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::pool::{BlockPool, pins::PINNED_BYTES_MAX};
 
     fn flat(queue: &SendQueue) -> Vec<u8> {
         queue.pieces().flatten().copied().collect()
@@ -198,6 +218,34 @@ mod tests {
         queue.push_slice(Slice::from_vec(vec![7; COPY_MAX_BYTES + 1]));
         assert_eq!(queue.pieces().count(), 2);
         assert_eq!(queue.len(), 6 + COPY_MAX_BYTES + 1);
+    }
+
+    /// As a peer could send that means to use up memory: a little of each receive block for somebody who does not read.
+    #[test]
+    fn what_waits_keeps_few_blocks_and_gives_them_back_however_it_leaves() {
+        let pool = BlockPool::new(192 * 1024, 64);
+        drop((0..64).map(|_| pool.take()).collect::<Vec<_>>());
+        let fill = |queue: &mut SendQueue| {
+            for _ in 0..62 {
+                queue.push_bytes(b"a header");
+                queue.push_slice(pool.take().freeze(COPY_MAX_BYTES + 50));
+            }
+            assert_eq!(64 - pool.free_count(), PINNED_BYTES_MAX / pool.block_bytes());
+        };
+        let mut queue = SendQueue::default();
+        for sent_at_once in [true, false] {
+            fill(&mut queue);
+            let mut segments = Vec::new();
+            let (all, head) = (queue.len(), queue.take_segments(&mut segments, 1000));
+            let sent = if sent_at_once { all } else { 3000 };
+            queue.settle(&mut segments, head, sent);
+            queue.advance(all - sent);
+            assert!(queue.is_empty() && pool.free_count() == 64);
+        }
+        fill(&mut queue);
+        queue.clear();
+        assert_eq!(pool.free_count(), 64);
+        fill(&mut queue);
     }
 
     #[test]

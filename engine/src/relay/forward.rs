@@ -10,6 +10,7 @@ use std::sync::atomic::Ordering::Relaxed;
 
 use super::{
     Command, Half, RefuseReason, Relay, SessionEnd, Stage, StreamMsg, StreamRef, TimerKey,
+    lanes::LANE_COMPACT_BYTES,
     stream::{Hold, Relaying, pending_len},
 };
 use crate::{
@@ -153,6 +154,13 @@ impl Relay {
         if to.core == self.core {
             self.stream_message(io, to, from, msg);
         } else {
+            let waiting = self.cores.lanes().bytes(self.core, to.core);
+            let msg = match msg {
+                StreamMsg::Data(data) if waiting > LANE_COMPACT_BYTES => {
+                    StreamMsg::Data(data.compact())
+                }
+                msg => msg,
+            };
             self.outbox.push(to.core, Command::Stream { to, from, msg });
         }
     }

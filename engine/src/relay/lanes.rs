@@ -30,6 +30,10 @@ pub const LANE_HIGH_BYTES: usize = 4 << 20;
 /// Bytes in a lane at which its source goes on.
 pub const LANE_LOW_BYTES: usize = 1 << 20;
 
+/// Bytes in a lane above which slices that are a small part of their block are put into memory of their own: what waits behind
+/// so much may wait for long, and a lane counts bytes, not blocks.
+pub(super) const LANE_COMPACT_BYTES: usize = 256 << 10;
+
 /// Bytes that a core takes out of a lane before its sockets get their turn again.
 const TURN_BYTES: usize = 1 << 20;
 

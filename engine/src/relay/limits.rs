@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use crate::timers::LONGEST;
+
 /// Bounds of one relay core. All have defaults; none is without effect.
 #[derive(Debug, Clone)]
 pub struct RelayLimits {
@@ -69,6 +71,22 @@ pub struct RelayLimits {
 impl RelayLimits {
     /// A stream opens, is acknowledged, updated and finished: so many frames without payload are honest beside one data frame.
     pub const CONTROL_PER_DATA_FRAME: u64 = 4;
+
+    /// The same, with no time longer than a clock can tell ([`LONGEST`]).
+    pub(super) fn bounded(mut self) -> Self {
+        let times = [
+            &mut self.handshake_timeout,
+            &mut self.dial_timeout,
+            &mut self.idle_timeout,
+            &mut self.linger_timeout,
+            &mut self.ping_interval,
+            &mut self.ping_timeout,
+        ];
+        for time in times {
+            *time = LONGEST.min(*time);
+        }
+        self
+    }
 }
 
 impl Default for RelayLimits {

@@ -122,7 +122,7 @@ impl Relay {
             address_sessions: AddressSessions::default(),
             public_key: config.secret_key.public_key(),
             secret_key: config.secret_key,
-            limits: config.limits,
+            limits: config.limits.bounded(),
             newcomers: config.newcomers,
             core,
             outbox: Outbox::new(cores.count()),

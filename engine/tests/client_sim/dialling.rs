@@ -6,6 +6,7 @@ use dmsg_engine::client::{
     DialError, DialPhase, TryCause,
     machine::{Command, DialRequest, Purpose},
 };
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::{scripted::Script, world::World};
 
@@ -83,6 +84,25 @@ fn without_candidates_the_peer_has_no_servers() {
     let to = world.addr(0, 80);
     let pending = world.dial_via(0, to, &[]);
     assert_eq!(world.finish(pending).unwrap_err(), DialError::NoDelegatedServers(to.key));
+}
+
+#[test]
+fn times_that_mean_for_ever_are_times() {
+    let mut world = World::new(46);
+    world.add_server();
+    for _ in 0..2 {
+        world.add_client(|config| {
+            config.dial_timeout = Duration::MAX;
+            config.try_timeout = Duration::MAX;
+            config.stream_wait_timeout = Duration::MAX;
+            config.stream_idle_timeout = Some(Duration::MAX);
+            config.update_interval = Duration::MAX;
+        });
+    }
+    world.connect_all();
+    let (mut near, mut far) = world.pair(0, 1);
+    world.wait(near.write_all(b"x")).unwrap();
+    assert_eq!(world.wait(far.read_u8()).unwrap(), b'x');
 }
 
 #[test]

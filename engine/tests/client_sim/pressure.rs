@@ -76,6 +76,30 @@ fn where_there_is_no_window_a_slow_reader_slows_its_session_down_and_loses_nothi
 }
 
 #[test]
+fn where_there_is_no_window_a_reader_that_is_slow_but_steady_is_not_reset() {
+    let mut world = World::with_mux(74, MuxKind::SmuxV1);
+    world.add_server();
+    world.add_client(|_| {});
+    world.add_client(|_| {});
+    world.connect_all();
+    let (mut near, mut far) = world.pair(0, 1);
+    let total = 700_000;
+    let mut write = Box::pin(async move {
+        near.write_all(&vec![5; total]).await.unwrap();
+        near
+    });
+    // 8 KB/s: from the mark at which the session is held to the one at which it is read again in 16 s.
+    let (mut read, mut buffer, mut written) = (0, [0; 800], None);
+    while read < total {
+        written = written.or_else(|| write.as_mut().now_or_never());
+        world.pass(Duration::from_millis(100));
+        let came = far.read(&mut buffer).now_or_never();
+        read += came.map_or(0, |count| count.expect("it is read"));
+    }
+    assert!(world.net.elapsed() > 8 * HOLD_MAX);
+}
+
+#[test]
 fn where_there_is_no_window_a_reader_that_stalls_is_reset_and_its_session_goes_on() {
     let mut world = World::with_mux(72, MuxKind::SmuxV1);
     world.add_server();

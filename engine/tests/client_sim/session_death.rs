@@ -2,6 +2,8 @@
 
 use std::{io::ErrorKind, time::Duration};
 
+use dmsg_engine::client::machine::{CLOSE_FLUSH, Command};
+use futures_util::FutureExt;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::{
@@ -58,6 +60,24 @@ fn a_server_that_falls_silent_is_found_out_within_45_seconds() {
     assert_eq!(world.ports(0), 0);
 }
 
+/// `Client::close` promises 2 s; a server that is out of reach must not hold it up.
+#[test]
+fn closing_ends_connections_that_cannot_be_flushed() {
+    let mut world = World::connected(26, 2);
+    let mut streams: Vec<_> = (0..4).map(|_| world.pair(0, 1)).collect();
+    let node = world.clients[0].node;
+    let wire = world.net.wires(node)[0];
+    world.net.black_hole(wire);
+    for (near, _) in &mut streams {
+        while near.write(&[5; 65_536]).now_or_never().is_some() {}
+    }
+    world.pass(Duration::from_secs(1));
+    assert_eq!(world.net.wires(node).len(), 1);
+    world.clients[0].link.post_release(Command::Close);
+    world.pass(CLOSE_FLUSH + Duration::from_millis(10));
+    assert!(world.net.wires(node).is_empty(), "nothing is left that the driver would wait for");
+}
+
 #[test]
 fn a_black_hole_is_found_out_within_45_seconds() {
     let mut world = World::connected(24, 2);
@@ -85,4 +105,8 @@ fn a_go_away_moves_to_a_new_session_and_lets_streams_finish() {
     assert_eq!(&heard, b"still here");
     assert_eq!(world.sessions(0), 1);
     assert_eq!(world.server(0, |server| server.handshakes), 3);
+    drop((near, far));
+    world.pass(Duration::from_secs(15));
+    let ended = world.clients[0].shared.stats().sessions_ended;
+    assert_eq!(ended["closed_by_server"], 1, "counted once, though it ended twice: {ended:?}");
 }

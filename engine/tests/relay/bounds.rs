@@ -76,6 +76,29 @@ fn streams_are_counted_once_at_whatever_stage_they_are() {
 }
 
 #[test]
+fn times_that_mean_for_ever_are_times() {
+    let limits = RelayLimits {
+        handshake_timeout: Duration::MAX,
+        dial_timeout: Duration::MAX,
+        idle_timeout: Duration::MAX,
+        linger_timeout: Duration::MAX,
+        ping_interval: Duration::MAX,
+        ping_timeout: Duration::MAX,
+        ..RelayLimits::default()
+    };
+    let mut net = Net::new(97);
+    let server = server_with(&mut net, limits);
+    let mut a = Peer::connect(&mut net, &server, b"a", MuxKind::Yamux);
+    let mut b = Peer::connect(&mut net, &server, b"b", MuxKind::SmuxV1);
+    b.mux.ping(0, &mut b.queue);
+    settle_for(&mut net, &mut [&mut a, &mut b], Duration::from_secs(20));
+    let (at_a, _) = connect_through(&mut net, &mut a, &mut b);
+    a.mux.finish(at_a, &mut a.queue);
+    settle_for(&mut net, &mut [&mut a, &mut b], Duration::from_secs(20));
+    assert!(a.is_open(&net) && b.is_open(&net));
+}
+
+#[test]
 fn sessions_of_one_address_beyond_its_limit_are_closed_and_a_place_comes_back() {
     let limits = RelayLimits { sessions_per_address_max: 2, ..RelayLimits::default() };
     let mut net = Net::new(93);

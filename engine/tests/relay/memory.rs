@@ -7,7 +7,6 @@ use std::{
 
 thread_local! {
     static LARGEST: Cell<usize> = const { Cell::new(0) };
-    static HELD: Cell<isize> = const { Cell::new(0) };
 }
 
 struct Measuring;
@@ -16,13 +15,11 @@ struct Measuring;
 unsafe impl GlobalAlloc for Measuring {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         LARGEST.with(|largest| largest.set(largest.get().max(layout.size())));
-        HELD.with(|held| held.set(held.get() + layout.size() as isize));
         // SAFETY: the caller keeps the rules of `GlobalAlloc`.
         unsafe { System.alloc(layout) }
     }
 
     unsafe fn dealloc(&self, memory: *mut u8, layout: Layout) {
-        HELD.with(|held| held.set(held.get() - layout.size() as isize));
         // SAFETY: as above.
         unsafe { System.dealloc(memory, layout) }
     }
@@ -36,11 +33,4 @@ pub(crate) fn largest_allocation(work: impl FnOnce()) -> usize {
     LARGEST.set(0);
     work();
     LARGEST.get()
-}
-
-/// Bytes that are held more after `work` than before.
-pub(crate) fn held_by(work: impl FnOnce()) -> isize {
-    let before = HELD.get();
-    work();
-    HELD.get() - before
 }

@@ -78,7 +78,8 @@ pub(super) struct Control {
 
 impl Control {
     /// Starts the thread. It ends after the engine's, and only then is the key free for another
-    /// client.
+    /// client. An engine that does not end within [`STOP_TIMEOUT`] (its thread may not have had the processor) is left behind
+    /// with a warning, and ends as soon as it can.
     pub(super) fn spawn(self, engine: JoinHandle<io::Result<()>>, key: KeyGuard) -> io::Result<()> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
         let link = Arc::clone(&self.link);

@@ -165,7 +165,7 @@ impl ClientMachine {
     pub fn new(config: ClientConfig, link: Arc<EngineLink>, shared: Arc<Shared>) -> Self {
         Self {
             key: config.secret_key.public_key(),
-            config,
+            config: config.bounded(),
             link,
             shared,
             timers: TimerQueue::new(),
@@ -205,7 +205,7 @@ impl ClientMachine {
             Timer::Linger(key) => self.linger_due(io, key),
             Timer::Idle(key) => self.idle_due(io, key),
             Timer::Hold(key) => self.hold_due(io, key),
-            Timer::Stop => io.stop(),
+            Timer::Stop => self.stop(io),
         }
     }
 
@@ -226,6 +226,14 @@ impl ClientMachine {
         self.timers = TimerQueue::new();
         self.timers.set(Timer::Stop, io.now() + CLOSE_FLUSH);
         self.stop_when_flushed(io);
+    }
+
+    /// The time to flush is over.
+    fn stop(&mut self, io: &mut Io) {
+        for conn in self.closing.iter().flatten() {
+            io.close(*conn, CloseMode::Abort);
+        }
+        io.stop();
     }
 
     fn stop_when_flushed(&self, io: &mut Io) {

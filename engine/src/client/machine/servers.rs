@@ -121,6 +121,8 @@ pub(super) struct Ended<'a> {
     pub(super) why: &'a SessionEnd,
     /// How long it was up; `None` if it never was.
     pub(super) uptime: Option<Duration>,
+    /// Its end has been counted before, when the server took leave.
+    pub(super) is_noted: bool,
 }
 
 impl ClientMachine {
@@ -257,7 +259,9 @@ impl ClientMachine {
         let random = random_u32(io);
         let is_lonely = self.sessions.values().all(|session| session.up().is_none());
         let board = &self.shared.board;
-        board.note_session_end(key, ended.why);
+        if !ended.is_noted {
+            board.note_session_end(key, ended.why);
+        }
         let Some(server) = self.servers.get_mut(&key).filter(|s| s.session == Some(ended.conn))
         else {
             return false;

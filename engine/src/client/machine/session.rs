@@ -272,14 +272,14 @@ impl ClientMachine {
         let key = session.server;
         let Some(up) = session.up_mut().filter(|up| !up.draining) else { return };
         debug!(server = %key.short(), "the server sent go-away");
-        up.draining = true;
         if up.streams.is_empty() {
             return self.end_session(io, conn, SessionEnd::ClosedByServer, Some(CloseMode::Flush));
         }
+        up.draining = true;
         // Dials that waited for an ACK here go on when the successor is up.
         up.waiting.clear();
         let why = SessionEnd::ClosedByServer;
-        self.note_ended(io, key, &Ended { conn, why: &why, uptime: None });
+        self.note_ended(io, key, &Ended { conn, why: &why, uptime: None, is_noted: false });
         self.want_successor(key);
         self.show_sessions();
         self.maintain(io);
@@ -346,12 +346,14 @@ impl ClientMachine {
             io.close(conn, mode);
         }
         let key = session.server;
-        let (mut uptime, mut broken) = (None, Vec::new());
+        let (mut uptime, mut broken, mut is_noted) = (None, Vec::new(), false);
         if let Phase::Up(up) = session.phase {
+            // With its go-away.
+            is_noted = up.draining;
             uptime = Some(io.now().duration_since(up.since));
             broken = self.end_streams(conn, *up, &why);
         }
-        let was_in_use = self.note_ended(io, key, &Ended { conn, why: &why, uptime });
+        let was_in_use = self.note_ended(io, key, &Ended { conn, why: &why, uptime, is_noted });
         self.show_sessions();
         for id in broken {
             self.fail_try(io, id, TryCause::Session(why.clone()));

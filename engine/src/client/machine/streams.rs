@@ -29,7 +29,7 @@ use crate::{
 pub const LINGER: Duration = Duration::from_secs(10);
 
 /// How long the reader of one stream may hold up its whole session where the mux has no windows
-/// (smux v1), before the stream is reset. Well below the silence that ends a session.
+/// (smux v1), before the stream is reset; anew with each 64 KiB that it takes. Well below the silence that ends a session.
 pub const HOLD_MAX: Duration = Duration::from_secs(10);
 
 /// Bytes one stream may send before the next one's turn, when several wait for the connection.
@@ -189,6 +189,9 @@ impl ClientMachine {
         }
         if is_low {
             self.release_session(io, key);
+        } else if grant > 0 && self.open_stream(key).is_some_and(|open| open.held) {
+            // Its reader is slow, and reads.
+            self.timers.set(Timer::Hold(key), now + HOLD_MAX);
         }
         self.pump(io, key);
     }

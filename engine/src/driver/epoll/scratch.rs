@@ -6,8 +6,8 @@
 //! ```
 //!
 //! A block leaves with what was received and the pool gives another. Where a read ends early in a block, its bytes move to a
-//! block of the smallest size that holds them: queued bytes pin at most a few times their size, and most bytes are not
-//! copied.
+//! block of the smallest size that holds them: what one read brings takes at most a few times its size, and most bytes are not
+//! copied. What small parts of it may keep the block alive is the matter of `pool::pins`.
 
 use std::io::IoSliceMut;
 
