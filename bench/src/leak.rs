@@ -12,7 +12,6 @@
 
 use std::{
     convert::Infallible,
-    net::Ipv4Addr,
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed},
@@ -27,12 +26,7 @@ use dmsg_bench::{
     report::{Curve, Curves, OutputArgs, Report, Section, Target},
     stats::percentile,
 };
-use dmsg_engine::{
-    client::{Client, ClientConfig, ServerRecord, StaticDirectory},
-    identity::SecretKey,
-    server::{Server, ServerConfig},
-    wire::Addr,
-};
+use dmsg_engine::client::Client;
 use dmsg_http::{
     http::{
         HttpClient, HttpConfig, Request,
@@ -41,6 +35,8 @@ use dmsg_http::{
     url::{DEFAULT_PORT, DmsgUrl},
 };
 use tokio::task::JoinSet;
+
+use crate::network::Network;
 
 /// How often ports and memory are looked at.
 const SAMPLE_INTERVAL: Duration = Duration::from_millis(250);
@@ -85,46 +81,16 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     args.output.finish(&report)
 }
 
-/// A relay, a service and a caller.
-struct Network {
-    relay: Server,
-    service: Client,
-    caller: Client,
-}
-
-impl Network {
-    async fn start(reclaims: bool) -> Result<Self> {
-        let key = |who: &str| SecretKey::from_seed(format!("leak {who}").as_bytes());
-        let address = (Ipv4Addr::LOCALHOST, 0).into();
-        let relay = Server::start(ServerConfig::new(key("relay"), address))?;
-        let servers = vec![ServerRecord {
-            key: relay.public_key(),
-            address: relay.local_addr().to_string(),
-            available_sessions: 1,
-        }];
-        let start = |who: &str| {
-            let mut config = ClientConfig::new(key(who));
-            if !reclaims {
-                config.unread_min_age = None;
-            }
-            Client::start(config, Arc::new(StaticDirectory { servers: servers.clone() }))
-        };
-        let (service, caller) = (start("service")?, start("caller")?);
-        tokio::try_join!(service.ready(), caller.ready())?;
-        let listener = service.listen(DEFAULT_PORT)?;
-        let answer = tower::service_fn(|_| async {
-            let body = http_body_util::Full::new(bytes::Bytes::from_static(&[7; BODY_BYTES]));
-            Ok::<_, Infallible>(http::Response::new(axum::body::Body::new(body)))
-        });
-        let config = ServeConfig::default();
-        tokio::spawn(serve(listener, answer, config, Arc::default(), std::future::pending()));
-        Ok(Self { relay, service, caller })
-    }
-
-    fn url(&self) -> Result<DmsgUrl> {
-        let to = Addr { key: self.service.public_key(), port: DEFAULT_PORT };
-        Ok(DmsgUrl::new(to, "/")?)
-    }
+/// The service's answers, all alike.
+fn serve_bodies(network: &Network) -> Result<()> {
+    let listener = network.service.listen(DEFAULT_PORT)?;
+    let answer = tower::service_fn(|_| async {
+        let body = http_body_util::Full::new(bytes::Bytes::from_static(&[7; BODY_BYTES]));
+        Ok::<_, Infallible>(http::Response::new(axum::body::Body::new(body)))
+    });
+    let config = ServeConfig::default();
+    tokio::spawn(serve(listener, answer, config, Arc::default(), std::future::pending()));
+    Ok(())
 }
 
 /// What the honest tasks saw.
@@ -198,8 +164,9 @@ impl Load {
 }
 
 async fn storm(args: &Args) -> Result<Report> {
-    let network = Network::start(!args.no_reclaim).await?;
-    let url = network.url()?;
+    let network = Network::start("leak", !args.no_reclaim).await?;
+    serve_bodies(&network)?;
+    let url = network.url(DEFAULT_PORT, "/")?;
     let mut config = HttpConfig::default();
     config.streams_max = args.streams_max;
     if args.no_reclaim {
@@ -322,6 +289,7 @@ async fn storm(args: &Args) -> Result<Report> {
             "×",
             Some(percentile(&storm_ms, 0.99) / percentile(&quiet_ms, 0.99)),
         ),
+        Target::at_most("memory with all bodies kept", 200.0, "MiB", Some(held_mib)),
         Target::at_most("ports and streams left", 0.0, "", Some(left_over as f64)),
     ];
     report.sections = vec![
@@ -330,8 +298,7 @@ async fn storm(args: &Args) -> Result<Report> {
         curve("leak-ports", "Ports in use over time", "ports", ports),
         curve("leak-memory", "Memory of the whole process over time", "MiB", memory),
     ];
-    tokio::join!(network.caller.close(), network.service.close());
-    network.relay.shutdown();
+    network.close().await;
     Ok(report)
 }
 

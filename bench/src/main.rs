@@ -1,9 +1,11 @@
 //! `dmsg-bench`: starts every party itself on loopback, measures, and reports. See the library's docs for its parts.
 
+mod cycles;
 mod discovery;
 mod http;
 mod instructions;
 mod leak;
+mod network;
 mod relay;
 
 use clap::{Parser, Subcommand};
@@ -32,6 +34,8 @@ enum Command {
     Http(http::Args),
     /// Keep response bodies unread by the hundred thousand, beside tasks that go on making requests
     Leak(leak::Args),
+    /// Open everything that can be opened and give it up at every point, and look what is left
+    Cycles(cycles::Args),
     /// A party of a run, in a process of its own
     #[command(hide = true)]
     Party(relay::PartyArgs),
@@ -53,6 +57,7 @@ fn main() -> std::process::ExitCode {
         Some(Command::DiscoveryParty(args)) => discovery::serve_party(&args),
         Some(Command::Http(args)) => http::run(&args),
         Some(Command::Leak(args)) => leak::run(&args),
+        Some(Command::Cycles(args)) => cycles::run(&args),
         Some(Command::Party(args)) => relay::serve(&args),
         Some(Command::Instructions { name }) => instructions::run(name.as_deref()),
         Some(Command::Gate) => show_gate(),

@@ -45,3 +45,15 @@ fn an_unknown_part_is_an_error_that_says_what_to_do() {
     assert!(!run.status.success() && run.stdout.is_empty());
     assert!(String::from_utf8_lossy(&run.stderr).contains("--list"));
 }
+
+/// The whole of it, 200,000 cycles, is in docs/benchmarks/cycles.md.
+#[test]
+fn whatever_is_given_up_at_any_point_leaves_nothing() {
+    let run = Command::new(env!("CARGO_BIN_EXE_dmsg-bench"))
+        .args(["cycles", "--cycles", "2000", "--tasks", "8"])
+        .output()
+        .unwrap();
+    let (table, log) = (String::from_utf8_lossy(&run.stdout), String::from_utf8_lossy(&run.stderr));
+    assert!(run.status.success(), "{table}\n{log}");
+    assert!(table.contains("streams left anywhere"), "{table}");
+}

@@ -183,6 +183,12 @@ async fn bodies_dropped_unread_free_their_ports() {
     }
     network.caller_is_free().await;
     assert_eq!(client.stream_counts(), (0, 0));
+    // Nor do they linger in the session until their endless bodies have come: they were reset.
+    let deadline = Instant::now() + Duration::from_secs(5);
+    while network.caller.sessions().iter().any(|session| session.streams > 0) {
+        assert!(Instant::now() < deadline, "{:?}", network.caller.sessions());
+        tokio::task::yield_now().await;
+    }
     // And the client is as good as new.
     let response = client.send(Request::get(network.url("/short"))).await.unwrap();
     assert_eq!(response.into_body().read_to_end(100).await.unwrap(), "short");

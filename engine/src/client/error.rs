@@ -118,6 +118,8 @@ pub enum DialPhase {
     Session,
     /// For the peer's response, through a server.
     Response,
+    /// For the end of the pause after the peer's last failures.
+    Patience,
 }
 
 impl fmt::Display for DialPhase {
@@ -126,6 +128,7 @@ impl fmt::Display for DialPhase {
             Self::Resolve => "the peer's discovery entry",
             Self::Session => "a session with the server",
             Self::Response => "the peer's response",
+            Self::Patience => "the end of the pause after the last failures",
         })
     }
 }

@@ -25,6 +25,8 @@ pub struct Script {
     pub refuse: bool,
     /// Read requests and never answer.
     pub silent: bool,
+    /// Read requests for this one and never answer.
+    pub silent_for: Option<PublicKey>,
     /// Forget a session's frames altogether: no ACK, no pong.
     pub deaf: bool,
     /// Flip a byte of every response.
@@ -190,7 +192,9 @@ impl ScriptedServer {
         self.requests += 1;
         let request = StreamRequest::decode(object.gob()).unwrap();
         request.verify(&object).unwrap();
-        if self.script.silent {
+        if self.script.silent
+            || (self.script.silent_for.is_some() && self.script.silent_for == request.dst.key)
+        {
             return;
         }
         if request.ip_info {

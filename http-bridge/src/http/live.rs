@@ -81,7 +81,7 @@ impl Slot {
     pub(super) fn take(&self) -> Result<Box<Live>, Duration> {
         let mut content = self.lock();
         content.reader = None;
-        content.live.take().ok_or(content.reclaimed.unwrap_or_default())
+        content.live.take().ok_or_else(|| content.reclaimed.unwrap_or_default())
     }
 
     /// Puts it back; `reader` is woken if it is taken back from now on. Fails if that has happened meanwhile.

@@ -9,11 +9,14 @@
 //!
 //! Candidates are tried one after the other, never in parallel: a peer would accept the losers too.
 //! Order: sessions that are up, lowest round trip first; then at most [`CONNECTS_MAX`] servers
-//! without one. A port is taken only when there is a session to use it on, so that dials before the
-//! first session hold none.
+//! without one; servers through which the peer failed just now, last (`patience.rs`). A port is taken only when there is a
+//! session to use it on, so that dials before the first session hold none. On a session, destinations take turns
+//! (`turns.rs`).
 
 mod attempt;
 mod ending;
+mod patience;
+mod turns;
 
 use std::{
     collections::BTreeSet,
@@ -24,6 +27,7 @@ use std::{
 
 use tokio::sync::oneshot;
 
+pub(super) use self::{patience::Patience, turns::Turns};
 use super::{ClientMachine, ServerTarget, Session, Timer, servers::draw};
 use crate::{
     client::{
@@ -41,8 +45,8 @@ use crate::{
 /// New sessions one dial may ask for.
 const CONNECTS_MAX: usize = 2;
 
-/// Unacknowledged streams of ours at one server; dials beyond wait for an ACK. A yamux peer resets
-/// what exceeds its backlog, which is 256 in every Go version but the newest.
+/// Unacknowledged streams of ours at one server; dials beyond wait for an ACK, which servers give at once. A yamux peer
+/// resets what exceeds its backlog, which is 256 in every Go version but the newest.
 const UNACKED_MAX: usize = 200;
 
 /// The port named in an IP lookup; any but 0 would do (`wire.md §5.1`).
@@ -98,6 +102,8 @@ pub(super) struct Dial {
 
 enum Wait {
     Nothing,
+    /// Till the peer may be dialled again through a server that is left to try.
+    Patience,
     Session(PublicKey),
     Response(Box<Outstanding>),
 }
@@ -114,6 +120,11 @@ struct Outstanding {
 }
 
 impl Dial {
+    /// Where the request goes through `server`.
+    fn to(&self, server: PublicKey) -> Addr {
+        self.peer().unwrap_or(Addr { key: server, port: LOOKUP_PORT })
+    }
+
     fn peer(&self) -> Option<Addr> {
         match &self.request.purpose {
             Purpose::Stream { to, .. } => Some(*to),
@@ -124,7 +135,7 @@ impl Dial {
     /// The server of the current try.
     fn server(&self) -> Option<PublicKey> {
         match &self.wait {
-            Wait::Nothing => None,
+            Wait::Nothing | Wait::Patience => None,
             Wait::Session(server) => Some(*server),
             Wait::Response(outstanding) => Some(outstanding.server),
         }
@@ -133,6 +144,7 @@ impl Dial {
     fn phase(&self) -> DialPhase {
         match self.wait {
             Wait::Response(_) => DialPhase::Response,
+            Wait::Patience => DialPhase::Patience,
             _ => DialPhase::Session,
         }
     }
@@ -187,14 +199,38 @@ impl ClientMachine {
                 return;
             }
         }
-        self.exhausted(io, id);
+        match self.next_chance(io, id) {
+            Some(at) => {
+                if let Some(dial) = self.dials.get_mut(&id) {
+                    dial.wait = Wait::Patience;
+                }
+                self.timers.set(Timer::Try(id), at);
+            }
+            None => self.exhausted(io, id),
+        }
+    }
+
+    /// When the first candidate may be tried that is passed over for now.
+    fn next_chance(&self, io: &Io, id: DialId) -> Option<Instant> {
+        let dial = self.dials.get(&id)?;
+        let can_be_tried = |target: &&ServerTarget| {
+            dial.connects_left > 0 || self.usable_session(target.key).is_some()
+        };
+        let until = |target: &ServerTarget| self.patience_with(io, dial, target.key);
+        dial.untried().filter(can_be_tried).filter_map(until).min()
+    }
+
+    /// Until when the dial's peer is not to be tried through `server`.
+    fn patience_with(&self, io: &Io, dial: &Dial, server: PublicKey) -> Option<Instant> {
+        self.patience.until(dial.peer()?, server, io.now())
     }
 
     /// The next candidate: the session with the lowest round trip, or else a server to open one
     /// with.
     fn choose(&self, io: &mut Io, id: DialId) -> Option<ServerTarget> {
         let dial = self.dials.get(&id)?;
-        let held = dial.untried().filter_map(|target| {
+        let due = |target: &&ServerTarget| self.patience_with(io, dial, target.key).is_none();
+        let held = dial.untried().filter(due).filter_map(|target| {
             let conn = self.usable_session(target.key)?;
             let rtt = self.sessions.get(&conn)?.up()?.gauge.rtt();
             Some((rtt.unwrap_or(Duration::MAX), target))
@@ -206,8 +242,9 @@ impl ClientMachine {
             return None;
         }
         let now = io.now();
+        let due: Vec<_> = dial.untried().filter(due).collect();
         let mut best: Option<((bool, bool, f64), &ServerTarget)> = None;
-        for target in dial.untried() {
+        for target in due {
             let server = self.servers.get(&target.key);
             let on_its_way = server.is_some_and(|server| server.session.is_some());
             let ready = server.is_none_or(|server| server.may_dial(now));
@@ -284,12 +321,12 @@ impl ClientMachine {
         self.dials.iter().filter(|(_, dial)| waits(dial)).map(|(&id, _)| id).collect()
     }
 
-    /// The server acknowledged a stream, or one is gone: a dial that waited for that may go on.
-    pub(super) fn advance_backlog(&mut self, io: &mut Io, conn: ConnId) {
+    /// A dial was acknowledged, answered or given up, so that one that waited may go out.
+    pub(super) fn advance_turns(&mut self, io: &mut Io, conn: ConnId) {
         while let Some(up) = self.sessions.get_mut(&conn).and_then(Session::up_mut)
             && !up.draining
             && up.mux.unacked_count() < UNACKED_MAX
-            && let Some(id) = up.waiting.pop_front()
+            && let Some(id) = up.turns.next()
         {
             let server = up.gauge.server;
             if self

@@ -38,7 +38,11 @@ pub use servers::ServerTarget;
 pub use session::{QUIET_MAX, QUIET_MIN};
 pub use streams::{HOLD_MAX, LINGER};
 
-use self::{dial::Dial, servers::Server, session::Session};
+use self::{
+    dial::{Dial, Patience},
+    servers::Server,
+    session::Session,
+};
 use super::{
     config::ClientConfig,
     error::{DialError, SessionEnd},
@@ -151,6 +155,8 @@ pub struct ClientMachine {
     servers: BTreeMap<PublicKey, Server>,
     sessions: BTreeMap<ConnId, Session>,
     dials: BTreeMap<DialId, Dial>,
+    /// Which peers are left alone for a while.
+    patience: Patience,
     /// Whom we had handshakes with.
     peers: Peers,
     /// Empty between verbs.
@@ -172,6 +178,7 @@ impl ClientMachine {
             servers: BTreeMap::new(),
             sessions: BTreeMap::new(),
             dials: BTreeMap::new(),
+            patience: Patience::default(),
             peers: Peers::default(),
             wakes: Wakes::default(),
             closing: None,

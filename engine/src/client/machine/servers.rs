@@ -330,7 +330,7 @@ impl ClientMachine {
     }
 }
 
-fn random_u32(io: &mut Io) -> u32 {
+pub(super) fn random_u32(io: &mut Io) -> u32 {
     let mut bytes = [0; 4];
     io.random(&mut bytes);
     u32::from_be_bytes(bytes)

@@ -21,7 +21,7 @@ use std::{
 
 use tracing::{debug, info};
 
-use super::{ClientMachine, DialId, Timer, servers::Ended, streams::Slot};
+use super::{ClientMachine, DialId, Timer, dial::Turns, servers::Ended, streams::Slot};
 use crate::{
     client::{
         error::{SessionEnd, StreamEnd, TryCause},
@@ -79,8 +79,8 @@ pub(super) struct Up {
     pub(super) streams: BTreeMap<StreamId, Slot>,
     /// Streams that wait for the connection's send queue.
     pub(super) blocked: VecDeque<StreamId>,
-    /// Dials that wait for the server to acknowledge earlier streams.
-    pub(super) waiting: VecDeque<DialId>,
+    /// Dials that are out, and those that wait for earlier ones to be answered.
+    pub(super) turns: Turns,
     /// Inbound handshakes in progress.
     pub(super) inbound_count: usize,
     /// Streams for which the session is not read.
@@ -206,7 +206,7 @@ impl ClientMachine {
             gauge: SessionGauge::new(server, address),
             streams: BTreeMap::new(),
             blocked: VecDeque::new(),
-            waiting: VecDeque::new(),
+            turns: Turns::default(),
             inbound_count: 0,
             holds: 0,
             draining: false,
@@ -247,7 +247,7 @@ impl ClientMachine {
     fn on_event(&mut self, io: &mut Io, conn: ConnId, event: Event) {
         match event {
             Event::Opened(id) => self.inbound_opened(io, (conn, id)),
-            Event::Acked(_) => self.advance_backlog(io, conn),
+            Event::Acked(_) => self.advance_turns(io, conn),
             Event::Data(id, data) => self.stream_data(io, (conn, id), data),
             Event::Credit(id, _) => self.pump(io, (conn, id)),
             Event::Finished(id) => self.stream_finished(io, (conn, id)),
@@ -276,8 +276,8 @@ impl ClientMachine {
             return self.end_session(io, conn, SessionEnd::ClosedByServer, Some(CloseMode::Flush));
         }
         up.draining = true;
-        // Dials that waited for an ACK here go on when the successor is up.
-        up.waiting.clear();
+        // Dials that waited for their turn here go on when the successor is up.
+        up.turns.send_away();
         let why = SessionEnd::ClosedByServer;
         self.note_ended(io, key, &Ended { conn, why: &why, uptime: None, is_noted: false });
         self.want_successor(key);
@@ -372,7 +372,7 @@ impl ClientMachine {
         }
     }
 
-    /// Ends the streams of a session, and returns the dials whose request was out on it. Those in `waiting` wait for any
+    /// Ends the streams of a session, and returns the dials whose request was out on it. Those that wait for their turn wait for any
     /// session with the server, or have gone on to another since.
     fn end_streams(&mut self, conn: ConnId, up: Up, why: &SessionEnd) -> Vec<DialId> {
         up.gauge.streams.store(0, Ordering::Relaxed);

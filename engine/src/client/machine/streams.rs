@@ -21,6 +21,7 @@ use crate::{
     io::{CloseMode, ConnId, Io},
     pool::{Slice, StreamPermit},
     session::ObjectReader,
+    wire::Addr,
 };
 
 /// How long a stream whose handle was dropped may take to send its rest and to see the peer's FIN,
@@ -40,6 +41,7 @@ pub(super) enum Slot {
     /// We opened it and wait for the response.
     Dialing {
         dial: DialId,
+        to: Addr,
         reader: ObjectReader,
     },
     /// The server opened it and we wait for the request.
@@ -331,8 +333,10 @@ impl ClientMachine {
         let now = io.now();
         let Some(up) = self.sessions.get_mut(&key.0).and_then(Session::up_mut) else { return };
         let slot = up.streams.remove(&key.1);
-        if let Some(Slot::Inbound { .. }) = slot {
-            up.inbound_count -= 1;
+        match &slot {
+            Some(Slot::Inbound { .. }) => up.inbound_count -= 1,
+            Some(Slot::Dialing { to, .. }) => up.turns.release(to),
+            _ => {}
         }
         up.gauge.streams.store(up.streams.len(), Ordering::Relaxed);
         if up.streams.is_empty() {
@@ -345,7 +349,7 @@ impl ClientMachine {
         if let Some(Slot::Open(OpenStream { held: true, .. })) = slot {
             self.drop_hold(io, key.0);
         }
-        self.advance_backlog(io, key.0);
+        self.advance_turns(io, key.0);
     }
 
     pub(super) fn cancel_stream_timers(&mut self, key: StreamKey) {

@@ -7,7 +7,7 @@ use std::{
 
 use tracing::debug;
 
-use super::{Dial, DialId, LOOKUP_PORT, Outstanding, Purpose, UNACKED_MAX, Wait};
+use super::{Dial, DialId, Outstanding, Purpose, UNACKED_MAX, Wait};
 use crate::{
     client::{
         error::{SessionEnd, TryCause},
@@ -36,12 +36,14 @@ impl ClientMachine {
     /// Sends the request on a session that is up. What fails here is filed, and the dial's wait is
     /// then `Nothing`.
     pub(super) fn try_session(&mut self, io: &mut Io, id: DialId, conn: ConnId) {
-        let Some(up) = self.sessions.get_mut(&conn).and_then(Session::up_mut) else { return };
-        if up.mux.unacked_count() >= UNACKED_MAX {
-            up.waiting.push_back(id);
+        let Some(dial) = self.dials.get_mut(&id) else { return };
+        let Some(session) = self.sessions.get_mut(&conn) else { return };
+        let to = dial.to(session.server);
+        let Some(up) = session.up_mut() else { return };
+        if up.mux.unacked_count() >= UNACKED_MAX || !up.turns.admits(&to) {
+            up.turns.wait(to, id);
             return;
         }
-        let Some(dial) = self.dials.get_mut(&id) else { return };
         let lease = Arc::clone(&dial.request.lease);
         let port = match lease.port() {
             Some(port) => port,
@@ -97,8 +99,7 @@ impl ClientMachine {
         let up = session.up_mut().ok_or_else(gone)?;
         let queue = io.queue(conn).ok_or_else(gone)?;
 
-        let peer = dial.peer();
-        let to = peer.unwrap_or(Addr { key: server, port: LOOKUP_PORT });
+        let (peer, to) = (dial.peer(), dial.to(server));
         let local = Addr { key: self.key, port };
         let mut noise = peer.map(|to| {
             let peer = self.peers.known(to.key.as_bytes()).unwrap_or_else(|| to.key.into());
@@ -122,7 +123,8 @@ impl ClientMachine {
         write_object(&mut up.sealer, object.as_bytes(), &mut sealed)?;
         let stream = up.mux.open(queue).ok_or(TryCause::StreamsExhausted)?;
         up.mux.send_bytes(stream, &sealed, queue);
-        up.streams.insert(stream, Slot::Dialing { dial: id, reader: ObjectReader::new() });
+        up.streams.insert(stream, Slot::Dialing { dial: id, to, reader: ObjectReader::new() });
+        up.turns.take(to);
         up.gauge.streams.store(up.streams.len(), Ordering::Relaxed);
         Ok(Outstanding { key: (conn, stream), server, local, to, req_hash: object.hash(), noise })
     }
@@ -135,7 +137,7 @@ impl ClientMachine {
         mut data: Slice,
     ) {
         let Some(up) = self.sessions.get_mut(&key.0).and_then(Session::up_mut) else { return };
-        let Some(Slot::Dialing { dial, reader }) = up.streams.get_mut(&key.1) else { return };
+        let Some(Slot::Dialing { dial, reader, .. }) = up.streams.get_mut(&key.1) else { return };
         let id = *dial;
         let before = data.len();
         let object = match reader.read(&mut data, &mut up.opener) {
@@ -179,6 +181,10 @@ impl ClientMachine {
         if let Some(slot) = self.slot(key) {
             *slot = Slot::Open(OpenStream::new(pipe, io.now()));
         }
+        self.patience.succeed(to, server);
+        if let Some(up) = self.sessions.get_mut(&key.0).and_then(Session::up_mut) {
+            up.turns.release(&to);
+        }
         self.watch_idle(io, key);
         if !rest.is_empty() {
             self.stream_data(io, key, rest);
@@ -188,6 +194,7 @@ impl ClientMachine {
         debug!(peer = %to, server = %server.short(), "stream dialled");
         // If nobody waits any more, the stream closes itself as it is dropped here.
         drop(reply.send(outcome));
+        self.advance_turns(io, key.0);
     }
 
     fn lookup_done(&mut self, io: &mut Io, id: DialId, address: IpAddr) {

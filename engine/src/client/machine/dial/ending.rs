@@ -2,13 +2,15 @@
 
 use tracing::debug;
 
-use super::{Dial, DialId, Purpose, Wait};
+use super::{Dial, DialId, Purpose, Wait, patience};
 use crate::{
     client::{
         error::{DialError, TryCause},
-        machine::{ClientMachine, Timer},
+        machine::{ClientMachine, Session, Timer, servers::random_u32},
     },
+    identity::PublicKey,
     io::Io,
+    wire::Addr,
 };
 
 impl ClientMachine {
@@ -19,8 +21,20 @@ impl ClientMachine {
         id: DialId,
         cause: TryCause,
     ) {
+        self.note_failure(io, id, &cause);
         self.file_try(id, cause);
         self.advance_dial(io, id);
+    }
+
+    /// Has the peer left alone for a while, if it was its fault.
+    fn note_failure(&mut self, io: &mut Io, id: DialId, cause: &TryCause) {
+        if let Some(dial) = self.dials.get(&id)
+            && let (Some(to), Some(server)) = (dial.peer(), dial.server())
+            && patience::counts(cause)
+        {
+            let began = dial.try_started;
+            self.patience.fail(to, server, began, io.now(), random_u32(io));
+        }
     }
 
     pub(super) fn file_try(&mut self, id: DialId, cause: TryCause) {
@@ -83,9 +97,20 @@ impl ClientMachine {
                     server.wanted = false;
                 }
             }
-            Wait::Session(_) | Wait::Nothing => {}
+            Wait::Session(_) | Wait::Patience | Wait::Nothing => {}
+        }
+        if let Wait::Session(server) = dial.wait {
+            self.give_up_turn(id, &dial.to(server), server);
         }
         Some(dial)
+    }
+
+    fn give_up_turn(&mut self, id: DialId, to: &Addr, server: PublicKey) {
+        if let Some(conn) = self.servers.get(&server).and_then(|server| server.session)
+            && let Some(up) = self.sessions.get_mut(&conn).and_then(Session::up_mut)
+        {
+            up.turns.leave(to, id);
+        }
     }
 
     pub(super) fn take_dial(&mut self, id: DialId) -> Option<Dial> {
@@ -95,9 +120,12 @@ impl ClientMachine {
     }
 
     pub(in crate::client::machine) fn dial_due(&mut self, io: &mut Io, id: DialId) {
+        let Some(dial) = self.dials.get(&id) else { return };
+        let (phase, after) = (dial.phase(), io.now().duration_since(dial.try_started));
+        self.note_failure(io, id, &TryCause::TimedOut { phase, after });
         let Some(dial) = self.dials.get_mut(&id) else { return };
         let error = DialError::TimedOut {
-            phase: dial.phase(),
+            phase,
             server: dial.server(),
             elapsed: io.now().duration_since(dial.request.started),
             tries: std::mem::take(&mut dial.tries),
@@ -106,7 +134,15 @@ impl ClientMachine {
     }
 
     pub(in crate::client::machine) fn try_due(&mut self, io: &mut Io, id: DialId) {
-        let Some(dial) = self.dials.get_mut(&id) else { return };
+        let Some(dial) = self.dials.get(&id) else { return };
+        if let Wait::Patience = dial.wait {
+            return self.advance_dial(io, id);
+        }
+        if let Wait::Session(server) = dial.wait {
+            let to = dial.to(server);
+            self.give_up_turn(id, &to, server);
+        }
+        let Some(dial) = self.dials.get(&id) else { return };
         let cause = TryCause::TimedOut {
             phase: dial.phase(),
             after: io.now().duration_since(dial.try_started),
