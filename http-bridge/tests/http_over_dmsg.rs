@@ -20,9 +20,10 @@ use dmsg_engine::{
     client::{Client, ClientConfig, ServerRecord, StaticDirectory},
     identity::SecretKey,
     server::{Server, ServerConfig},
-    wire::Addr,
+    wire::{Addr, Port},
 };
 use dmsg_http::{
+    forward::{ForwardConfig, forward},
     http::{
         HttpClient, HttpConfig, HttpError, Request, RequestBody,
         server::{CallerKey, ServeConfig, serve},
@@ -32,6 +33,10 @@ use dmsg_http::{
 use http::Method;
 use http_body::Frame;
 use http_body_util::{BodyExt, StreamBody};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{TcpListener, TcpStream},
+};
 
 struct Network {
     _relay: Server,
@@ -220,4 +225,45 @@ async fn a_relay_that_dies_under_a_response_is_an_error() {
     };
     assert!(matches!(error, HttpError::Stream { .. } | HttpError::Incomplete { .. }), "{error}");
     drop((service, caller));
+}
+
+/// Through `dmsg proxy`, in both directions: a part never passes for the whole.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_tunnel_that_breaks_at_one_end_breaks_at_the_other() {
+    let network = Network::start("breaks").await;
+    let mut service = network.service.listen(Port::new(22).unwrap()).unwrap();
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let proxy = listener.local_addr().unwrap();
+    let client = HttpClient::new(network.caller.clone());
+    tokio::spawn(forward(listener, client, ForwardConfig::default(), std::future::pending()));
+    let ask = format!(
+        "CONNECT {key}.dmsg:22 HTTP/1.1\r\nHost: {key}.dmsg:22\r\n\r\n",
+        key = network.service.public_key()
+    );
+    let mut part = [0; 5];
+    for program_breaks in [true, false] {
+        let mut program = TcpStream::connect(proxy).await.unwrap();
+        program.write_all(ask.as_bytes()).await.unwrap();
+        let mut stream = service.accept().await.unwrap();
+        let mut head = Vec::new();
+        while !head.ends_with(b"\r\n\r\n") {
+            head.push(program.read_u8().await.unwrap());
+        }
+        if program_breaks {
+            program.write_all(b"parts").await.unwrap();
+            stream.read_exact(&mut part).await.unwrap();
+            program.set_zero_linger().unwrap();
+            drop(program);
+            let ended = stream.read(&mut part).await;
+            assert!(ended.is_err(), "the service sees {ended:?}");
+        } else {
+            stream.write_all(b"parts").await.unwrap();
+            program.read_exact(&mut part).await.unwrap();
+            stream.usage().abandon();
+            drop(stream);
+            let ended = program.read(&mut part).await.map_err(|error| error.kind());
+            assert_eq!(ended, Err(std::io::ErrorKind::ConnectionReset));
+        }
+    }
+    network.caller_is_free().await;
 }

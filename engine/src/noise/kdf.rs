@@ -30,7 +30,7 @@ fn hmac_sha256(key: &[u8; 32], data: &[u8]) -> Secret {
 pub(super) fn hkdf_two(chaining_key: &[u8; 32], input: &[u8]) -> (Secret, Secret) {
     let temp = keyed(&hmac_sha256(chaining_key, input));
     let first = finish(temp.clone().chain_update([1]));
-    let second = finish(temp.chain_update(&*first).chain_update([2]));
+    let second = finish(temp.chain_update(*first).chain_update([2]));
     (first, second)
 }
 

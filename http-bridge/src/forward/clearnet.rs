@@ -157,9 +157,12 @@ fn is_public_v4(address: Ipv4Addr) -> bool {
 /// is special, translated in ways we cannot see through, or not given out.
 fn is_public_v6(address: Ipv6Addr) -> bool {
     let s = address.segments();
-    let is_special = (s[0] == 0x2001 && s[1] < 0x200) // protocol assignments
-        || (s[0] == 0x2001 && s[1] == 0xdb8) // documentation
-        || (s[0] == 0x3fff && s[1] < 0x1000); // documentation
+    // Protocol assignments and documentation.
+    let is_special = match s[0] {
+        0x2001 => s[1] < 0x200 || s[1] == 0xdb8,
+        0x3fff => s[1] < 0x1000,
+        _ => false,
+    };
     s[0] & 0xe000 == 0x2000 && !is_special
 }
 

@@ -17,6 +17,8 @@ async fn each_gets_a_status_and_a_sentence() {
         (absolute("short.dmsg"), "400", "public key"),
         (absolute(&off_curve), "400", "public key"),
         (absolute(&format!("{host}:9")), "502", "nobody listens"),
+        (absolute(&format!("{host}:10")), "504", "timed out"),
+        (format!("CONNECT {host}:10 HTTP/1.1\r\nHost: {host}:10\r\n"), "504", "timed out"),
         (format!("GET https://{host}/ HTTP/1.1\r\nHost: {host}\r\n"), "400", "CONNECT"),
         (absolute(&format!("{host}:99999")), "400", "port"),
         (absolute(&format!("{host}:0")), "400", "port"),

@@ -7,10 +7,15 @@ use std::{
         Arc,
         atomic::{AtomicUsize, Ordering},
     },
+    time::Duration,
 };
 
 use axum::Router;
-use dmsg_engine::{identity::SecretKey, wire::Addr};
+use dmsg_engine::{
+    client::{DialError, DialPhase, Tries},
+    identity::SecretKey,
+    wire::Addr,
+};
 use dmsg_http::{
     forward::{ForwardConfig, forward},
     http::{BoxError, BreakOff, Dial, HttpClient, HttpConfig, Socket},
@@ -21,7 +26,7 @@ use tokio::{
     task::JoinHandle,
 };
 
-/// Dials the origin whatever the key; refuses port 9.
+/// Dials the origin whatever the key; refuses port 9, and does not get through to port 10.
 pub struct ToOrigin {
     origin: SocketAddr,
     pub dials: Arc<AtomicUsize>,
@@ -34,6 +39,16 @@ impl Dial for ToOrigin {
         self.dials.fetch_add(1, Ordering::SeqCst);
         if to.port.get() == 9 {
             return Err("nobody listens there".into());
+        }
+        if to.port.get() == 10 {
+            let (phase, elapsed) = (DialPhase::Response, Duration::from_secs(20));
+            return Err(DialError::TimedOut {
+                phase,
+                server: None,
+                elapsed,
+                tries: Tries::default(),
+            }
+            .into());
         }
         Ok(Socket::new(TcpStream::connect(self.origin).await?))
     }

@@ -39,14 +39,17 @@ const DATAGRAM_BYTES_MAX: usize = 2048;
 /// The bytes that every KCP segment begins with.
 const KCP_HEAD_BYTES: usize = 24;
 
+/// What came from an address, or goes to it.
+type Datagram = (SocketAddr, Vec<u8>);
+
 /// Who is bound, and a way to reach them. Cheap to clone.
 #[derive(Clone)]
 pub struct Sudph(Arc<Shared>);
 
 struct Shared {
     bound: Mutex<HashMap<PublicKey, Bound>>,
-    outbox: mpsc::Sender<(SocketAddr, Vec<u8>)>,
-    inbox: Mutex<Option<mpsc::Receiver<(SocketAddr, Vec<u8>)>>>,
+    outbox: mpsc::Sender<Datagram>,
+    inbox: Mutex<Option<mpsc::Receiver<Datagram>>>,
 }
 
 struct Bound {
