@@ -372,8 +372,8 @@ impl ClientMachine {
         }
     }
 
-    /// Ends the streams of a session, and returns the dials whose request was out on it. Those that wait for their turn wait for any
-    /// session with the server, or have gone on to another since.
+    /// Ends the streams of a session, and returns the dials whose request was out on it. Those that wait for their turn wait
+    /// for any session with the server, or have gone on to another since.
     fn end_streams(&mut self, conn: ConnId, up: Up, why: &SessionEnd) -> Vec<DialId> {
         up.gauge.streams.store(0, Ordering::Relaxed);
         let mut dials = Vec::new();
