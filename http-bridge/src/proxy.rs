@@ -10,12 +10,12 @@
 //! from the trailers.
 //!
 //! A request to switch protocols (web sockets) goes on as one, and only after the service's 101 do raw bytes pass
-//! (`proxy/tunnel.rs`). A body behind `Expect: 100-continue` waits for the service's word. A request that has been here
+//! (`proxy/switch.rs`). A body behind `Expect: 100-continue` waits for the service's word. A request that has been here
 //! before (`Via`) is a loop and refused. Not passed on: informational responses (hyper cannot send them), CONNECT and TRACE.
 
 mod headers;
+pub(crate) mod switch;
 mod target;
-mod tunnel;
 
 use std::{
     pin::Pin,
@@ -119,7 +119,7 @@ impl Proxy {
         let Some(uri) = self.target.uri(request.method(), request.uri()) else {
             return problem(StatusCode::BAD_REQUEST, "the request target cannot be forwarded\n");
         };
-        let switch = tunnel::asked(request.version(), request.headers());
+        let switch = switch::asked(request.version(), request.headers());
         let caller_end = request.extensions().get::<BreakOff>().cloned();
         let caller_side = hyper::upgrade::on(&mut request);
         let (forwarded, waiting) = self.forwarded(request, uri, switch.as_ref());
@@ -137,17 +137,17 @@ impl Proxy {
                 let Some(switch) = switch else {
                     return problem(StatusCode::BAD_GATEWAY, "the service switched unasked\n");
                 };
-                if !tunnel::is_among(&switch, response.headers()) {
+                if !switch::is_among(&switch, response.headers()) {
                     let why = "the service switched to what was not asked for\n";
                     return problem(StatusCode::BAD_GATEWAY, why);
                 }
                 let service_end = response.extensions().get::<BreakOff>().cloned();
                 let service_side = hyper::upgrade::on(&mut response);
-                tunnel::open((caller_side, caller_end), (service_side, service_end));
+                switch::open((caller_side, caller_end), (service_side, service_end));
                 let (mut head, _) = response.into_parts();
                 let switched = head.headers.get(header::UPGRADE).cloned().unwrap_or(switch);
                 strip_hop_by_hop(&mut head.headers);
-                tunnel::set(&mut head.headers, switched);
+                switch::set(&mut head.headers, switched);
                 Response::from_parts(head, Body::empty())
             }
             Ok(response) => {
@@ -193,7 +193,7 @@ impl Proxy {
             expect::open_on_continue(&mut forwarded, keeper);
         }
         // A caller that takes trailers says so hop by hop, and so do we.
-        let takes_trailers = tunnel::is_named(&head.headers, "te")
+        let takes_trailers = switch::is_named(&head.headers, "te")
             && head.headers.get(header::TE).is_some_and(|te| te.as_bytes() == b"trailers");
         let mut headers = request_headers(head.headers, &self.target.authority, caller);
         if !asks_first {
@@ -204,7 +204,7 @@ impl Proxy {
             headers.insert(header::CONNECTION, HeaderValue::from_static("te"));
         }
         if let Some(switch) = switch {
-            tunnel::set(&mut headers, switch.clone());
+            switch::set(&mut headers, switch.clone());
         }
         state_chunks(&mut headers, &forwarded);
         if let Ok(via) = HeaderValue::try_from(format!("1.1 {}", self.pseudonym)) {

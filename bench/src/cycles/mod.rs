@@ -107,7 +107,18 @@ async fn cycles(args: &Args) -> Result<Report> {
     });
     let settled = settled.await;
     let after = Held::now(&network, &parties);
-    let report = report(args, lasted, settled, &before, &after, &tallies);
+    let mut report = report(args, lasted, settled, &before, &after, &tallies);
+    for (who, ends) in [
+        ("caller's", network.caller.stats().sessions_ended),
+        ("service's", network.service.stats().sessions_ended),
+    ] {
+        if !ends.is_empty() {
+            let why = network.relay.stats().closed;
+            report.sections[0]
+                .remarks
+                .push(format!("{who} sessions ended: {ends:?}; relay: {why:?}"));
+        }
+    }
     drop(parties);
     network.close().await;
     Ok(report)

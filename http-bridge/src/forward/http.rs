@@ -2,6 +2,7 @@
 //!
 //! ```text
 //!   GET http://<key>.dmsg/path      ─▶ request over DMSG, response back
+//!   the same with Upgrade           ─▶ the same, and after a 101 bytes (web sockets)
 //!   GET http://other.host/path      ─▶ the same over TCP, if that is allowed
 //!   CONNECT host:port               ─▶ 200, then bytes
 //!   GET /                           ─▶ what this is and how it is used
@@ -21,6 +22,7 @@ use ::http::{
 use axum::body::Body;
 use http_body::Body as _;
 use http_body_util::BodyExt;
+use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 use tower::{Service, service_fn};
 
@@ -30,8 +32,10 @@ use super::{
     tunnel,
 };
 use crate::{
-    http::{BreakOff, Dial, HttpError, Request as DmsgRequest, RequestBody},
-    proxy::strip_hop_by_hop,
+    http::{
+        BreakOff, Dial, HttpError, Request as DmsgRequest, RequestBody, ResponseBody, join::join,
+    },
+    proxy::{strip_hop_by_hop, switch},
     url::{DmsgUrl, has_valid_port},
 };
 
@@ -85,6 +89,8 @@ enum Problem {
     Http(#[from] HttpError),
     #[error(transparent)]
     Other(#[from] over_tcp::Failed),
+    #[error("the service switched to a protocol that was not asked for")]
+    Switched,
     #[error("the request cannot be sent: {0}")]
     Unsendable(#[from] ::http::Error),
 }
@@ -114,7 +120,9 @@ impl Problem {
             Self::Http(HttpError::Request(_) | HttpError::RequestBody(_)) => {
                 StatusCode::BAD_REQUEST
             }
-            Self::Connect(_) | Self::Http(_) | Self::Other(_) => StatusCode::BAD_GATEWAY,
+            Self::Connect(_) | Self::Http(_) | Self::Other(_) | Self::Switched => {
+                StatusCode::BAD_GATEWAY
+            }
         }
     }
 }
@@ -145,8 +153,11 @@ async fn connect<D: Dial>(
 
 async fn pass_on<D: Dial>(
     shared: &Shared<D>,
-    request: Request<Body>,
+    mut request: Request<Body>,
 ) -> Result<Response<Body>, Problem> {
+    let switch = switch::asked(request.version(), request.headers());
+    let end = request.extensions().get::<BreakOff>().cloned();
+    let near = (hyper::upgrade::on(&mut request), end);
     let (head, body) = request.into_parts();
     let scheme = head.uri.scheme_str().unwrap_or("http");
     if scheme != "http" {
@@ -169,8 +180,15 @@ async fn pass_on<D: Dial>(
             } else {
                 RequestBody::Stream(Box::pin(body.map_err(Into::into)))
             };
+            if let Some(switch) = &switch {
+                switch::set(&mut headers, switch.clone());
+            }
             let request = DmsgRequest { method: head.method, url, headers, body };
-            shared.client.send(request).await?.map(Body::new)
+            let response = shared.client.send(request).await?;
+            if response.status() == StatusCode::SWITCHING_PROTOCOLS {
+                return switched(response, switch, near);
+            }
+            response.map(Body::new)
         }
         Destination::Other { .. } => {
             over_tcp(shared, to, head.method, &head.uri, headers, body).await?
@@ -180,6 +198,36 @@ async fn pass_on<D: Dial>(
     // Ours is HTTP/1.1, so that the end of a body without a length is said and not only heard.
     *response.version_mut() = Version::HTTP_11;
     Ok(response)
+}
+
+/// Joins program and service behind a 101.
+fn switched(
+    response: Response<ResponseBody>,
+    asked: Option<HeaderValue>,
+    (near, near_end): (OnUpgrade, Option<BreakOff>),
+) -> Result<Response<Body>, Problem> {
+    let (mut head, body) = response.into_parts();
+    let asked = asked.filter(|asked| switch::is_among(asked, &head.headers));
+    let asked = asked.ok_or(Problem::Switched)?;
+    let protocol = head.headers.get(header::UPGRADE).cloned().unwrap_or(asked);
+    tokio::spawn(async move {
+        let far = async { body.upgrade().await.map_err(|error| error.to_string()) };
+        let near = async { near.await.map_err(|error| error.to_string()) };
+        let ended = match futures_util::future::try_join(near, far).await {
+            Ok((near, far)) => {
+                let far_end = far.break_off();
+                let joined = join((TokioIo::new(near), near_end), (far, far_end)).await;
+                joined.map_err(|error| error.to_string())
+            }
+            Err(error) => Err(error),
+        };
+        if let Err(error) = ended {
+            tracing::debug!(%error, "a switched connection ended");
+        }
+    });
+    strip_hop_by_hop(&mut head.headers);
+    switch::set(&mut head.headers, protocol);
+    Ok(Response::from_parts(head, Body::empty()))
 }
 
 async fn over_tcp<D: Dial>(

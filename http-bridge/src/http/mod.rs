@@ -57,5 +57,12 @@ pub const SERVER_IDLE_TIMEOUT: Duration =
 /// How long a client keeps a stream for its next request: a slow line's worth below the server.
 pub const POOL_IDLE_TIMEOUT: Duration = SERVER_IDLE_TIMEOUT.saturating_sub(Duration::from_secs(25));
 
+// The derivation, checked when this is built.
+const _: () = assert!(
+    POOL_IDLE_TIMEOUT.as_secs() > 0
+        && POOL_IDLE_TIMEOUT.as_secs() < SERVER_IDLE_TIMEOUT.as_secs()
+        && SERVER_IDLE_TIMEOUT.as_secs() < STREAM_IDLE_TIMEOUT.as_secs()
+);
+
 /// What our clients call themselves.
 pub const USER_AGENT: &str = concat!("dmsg/", env!("CARGO_PKG_VERSION"));

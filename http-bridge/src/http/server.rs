@@ -40,7 +40,10 @@ use self::{
     clock::{Clock, Clocked, ClockedBody, TOO_LARGE},
     reply::Reply,
 };
-use super::{Accept, BoxError, BreakOff, Peer, expect};
+use super::{
+    Accept, BoxError, BreakOff, POOL_IDLE_TIMEOUT, Peer, SERVER_IDLE_TIMEOUT, STREAM_IDLE_TIMEOUT,
+    expect,
+};
 
 pub use self::{admission::ServeStats, listed::serve_listed};
 pub use crate::discovery::CallerKey;
@@ -77,7 +80,7 @@ impl Default for ServeConfig {
     fn default() -> Self {
         Self {
             head_timeout: Duration::from_secs(30),
-            idle_timeout: super::SERVER_IDLE_TIMEOUT,
+            idle_timeout: SERVER_IDLE_TIMEOUT,
             stall_timeout: Duration::from_secs(30),
             shutdown_grace: Duration::from_secs(2),
             head_max_bytes: 16 * 1024,
@@ -86,6 +89,26 @@ impl Default for ServeConfig {
             connections_per_key_max: 256,
             is_proxy: false,
         }
+    }
+}
+
+impl ServeConfig {
+    /// The same with an idle limit that ends before that of a stream, as the callers' does before ours: whoever may write
+    /// has to be the first to give up.
+    fn checked(mut self) -> Self {
+        if self.idle_timeout >= STREAM_IDLE_TIMEOUT {
+            tracing::warn!(
+                asked = ?self.idle_timeout, used = ?SERVER_IDLE_TIMEOUT,
+                "idle connections must be closed before their streams are given up"
+            );
+            self.idle_timeout = SERVER_IDLE_TIMEOUT;
+        } else if self.idle_timeout <= POOL_IDLE_TIMEOUT {
+            tracing::info!(
+                idle = ?self.idle_timeout, pool = ?POOL_IDLE_TIMEOUT,
+                "callers keep streams for longer than this server; now and then one asks again on a fresh stream"
+            );
+        }
+        self
     }
 }
 
@@ -107,7 +130,7 @@ pub async fn serve<A, S, B>(
     S::Future: Send,
     B: HttpBody<Data = Bytes, Error: Into<BoxError>> + Send + 'static,
 {
-    let config = Arc::new(config);
+    let config = Arc::new(config.checked());
     let admission = Admission::new(&config, Arc::clone(&stats));
     let (stop, cut) = (CancellationToken::new(), CancellationToken::new());
     let mut connections = JoinSet::new();
@@ -326,4 +349,27 @@ fn refuse(status: StatusCode, why: &'static str) -> Response<Body> {
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
     headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
     response
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::http::HttpConfig;
+
+    #[test]
+    fn each_side_gives_up_before_the_next() {
+        let (client, server) = (HttpConfig::default(), ServeConfig::default());
+        assert!(client.idle_timeout < server.idle_timeout);
+        assert!(server.idle_timeout < STREAM_IDLE_TIMEOUT);
+        for (asked, used) in [
+            (STREAM_IDLE_TIMEOUT, SERVER_IDLE_TIMEOUT),
+            (Duration::MAX, SERVER_IDLE_TIMEOUT),
+            (SERVER_IDLE_TIMEOUT, SERVER_IDLE_TIMEOUT),
+            // Short ones are an operator's right.
+            (Duration::from_secs(1), Duration::from_secs(1)),
+        ] {
+            let config = ServeConfig { idle_timeout: asked, ..ServeConfig::default() };
+            assert_eq!(config.checked().idle_timeout, used);
+        }
+    }
 }

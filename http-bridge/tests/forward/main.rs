@@ -7,5 +7,10 @@ mod ordinary_programs;
 mod refused_requests;
 mod requests_as_they_are;
 mod responses_that_break_off;
+mod smuggled_requests;
+mod switched_protocols;
 mod tunnels;
 mod world;
+
+#[path = "../common/smuggling.rs"]
+mod smuggling;

@@ -4,6 +4,8 @@
 
 #[path = "../common/mod.rs"]
 mod common;
+#[path = "../common/smuggling.rs"]
+mod smuggling;
 
 mod client_builder;
 mod client_expects_continue;

@@ -23,7 +23,7 @@ use crate::http::{BreakOff, join::join};
 
 /// The protocols a request asks to switch to, without those that carry requests: `Upgrade`, named in `Connection`, in
 /// HTTP/1.1.
-pub(super) fn asked(version: Version, headers: &HeaderMap) -> Option<HeaderValue> {
+pub(crate) fn asked(version: Version, headers: &HeaderMap) -> Option<HeaderValue> {
     if version != Version::HTTP_11 || !is_named(headers, "upgrade") {
         return None;
     }
@@ -32,7 +32,7 @@ pub(super) fn asked(version: Version, headers: &HeaderMap) -> Option<HeaderValue
 }
 
 /// Whether what a service switches to was asked for. A service that does not say means the only one, or the first.
-pub(super) fn is_among(asked: &HeaderValue, answer: &HeaderMap) -> bool {
+pub(crate) fn is_among(asked: &HeaderValue, answer: &HeaderMap) -> bool {
     let asked = asked.to_str().unwrap_or_default();
     protocols(answer).all(|name| asked.split(", ").any(|asked| asked.eq_ignore_ascii_case(name)))
 }
@@ -66,7 +66,7 @@ pub(super) fn is_named(headers: &HeaderMap, option: &str) -> bool {
 }
 
 /// Says, hop by hop, that this message switches to `protocol`.
-pub(super) fn set(headers: &mut HeaderMap, protocol: HeaderValue) {
+pub(crate) fn set(headers: &mut HeaderMap, protocol: HeaderValue) {
     headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
     headers.insert(header::UPGRADE, protocol);
 }
