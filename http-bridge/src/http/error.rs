@@ -33,9 +33,11 @@ pub enum HttpError {
         after: Duration,
     },
     /// Every stream of this client is in use, and none is stale.
-    #[error("all {max} streams of this HTTP client are in use: read or drop response bodies")]
+    #[error(
+        "all {max} streams of this HTTP client, or those to one destination, are in use: read or drop response bodies"
+    )]
     StreamsExhausted {
-        /// [`super::HttpConfig::streams_max`].
+        /// [`super::HttpConfig::streams_max`], or [`super::HttpConfig::streams_per_destination_max`].
         max: usize,
     },
     /// The request was sent, and no response head came.

@@ -153,11 +153,11 @@ impl Pool {
     /// Reserves room for one more stream, if need be that of the stalest unread response; waits for
     /// it behind others as long as `wait_timeout`.
     pub(super) async fn lease(self: &Arc<Self>, to: Addr) -> Result<Lease, HttpError> {
-        let max = self.config.streams_max;
         let holder = Holder { label: Arc::clone(&self.config.label), destination: Some(to.key) };
         let permit = match self.places.try_acquire(&holder) {
             Ok(permit) => permit,
-            Err(_) => {
+            Err(full) => {
+                let max = full.max;
                 let turn = self.places.enqueue(holder);
                 let turn = turn.map_err(|_| HttpError::StreamsExhausted { max })?;
                 timeout(self.config.wait_timeout, self.wait(turn))

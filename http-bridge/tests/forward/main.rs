@@ -10,6 +10,7 @@ mod responses_that_break_off;
 mod smuggled_requests;
 mod switched_protocols;
 mod tunnels;
+mod web_socket_programs;
 mod world;
 
 #[path = "../common/smuggling.rs"]
