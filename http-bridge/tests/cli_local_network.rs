@@ -5,6 +5,8 @@
 mod downloads;
 #[path = "common/program.rs"]
 mod program;
+#[path = "cli_local_network/serving_limits.rs"]
+mod serving_limits;
 
 use std::{
     fs,
