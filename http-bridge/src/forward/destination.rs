@@ -54,8 +54,9 @@ impl Destination {
             return Err(HostError::Length);
         }
         let port = Port::new(port).ok_or(HostError::Port)?;
-        let named = host.strip_suffix(SUFFIX);
-        match (named.unwrap_or(host).parse::<PublicKey>(), named) {
+        // A key is longer than DNS lets a label be, and some programs insist: they may write it as two.
+        let named = host.strip_suffix(SUFFIX).map(|key| key.replace('.', ""));
+        match (named.as_deref().unwrap_or(host).parse::<PublicKey>(), named) {
             (Ok(key), _) => Ok(Self::Dmsg(Addr { key, port })),
             (Err(why), Some(_)) => Err(HostError::Key { host: host.to_owned(), why }),
             (Err(_), None) => Ok(Self::Other { host: host.to_owned(), port: port.get() }),
@@ -84,6 +85,16 @@ mod tests {
             let port = Port::new(8080).unwrap();
             assert_eq!(parsed, Destination::Dmsg(Addr { key: ending_in_d, port }), "{host}");
         }
+    }
+
+    #[test]
+    fn a_key_may_be_written_as_two_labels() {
+        let key = SecretKey::from_seed(b"labels").public_key();
+        let (front, back) = (key.to_string()[..33].to_owned(), key.to_string()[33..].to_owned());
+        let parsed = Destination::parse(&format!("{front}.{back}.dmsg"), 80).unwrap();
+        assert_eq!(parsed, Destination::Dmsg(Addr { key, port: Port::new(80).unwrap() }));
+        let outside = Destination::parse(&format!("{front}.{back}"), 80).unwrap();
+        assert!(matches!(outside, Destination::Other { .. }));
     }
 
     #[test]
