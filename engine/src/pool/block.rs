@@ -257,7 +257,7 @@ impl Slice {
         self.start += u32::try_from(len.min(self.len())).expect("within the block");
     }
 
-    /// The same bytes in memory of their own if they are a [small part](Self::is_small_part) of their block, or if the block is
+    /// The same bytes in memory of their own if they are a small part of their block, or if the block is
     /// lent by a ring that runs low: a slice that may wait for long must not keep a block alive that is many times its size,
     /// nor memory that all connections of a thread receive into.
     #[must_use]

@@ -74,7 +74,7 @@ impl SendQueue {
         }
     }
 
-    /// Queues `slice`: copied when small, referenced when large, unless [`Pins`] is against it.
+    /// Queues `slice`: copied when small, referenced when large, unless the account of `pins.rs` is against it.
     pub fn push_slice(&mut self, slice: Slice) {
         if slice.len() <= COPY_MAX_BYTES {
             self.push_bytes(&slice);

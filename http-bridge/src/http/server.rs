@@ -112,6 +112,25 @@ impl ServeConfig {
     }
 }
 
+/// What can be served: any tower service, so an axum router too, that answers requests with bodies of type `B`.
+pub trait HttpService<B>:
+    Service<Request<Body>, Response = Response<B>, Error: Into<BoxError>, Future: Send>
+    + Clone
+    + Send
+    + Sync
+    + 'static
+{
+}
+
+impl<S, B> HttpService<B> for S where
+    S: Service<Request<Body>, Response = Response<B>, Error: Into<BoxError>, Future: Send>
+        + Clone
+        + Send
+        + Sync
+        + 'static
+{
+}
+
 /// Serves until `shutdown` ends or no further stream can come; then lets running requests finish
 /// within the grace. `stats` counts along and may be shared with a status page.
 pub async fn serve<A, S, B>(
@@ -122,12 +141,7 @@ pub async fn serve<A, S, B>(
     shutdown: impl Future<Output = ()> + Send,
 ) where
     A: Accept,
-    S: Service<Request<Body>, Response = Response<B>, Error: Into<BoxError>>
-        + Clone
-        + Send
-        + Sync
-        + 'static,
-    S::Future: Send,
+    S: HttpService<B>,
     B: HttpBody<Data = Bytes, Error: Into<BoxError>> + Send + 'static,
 {
     let config = Arc::new(config.checked());
@@ -189,12 +203,7 @@ impl<P: Peer> Connection<P> {
     async fn run<T, S, B>(self, stream: T, service: S, permit: Permit<P::Id>)
     where
         T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-        S: Service<Request<Body>, Response = Response<B>, Error: Into<BoxError>>
-            + Clone
-            + Send
-            + Sync
-            + 'static,
-        S::Future: Send,
+        S: HttpService<B>,
         B: HttpBody<Data = Bytes, Error: Into<BoxError>> + Send + 'static,
     {
         let clock = Clock::new(&self.config);
@@ -269,7 +278,7 @@ async fn respond<S, B, P: Peer>(
     clock: &Clock,
 ) -> Response<Body>
 where
-    S: Service<Request<Body>, Response = Response<B>, Error: Into<BoxError>>,
+    S: HttpService<B>,
     B: HttpBody<Data = Bytes, Error: Into<BoxError>> + Send + 'static,
 {
     remote.introduce(request.extensions_mut());

@@ -28,7 +28,7 @@ pub enum TargetError {
     NotLoopback(String),
 }
 
-/// The service behind a [`Proxy`].
+/// The service behind a [`Proxy`](super::Proxy).
 #[derive(Debug, Clone)]
 pub struct Target {
     pub(super) authority: Authority,

@@ -11,15 +11,14 @@
 
 use std::{convert::Infallible, sync::Arc, time::Duration};
 
-use axum::body::Body;
 use bytes::Bytes;
-use http::{Request, Response, StatusCode};
+use http::StatusCode;
 use http_body::Body as HttpBody;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
-use tower::{Service, service_fn};
+use tower::service_fn;
 
-use super::{Accept, BoxError, BreakOff, ServeConfig, ServeStats, refuse, serve};
+use super::{Accept, BoxError, BreakOff, HttpService, ServeConfig, ServeStats, refuse, serve};
 
 /// Connections of callers that are not listed, and of one of them: enough to tell people that they are not.
 const STRANGERS_MAX: usize = 64;
@@ -38,12 +37,7 @@ pub async fn serve_listed<A, S, B>(
     shutdown: impl Future<Output = ()> + Send,
 ) where
     A: Accept,
-    S: Service<Request<Body>, Response = Response<B>, Error: Into<BoxError>>
-        + Clone
-        + Send
-        + Sync
-        + 'static,
-    S::Future: Send,
+    S: HttpService<B>,
     B: HttpBody<Data = Bytes, Error: Into<BoxError>> + Send + 'static,
 {
     let strangers = ServeConfig {
