@@ -52,10 +52,9 @@ impl Budget {
         self.begun_at + interval
     }
 
-    /// The peer wants `count` signatures checked or made; true when that is too much.
-    pub(super) fn request(&mut self, count: u32, max: u32) -> bool {
-        self.requests = self.requests.saturating_add(count);
-        self.requests > max
+    /// The peer wants a signature checked or made; true when that was one too many.
+    pub(super) fn request(&mut self, max: u32) -> bool {
+        one_more(&mut self.requests, max)
     }
 
     /// We sent the peer data frames: it may answer with updates.
@@ -65,14 +64,12 @@ impl Budget {
 
     /// The peer abandoned a dial; true when that was one too many.
     pub(super) fn abandoned(&mut self, max: u32) -> bool {
-        self.abandoned = self.abandoned.saturating_add(1);
-        self.abandoned > max
+        one_more(&mut self.abandoned, max)
     }
 
     /// A stream of the peer was refused; true when that was one too many.
     pub(super) fn refusal(&mut self, max: u32) -> bool {
-        self.refused = self.refused.saturating_add(1);
-        self.refused > max
+        one_more(&mut self.refused, max)
     }
 
     /// What the peer has too much of, if anything.
@@ -91,4 +88,9 @@ impl Budget {
         let earned = (data + self.data_frames_sent) * RelayLimits::CONTROL_PER_DATA_FRAME;
         (control > control_max + earned).then_some(SessionEnd::ControlFlood)
     }
+}
+
+fn one_more(count: &mut u32, max: u32) -> bool {
+    *count = count.saturating_add(1);
+    *count > max
 }

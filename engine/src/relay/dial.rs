@@ -16,7 +16,10 @@ use crate::{
     io::{ConnId, Io, SEND_HIGH_BYTES},
     mux::StreamId,
     pool::Slice,
-    session::{OBJECT_OVERHEAD_BYTES, Object, ObjectReader, PING_MARKER, write_object},
+    session::{
+        DIAL_OBJECT_MAX_BYTES, OBJECT_OVERHEAD_BYTES, Object, ObjectReader, PING_MARKER,
+        write_object,
+    },
     wire::{Dialect, KeyBytes, ObjectError, RawRequest, SignedObject, StreamResponse},
 };
 
@@ -27,10 +30,6 @@ const INITIATOR_SLACK: Duration = Duration::from_secs(1);
 /// behind this much: whoever reads so little could have them pile up by thousands.
 const OBJECTS_QUEUED_BYTES_MAX: usize = 4 * SEND_HIGH_BYTES;
 
-/// Sealed bytes of the longest request or answer that is taken, as at our clients; genuine ones stay below 2 KiB. So a session
-/// that begins all its 2,048 streams and ends no request holds 32 MiB, and no more than it has sent.
-const OBJECT_BYTES_MAX: usize = 16 * 1024;
-
 impl Relay {
     /// A client opened a stream: acknowledge at once (`wire.md §3.3`) and wait for its request.
     pub(super) fn client_opened(&mut self, io: &mut Io, conn: ConnId, id: StreamId) {
@@ -39,7 +38,7 @@ impl Relay {
         if let Some(queue) = io.queue(conn) {
             up.mux().accept(id, queue);
         }
-        let stage = Stage::Request(Box::new(ObjectReader::with_max(OBJECT_BYTES_MAX)));
+        let stage = Stage::Request(Box::new(ObjectReader::with_max(DIAL_OBJECT_MAX_BYTES)));
         up.streams.insert(id, Half::new(stage, now));
         self.stats.half_begins(id);
         self.set_deadline(conn, id, now + self.limits.dial_timeout);
@@ -93,12 +92,12 @@ impl Relay {
     ) -> Result<(), RefuseReason> {
         let requests_max = self.limits.requests_per_interval_max;
         let Some(up) = self.up(conn) else { return Ok(()) };
-        if up.budget.request(1, requests_max) {
+        if up.budget.request(requests_max) {
             return Err(RefuseReason::TooManyRequests);
         }
         let (object, request, destination) = checked_request(signed, &up.key)?;
         if request.asks_for_ip() && destination == *self.public_key.as_bytes() {
-            if self.up(conn).is_some_and(|up| up.budget.request(1, requests_max)) {
+            if self.up(conn).is_some_and(|up| up.budget.request(requests_max)) {
                 return Err(RefuseReason::TooManyRequests);
             }
             self.answer_ip(io, conn, id, &object);
@@ -160,7 +159,7 @@ impl Relay {
         match self.open_to(io, conn, &destination, &request) {
             Ok(id) => {
                 let answer = Answer {
-                    reader: ObjectReader::with_max(OBJECT_BYTES_MAX),
+                    reader: ObjectReader::with_max(DIAL_OBJECT_MAX_BYTES),
                     initiator: Some(from),
                     request_hash: request.hash(),
                 };
@@ -194,7 +193,7 @@ impl Relay {
         }
         let queue = io.queue(conn).ok_or(RefuseReason::NoSession)?;
         let id = up.mux().open(queue).ok_or(RefuseReason::DestinationFull)?;
-        // A new stream has a window of four times the longest object.
+        // A new stream has a window of sixteen times the longest object that is taken.
         self.write_sealed(io, conn, id, request);
         Ok(id)
     }

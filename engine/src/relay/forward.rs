@@ -10,8 +10,7 @@ use std::sync::atomic::Ordering::Relaxed;
 
 use super::{
     Command, Half, RefuseReason, Relay, SessionEnd, Stage, StreamMsg, StreamRef,
-    lanes::LANE_COMPACT_BYTES,
-    stream::{Hold, Relaying},
+    lanes::LANE_COMPACT_BYTES, stream::Relaying,
 };
 use crate::{
     io::{ConnId, Io},
@@ -31,7 +30,7 @@ const AHEAD_LOW_BYTES: i64 = INITIAL_WINDOW_BYTES as i64;
 
 /// A receiver who takes so much while its source's session is held gets its time anew: with ten seconds of it, 50 kbit/s. One
 /// that takes less is as good as stalled, and its source has other streams.
-const HOLD_STEP_BYTES: i64 = 64 * 1024;
+const HOLD_STEP_BYTES: u32 = 64 * 1024;
 
 /// What our client's frames mean for its half.
 impl Relay {
@@ -41,18 +40,11 @@ impl Relay {
         match &mut half.stage {
             Stage::Relaying(relaying) => {
                 half.active = now;
-                let (peer, len) = (relaying.peer, data.len());
-                relaying.ahead_bytes += len as i64;
-                if let Some(hold) = &mut relaying.hold {
-                    hold.next_ahead_bytes += len as i64;
-                }
-                let too_far = relaying.ahead_bytes > AHEAD_MAX_BYTES;
-                self.stats.relayed_bytes.fetch_add(len as u64, Relaxed);
+                let (peer, len) = (relaying.peer, data.len() as u32);
+                self.stats.relayed_bytes.fetch_add(u64::from(len), Relaxed);
+                self.note_ahead(io, conn, id, len);
                 let here = StreamRef { core: self.core, conn, id };
                 self.tell(io, peer, here, StreamMsg::Data(data));
-                if too_far {
-                    self.source_hold(io, conn, id);
-                }
             }
             Stage::Request(_) => self.request_bytes(io, conn, id, data),
             Stage::Answer(_) => self.answer_bytes(io, conn, id, data),
@@ -182,15 +174,14 @@ impl Relay {
             (Stage::Relaying(_), StreamMsg::Data(data)) => self.peer_data(io, conn, id, data),
             (Stage::Relaying(relaying), StreamMsg::Credit(bytes)) => {
                 relaying.ahead_bytes -= i64::from(bytes);
-                let ahead_bytes = relaying.ahead_bytes;
-                if ahead_bytes <= AHEAD_LOW_BYTES {
+                if relaying.ahead_bytes <= AHEAD_LOW_BYTES {
                     self.source_release(io, conn, id);
-                } else if let Some(hold) = &mut relaying.hold
-                    && ahead_bytes <= hold.next_ahead_bytes
-                {
-                    *hold = Hold { next_ahead_bytes: ahead_bytes - HOLD_STEP_BYTES };
-                    let due = io.now() + self.limits.linger_timeout;
-                    self.set_deadline(conn, id, due);
+                } else if let Some(taken) = &mut relaying.hold {
+                    *taken = taken.saturating_add(bytes);
+                    if *taken >= HOLD_STEP_BYTES {
+                        *taken = 0;
+                        self.set_deadline(conn, id, io.now() + self.limits.linger_timeout);
+                    }
                 }
                 self.peer_credit(io, conn, id, bytes);
             }
@@ -293,20 +284,16 @@ impl Relay {
         if let Some(Half { stage: Stage::Relaying(relaying), .. }) = self.half(conn, id)
             && relaying.hold.is_none()
         {
-            let next_ahead_bytes = relaying.ahead_bytes - HOLD_STEP_BYTES;
-            relaying.hold = Some(Hold { next_ahead_bytes });
+            relaying.hold = Some(0);
             self.hold(io, conn);
             self.set_deadline(conn, id, io.now() + self.limits.linger_timeout);
         }
     }
 
-    /// A source without windows sent `bytes` by the block; in a block that is told, as in one that is queued.
+    /// Our client sent `bytes`, which counts where its mux has no windows.
     pub(super) fn note_ahead(&mut self, io: &mut Io, conn: ConnId, id: StreamId, bytes: u32) {
         if let Some(Half { stage: Stage::Relaying(relaying), .. }) = self.half(conn, id) {
             relaying.ahead_bytes += i64::from(bytes);
-            if let Some(hold) = &mut relaying.hold {
-                hold.next_ahead_bytes += i64::from(bytes);
-            }
             if relaying.ahead_bytes > AHEAD_MAX_BYTES {
                 self.source_hold(io, conn, id);
             }

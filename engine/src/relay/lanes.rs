@@ -185,34 +185,22 @@ fn bytes_of(command: &Command) -> usize {
 
 /// The ends of the lanes at one core.
 impl Relay {
-    /// Sends what was gathered, to whoever is still there. For the end of a core.
-    pub(super) fn send_last_mail(&mut self) {
-        for core in 0..self.cores.count() {
-            let batch = std::mem::take(&mut self.outbox.batches[usize::from(core)]);
-            if !batch.commands.is_empty() {
-                self.cores.lanes().send(self.core, core, batch);
+    /// Sends what was gathered; a core whose lane is full now, if there is one.
+    pub(super) fn send_mail(&mut self) -> Option<u16> {
+        let mut full = None;
+        if std::mem::take(&mut self.outbox.has_mail) {
+            for core in 0..self.cores.count() {
+                let batch = std::mem::take(&mut self.outbox.batches[usize::from(core)]);
+                if !batch.commands.is_empty() && self.cores.lanes().send(self.core, core, batch) {
+                    full = full.or(Some(core));
+                }
             }
         }
+        full
     }
 
-    /// Sends what was gathered. `reader` is the session that this verb read from, and that is not read further while a lane is
-    /// full.
-    pub(super) fn send_mail(&mut self, io: &mut Io, reader: Option<ConnId>) {
-        if !std::mem::take(&mut self.outbox.has_mail) {
-            return;
-        }
-        for core in 0..self.cores.count() {
-            let batch = std::mem::take(&mut self.outbox.batches[usize::from(core)]);
-            if !batch.commands.is_empty()
-                && self.cores.lanes().send(self.core, core, batch)
-                && let Some(conn) = reader
-            {
-                self.hold_for_lane(io, conn, core);
-            }
-        }
-    }
-
-    fn hold_for_lane(&mut self, io: &mut Io, conn: ConnId, core: u16) {
+    /// Does not read a session further until the lane to `core` has room.
+    pub(super) fn hold_for_lane(&mut self, io: &mut Io, conn: ConnId, core: u16) {
         let Some(session) = self.session(conn) else { return };
         if std::mem::replace(&mut session.lane_hold, true) {
             return;

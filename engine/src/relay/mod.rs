@@ -170,7 +170,9 @@ impl Relay {
 
     /// Does what is due at the end of every verb. `reader` is the session that was read from.
     fn end_verb(&mut self, io: &mut Io, reader: Option<ConnId>) {
-        self.send_mail(io, reader);
+        if let (Some(core), Some(conn)) = (self.send_mail(), reader) {
+            self.hold_for_lane(io, conn, core);
+        }
         if let Some(at) = self.timers.next_at() {
             io.wake_at(at);
         }
@@ -209,7 +211,7 @@ impl Drop for Relay {
         for session in sessions.into_iter().flatten() {
             self.bequeath(*session);
         }
-        self.send_last_mail();
+        self.send_mail();
     }
 }
 

@@ -11,9 +11,10 @@
 //! frames of many streams between the same two sessions are one run, however small they are.
 //!
 //! Two passes over the block, since it can be written only as long as nothing refers to it: the first checks and
-//! accounts each frame and rewrites its header, the second queues the runs. A frame takes this way when everything
-//! about it is as usual: plain, its stream relayed, with nothing waiting at the other half, with room and credit for
-//! it. The first that is not ends the plan and goes the general way (`forward.rs`), which knows all the cases.
+//! accounts each frame and rewrites its header, the second queues the runs. A frame takes this way when it is plain, its stream
+//! is relayed, and it is no longer than that may send. If the receiver is on another core, has no room or credit, or has
+//! something waiting, the payload is told to the other half instead of queued. The first frame that is not so ends the plan and
+//! goes the general way (`forward.rs`), which knows all the cases.
 
 #[cfg(test)]
 mod tests;
@@ -268,8 +269,6 @@ impl Relay {
             // Also when there is nothing in it: its ways hold for this block and this session only.
             self.queue_runs(io, conn, data);
             if used == 0 {
-                // A way may have been found for a frame that then was not taken; the next plan is another session's.
-                self.plan.clear();
                 return;
             }
             data.advance(used);

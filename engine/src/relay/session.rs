@@ -118,10 +118,6 @@ impl Relay {
     }
 
     pub(super) fn session_accepted(&mut self, io: &mut Io, conn: ConnId, peer: SocketAddr) {
-        if self.sessions_up >= self.limits.sessions_max {
-            self.stats.ended(SessionEnd::TooManySessions);
-            return io.close(conn, CloseMode::Abort);
-        }
         if !self.rate.admit(peer.ip(), io.now()) {
             self.stats.ended(SessionEnd::HandshakeRate);
             return io.close(conn, CloseMode::Abort);
@@ -188,10 +184,13 @@ impl Relay {
         let streams_max = self.limits.streams_per_session_max;
         let Some(session) = self.session(conn) else { return };
         let ip = session.peer.ip();
-        // Many may have been let in while there was one place. Whoever replaces its own session needs none.
-        let replaces =
-            self.cores.find(&established.remote).is_some_and(|old| old.core == self.core);
-        if self.sessions_up >= self.limits.sessions_max && !replaces {
+        // The newest session of a key wins, and the older one is closed (wire.md §3.1, G26): it needs no second place.
+        if let Some(old) = self.cores.find(&established.remote)
+            && old.core == self.core
+        {
+            self.evict(io, old.conn);
+        }
+        if self.sessions_up >= self.limits.sessions_max {
             return self.end_session(io, conn, SessionEnd::TooManySessions);
         }
         if !self.address_sessions.enter(ip, self.limits.sessions_per_address_max) {
@@ -219,12 +218,9 @@ impl Relay {
         self.stats.sessions.fetch_add(1, Relaxed);
         self.set_tick(conn, io.now() + SMUX_KEEPALIVE);
         tracing::debug!(client = %remote.short(), "session up");
-        // The newest session of a key wins, and the older one is closed (wire.md §3.1, G26).
         let here = SessionRef { core: self.core, conn };
-        match self.cores.enter(remote, here) {
-            Some(old) if old.core == self.core => self.evict(io, old.conn),
-            Some(old) => self.outbox.push(old.core, super::Command::Evict(old.conn)),
-            None => {}
+        if let Some(old) = self.cores.enter(remote, here) {
+            self.outbox.push(old.core, super::Command::Evict(old.conn));
         }
         // Only now, as whoever counts sessions goes on to ask for them by their keys.
         self.stats.sessions_total.fetch_add(1, Relaxed);

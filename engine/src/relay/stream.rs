@@ -149,8 +149,8 @@ pub(super) struct Relaying {
     pub(super) queued: bool,
     /// What our client sent, less what the peer's client granted beyond its first window.
     pub(super) ahead_bytes: i64,
-    /// Our client is too far ahead, and its session is paused for it.
-    pub(super) hold: Option<Hold>,
+    /// Our client is too far ahead, and its session is paused for it: what the receiver has taken since it last earned time.
+    pub(super) hold: Option<u32>,
 }
 
 impl Relaying {
@@ -168,13 +168,6 @@ impl Relaying {
             hold: None,
         }
     }
-}
-
-/// What a session is not read for.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Hold {
-    /// [`Relaying::ahead_bytes`] at which the receiver has earned more time.
-    pub(super) next_ahead_bytes: i64,
 }
 
 /// Bytes that wait in a half.

@@ -73,17 +73,15 @@ impl Relay {
         let pending = relaying.pending.queue(&mut self.spare_queues);
         let before = pending.len();
         push(pending);
-        let (waiting, len) = (pending.len(), pending.len() - before);
+        let len = pending.len() - before;
         relaying.pending.tidy(&mut self.spare_queues);
         up.pending_bytes += len;
         self.pending_bytes += len;
         self.stats.pending_bytes.fetch_add(len as u64, Relaxed);
         self.list_ready(conn, id);
         // There may be credit for a part of it, and nothing else that would ever send that part.
-        let had_room = io.has_room(conn);
         self.drain(io, conn);
-        let waiting =
-            if had_room { self.half(conn, id).map_or(0, |h| pending_len(h)) } else { waiting };
+        let waiting = self.half(conn, id).map_or(0, |half| pending_len(half));
         self.enforce_budget(io, conn, id, waiting);
     }
 

@@ -14,8 +14,8 @@ mod object;
 
 pub use handshake::{Established, HandshakeError, SessionHandshake, Step};
 pub use object::{
-    OBJECT_MAX_BYTES, OBJECT_OVERHEAD_BYTES, Object, ObjectFrameError, ObjectReader, PING_MARKER,
-    write_object,
+    DIAL_OBJECT_MAX_BYTES, OBJECT_MAX_BYTES, OBJECT_OVERHEAD_BYTES, Object, ObjectFrameError,
+    ObjectReader, PING_MARKER, write_object,
 };
 
 #[cfg(test)]

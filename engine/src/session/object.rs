@@ -12,6 +12,10 @@ use crate::{
 /// lives.
 pub const PING_MARKER: [u8; 2] = [0, 0];
 
+/// Sealed bytes of the longest request or answer that is taken; genuine ones stay below 2 KiB. So a session that begins all
+/// its 2,048 streams and ends no request holds 32 MiB of a relay, and no more than it has sent.
+pub const DIAL_OBJECT_MAX_BYTES: usize = 16 * 1024;
+
 /// Bytes of the longest sealed object, the greatest value of its length field.
 pub const OBJECT_MAX_BYTES: usize = u16::MAX as usize;
 

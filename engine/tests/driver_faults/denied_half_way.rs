@@ -89,8 +89,10 @@ fn a_server_whose_driver_has_failed_says_so() {
     }
     let name = "denied_half_way::the_process_of_a_server_whose_driver_fails";
     let itself = std::env::current_exe().unwrap();
-    let status = std::process::Command::new(itself).args(["--ignored", "--exact", name]).status();
-    assert!(status.unwrap().success());
+    let output = std::process::Command::new(itself).args(["--ignored", "--exact", name]).output();
+    let output = output.unwrap();
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success() && said.contains("1 passed"), "{output:?}");
 }
 
 #[test]

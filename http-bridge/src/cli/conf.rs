@@ -9,7 +9,6 @@
 //! ```
 
 use std::{
-    io::{self, Write},
     net::SocketAddr,
     path::PathBuf,
     sync::Arc,
@@ -18,13 +17,13 @@ use std::{
 
 use clap::Args;
 use dmsg_engine::{client::ServerRecord, identity::SecretKey};
-use tokio::{net::TcpListener, task::JoinSet};
-use tokio_util::sync::CancellationToken;
+use tokio::net::TcpListener;
 
 use super::{
     deployment::DeploymentFlags,
-    exit::{Exit, Failure},
+    exit::{Exit, Failure, say},
     flags::{DriverFlag, IdentityFlags},
+    hosting::Hosted,
     stop_signal,
 };
 use crate::{
@@ -36,10 +35,6 @@ use crate::{
         refresh::{ServerCache, follow_servers},
     },
     discovery::{ClientOptions, DiscoveryClient},
-    http::{
-        Accept,
-        server::{ServeConfig, ServeStats, serve},
-    },
     overlay::{Overlay, OverlayConfig},
     service::{Endpoints, ServiceKind},
     transport::TcpTransport,
@@ -51,9 +46,6 @@ const UPDATE_INTERVAL: Duration = Duration::from_secs(60);
 
 /// How often the files are looked at: an operator's change is handed out within this.
 const RELOAD_INTERVAL: Duration = Duration::from_secs(2);
-
-/// Clients of the clear-net side may sit behind one address.
-const CONNECTIONS_PER_ADDRESS_MAX: usize = 256;
 
 #[derive(Debug, Args)]
 pub(super) struct ConfArgs {
@@ -92,6 +84,7 @@ pub(super) async fn run(args: ConfArgs) -> Result<(), Failure> {
     } else {
         args.identity.given()?
     };
+    let seen = args.stamps();
     let mut services = args.deployment.services()?;
     override_lists(&mut services, &args)?;
     let place = services.endpoints(ServiceKind::DmsgDiscovery);
@@ -106,54 +99,33 @@ pub(super) async fn run(args: ConfArgs) -> Result<(), Failure> {
         bootstrapper.begin_with_servers(&cache.over(configured));
     }
     let discovery = discovery_client(&bootstrapper.services(), overlay.as_ref())?;
-    let (mut tasks, stop) = (JoinSet::new(), CancellationToken::new());
-    if let Some(listener) = listener {
-        let address = listener.local_addr().map_err(|error| other(&error))?;
-        say(&format!("http://{address}"))?;
-        let config = ServeConfig {
-            connections_per_key_max: CONNECTIONS_PER_ADDRESS_MAX,
-            ..ServeConfig::default()
-        };
-        tasks.spawn(answer(listener, bootstrapper.clone(), config, stop.clone()));
+    let client = overlay.as_ref().and_then(Overlay::client).cloned();
+    let mut hosted = Hosted::start(bootstrapper.router(), listener, client)?;
+    if let Some(address) = hosted.http {
+        say(format!("http://{address}"))?;
     }
-    if let Some(client) = overlay.as_ref().and_then(Overlay::client) {
-        let listener = client.listen(DEFAULT_PORT).map_err(|error| other(&error))?;
-        tasks.spawn(answer(listener, bootstrapper.clone(), ServeConfig::default(), stop.clone()));
-    }
-    let (reload, stopped) = (reload(args, bootstrapper.clone()), stop.clone().cancelled_owned());
-    tasks.spawn(async move {
-        tokio::select! {
-            () = stopped => {}
-            () = reload => {}
-        }
-    });
+    hosted.run(reload(args, seen, bootstrapper.clone()));
     if let Some(discovery) = discovery {
-        let stopped = stop.clone().cancelled_owned();
-        tasks.spawn(async move {
+        hosted.run(async move {
             let take = |servers| keep(bootstrapper.clone(), cache.clone(), place.clone(), servers);
-            tokio::select! {
-                () = stopped => {}
-                () = follow_servers(discovery, take) => {}
-            }
+            follow_servers(discovery, take).await;
         });
     }
     let result = tokio::select! {
         () = stop_signal() => Ok(()),
         result = announce(overlay.as_ref()) => result,
     };
-    stop.cancel();
+    hosted.stop().await;
     if let Some(overlay) = &overlay {
         overlay.close().await;
     }
-    tasks.join_all().await;
     result
 }
 
 fn override_lists(services: &mut Services, args: &ConfArgs) -> Result<(), Failure> {
     let Some(path) = &args.lists else { return Ok(()) };
     let name = path.display().to_string();
-    let text = file::read_text(path, DOCUMENT_BYTES_MAX)
-        .and_then(|text| text.ok_or_else(|| io::ErrorKind::NotFound.into()))
+    let text = file::read_existing(path, DOCUMENT_BYTES_MAX)
         .map_err(|error| Failure::new(Exit::Read, format!("{name}: {error}")))?;
     services
         .override_lists(&text)
@@ -161,10 +133,12 @@ fn override_lists(services: &mut Services, args: &ConfArgs) -> Result<(), Failur
         .map_err(|problems| Failure::usage(problems.in_file(&name)))
 }
 
+/// Length and time of change of a file, if there is one.
+type Stamp = Option<(u64, SystemTime)>;
+
 /// Reads the files again when one of them has changed, and hands out what they say; never ends. What is wrong with them is
-/// logged, and what was handed out stays.
-async fn reload(args: ConfArgs, bootstrapper: Bootstrapper) {
-    let mut seen = args.stamps();
+/// logged, and what was handed out stays. `seen` is how the files were before they were read first.
+async fn reload(args: ConfArgs, mut seen: Vec<Stamp>, bootstrapper: Bootstrapper) {
     let mut looks = tokio::time::interval(RELOAD_INTERVAL);
     loop {
         looks.tick().await;
@@ -190,8 +164,7 @@ async fn reload(args: ConfArgs, bootstrapper: Bootstrapper) {
 }
 
 impl ConfArgs {
-    /// Length and time of change of each file that there is.
-    fn stamps(&self) -> Vec<Option<(u64, SystemTime)>> {
+    fn stamps(&self) -> Vec<Stamp> {
         let document = self.deployment.deployment.clone();
         let document = document.or_else(|| std::env::var_os("SKYDEPLOY").map(PathBuf::from));
         let files = [document.as_ref(), self.lists.as_ref()];
@@ -256,16 +229,6 @@ fn discovery_client(
         .map_err(|error| Failure::new(Exit::Url, error.to_string()))
 }
 
-async fn answer(
-    accept: impl Accept,
-    bootstrapper: Bootstrapper,
-    config: ServeConfig,
-    stop: CancellationToken,
-) {
-    let stats = Arc::new(ServeStats::default());
-    serve(accept, bootstrapper.router(), config, stats, stop.cancelled_owned()).await;
-}
-
 /// Hands a list of the discovery out and keeps it, unless the document names another discovery by now.
 async fn keep(
     bootstrapper: Bootstrapper,
@@ -295,16 +258,9 @@ async fn announce(overlay: Option<&Overlay>) -> Result<(), Failure> {
         && let Some(client) = overlay.client()
     {
         client.ready().await?;
-        say(&format!("dmsg://{}:{DEFAULT_PORT}", client.public_key()))?;
+        say(format!("dmsg://{}:{DEFAULT_PORT}", client.public_key()))?;
     }
     std::future::pending().await
-}
-
-fn say(line: &str) -> Result<(), Failure> {
-    match writeln!(io::stdout(), "{line}").map_err(|error| Failure::stdout(&error)) {
-        Err(failure) if failure.exit != Exit::Ok => Err(failure),
-        _ => Ok(()),
-    }
 }
 
 fn other(error: &dyn std::error::Error) -> Failure {

@@ -62,6 +62,15 @@ pub(super) fn tell(line: impl std::fmt::Display) {
     let _ = io::Write::write_fmt(&mut io::stderr(), format_args!("{line}\n"));
 }
 
+/// A line of what the program is there to say, on stdout. Nobody who reads it is no failure.
+pub(super) fn say(line: impl std::fmt::Display) -> Result<(), Failure> {
+    let written = io::Write::write_fmt(&mut io::stdout(), format_args!("{line}\n"));
+    match written.map_err(|error| Failure::stdout(&error)) {
+        Err(failure) if failure.exit != Exit::Ok => Err(failure),
+        _ => Ok(()),
+    }
+}
+
 /// Why a subcommand ends, for the user and for the caller's script.
 #[derive(Debug)]
 pub(super) struct Failure {

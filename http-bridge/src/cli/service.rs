@@ -6,7 +6,7 @@
 //!   route-finder: --transport-discovery ─┘        └─ HTTP, unless --dmsg-only
 //! ```
 
-use std::{io::Write, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
+use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
 use clap::{Args, ValueEnum};
 use dmsg_engine::identity::{PublicKey, SecretKey};
@@ -14,18 +14,18 @@ use tokio::net::{TcpListener, UdpSocket};
 
 use super::{
     deployment::DeploymentFlags,
-    exit::{Exit, Failure},
+    exit::{Exit, Failure, say},
     flags::{ClientFlags, DriverFlag, IdentityFlags, ServerFlag, fresh_key, seconds},
     hosting::Hosted,
     stop_signal,
 };
 use crate::{
     access::{AccessConfig, AccessPolicy},
-    deployment::{ServiceUrl, Services},
+    deployment::{ServiceUrl, Services, file},
     overlay::{Overlay, OverlayConfig},
     service::{Endpoints, ServiceKind},
     services::{
-        CallOptions, GeoTable,
+        CallOptions, GeoTable, TABLE_BYTES_MAX,
         address_resolver::AddressResolver,
         host::{HostConfig, Quirks, Service, router},
         records::{Database, RecordsError},
@@ -208,7 +208,7 @@ pub(super) async fn run(args: ServiceArgs) -> Result<(), Failure> {
     if let (Some(resolver), Some(udp)) = (resolver, udp) {
         let local =
             udp.local_addr().map_err(|error| Failure::new(Exit::Other, error.to_string()))?;
-        say(&format!("udp://{local}"))?;
+        say(format!("udp://{local}"))?;
         let told = args.udp_public.clone().unwrap_or_else(|| match local.ip().is_unspecified() {
             // Who would dial that? Better to say nothing.
             true => String::new(),
@@ -221,7 +221,7 @@ pub(super) async fn run(args: ServiceArgs) -> Result<(), Failure> {
         hosted.run(finder.follow(args.transport_client(&endpoints, key, overlay.as_ref())));
     }
     if let Some(address) = hosted.http {
-        say(&format!("http://{address}"))?;
+        say(format!("http://{address}"))?;
     }
     let result = tokio::select! {
         () = stop_signal() => Ok(()),
@@ -295,15 +295,37 @@ impl ServiceArgs {
         Ok(Some(endpoints))
     }
 
+    /// Refuses options that the service has no use for.
+    fn check_options(&self) -> Result<(), Failure> {
+        use ServiceName as N;
+        let (tpd, sd, ar, ut) =
+            (N::TransportDiscovery, N::ServiceDiscovery, N::AddressResolver, N::UptimeTracker);
+        for (is_given, option, services) in [
+            (self.entry_timeout.is_some(), "--entry-timeout", &[tpd, sd, ar][..]),
+            (self.geo.is_some(), "--geo", &[sd, ut]),
+            (self.allow_private, "--allow-private", &[sd, ar]),
+            (self.store.is_some(), "--store", &[tpd, sd, ar, ut]),
+        ] {
+            if is_given && !services.contains(&self.name) {
+                return Err(Failure::usage(format!("{option} does nothing for this service")));
+            }
+        }
+        Ok(())
+    }
+
     fn config(&self, key: Option<PublicKey>) -> Result<HostConfig, Failure> {
+        self.check_options()?;
         let mut config = HostConfig::new(self.name.kind());
         config.dmsg_key = key;
         config.monitors.clone_from(&self.monitor);
         config.allow_private = self.allow_private;
         config.quirks = quirks(&self.quirk);
         if let Some(path) = &self.geo {
-            config.geo = GeoTable::read(path)
-                .map_err(|error| Failure::new(Exit::Read, format!("--geo: {error}")))?;
+            let table =
+                file::read_existing(path, TABLE_BYTES_MAX).map_err(|error| error.to_string());
+            config.geo = table.and_then(|text| GeoTable::parse(&text)).map_err(|error| {
+                Failure::new(Exit::Read, format!("--geo: {}: {error}", path.display()))
+            })?;
         }
         if let Some(time) = self.entry_timeout {
             let time = seconds("--entry-timeout", time)?;
@@ -463,14 +485,7 @@ async fn announce(overlay: Option<&Overlay>) -> Result<(), Failure> {
     {
         client.ready().await?;
         let _ = overlay.published().wait_for(|published| *published).await;
-        say(&format!("dmsg://{}:{DEFAULT_PORT}", client.public_key()))?;
+        say(format!("dmsg://{}:{DEFAULT_PORT}", client.public_key()))?;
     }
     std::future::pending().await
-}
-
-fn say(line: &str) -> Result<(), Failure> {
-    match writeln!(std::io::stdout(), "{line}").map_err(|error| Failure::stdout(&error)) {
-        Err(failure) if failure.exit != Exit::Ok => Err(failure),
-        _ => Ok(()),
-    }
 }

@@ -104,10 +104,11 @@ impl Bootstrapper {
     }
 
     fn change_servers(&self, servers: &[ServerRecord], has_fresh_servers: bool) -> bool {
-        let before = self.services();
-        let known: HashMap<_, &DmsgServer> =
-            before.servers().iter().map(|server| (server.key, server)).collect();
         let mut fresh = DmsgServer::listable(servers);
+        let mut content = self.0.content.write().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let before = content.services.servers();
+        let known: HashMap<_, &DmsgServer> =
+            before.iter().map(|server| (server.key, server)).collect();
         for server in &mut fresh {
             if let Some(known) = known.get(&server.key)
                 && known.address == server.address
@@ -115,13 +116,16 @@ impl Bootstrapper {
                 server.clone_from(known);
             }
         }
-        if fresh.is_empty() || fresh == before.servers() {
+        if fresh.is_empty() {
             return false;
         }
-        let mut services = before;
+        if fresh == before {
+            content.has_fresh_servers |= has_fresh_servers;
+            return false;
+        }
+        let mut services = content.services.clone();
         services.set(Field::DmsgServers, Value::Servers(fresh));
-        *self.0.content.write().unwrap_or_else(std::sync::PoisonError::into_inner) =
-            Content { has_fresh_servers, ..Content::new(services) };
+        *content = Content { has_fresh_servers, ..Content::new(services) };
         true
     }
 

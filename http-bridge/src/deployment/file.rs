@@ -94,6 +94,11 @@ pub fn read_text(path: &Path, max_bytes: usize) -> io::Result<Option<String>> {
     Ok(Some(text))
 }
 
+/// Reads a text of at most `max_bytes` that has to be there.
+pub fn read_existing(path: &Path, max_bytes: usize) -> io::Result<String> {
+    read_text(path, max_bytes)?.ok_or_else(|| io::ErrorKind::NotFound.into())
+}
+
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {

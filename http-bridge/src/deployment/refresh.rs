@@ -21,7 +21,6 @@ use std::{
 
 use dmsg_engine::client::ServerRecord;
 use rand::RngExt;
-use tokio::sync::watch;
 
 use super::{
     document::{DOCUMENT_BYTES_MAX, Services},
@@ -267,91 +266,6 @@ fn listed(entries: &[FetchedEntry]) -> Vec<ServerRecord> {
         .collect();
     servers.sort_by_key(|(is_official, server)| (!is_official, server.key));
     servers.into_iter().map(|(_, server)| server).collect()
-}
-
-/// The deployment as it is in use, and as it will be after a restart.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Current {
-    /// What counts now: the key sets are fresh, the addresses those of the start.
-    pub in_use: Services,
-    /// What counts after a restart.
-    pub after_restart: Services,
-}
-
-/// Keeps a deployment fresh; [`Refresher::run`] does the work.
-pub struct Refresher {
-    current: watch::Sender<Current>,
-    last: Services,
-    file: Option<LastGood>,
-}
-
-impl Refresher {
-    /// Begins with `current`. `file` remembers what was last applied; without one, that is `published`, the deployment that
-    /// the program came with.
-    #[must_use]
-    pub fn new(current: Services, published: Services, file: Option<LastGood>) -> Self {
-        let last = file.as_ref().and_then(LastGood::read).unwrap_or(published);
-        let current = Current { in_use: current.clone(), after_restart: current };
-        Self { current: watch::Sender::new(current), last, file }
-    }
-
-    /// The deployment; changes after each refresh that brought something new.
-    #[must_use]
-    pub fn current(&self) -> watch::Receiver<Current> {
-        self.current.subscribe()
-    }
-
-    /// Takes a freshly fetched document over.
-    pub fn apply(&mut self, fetched: &Services) -> Vec<(Field, Change)> {
-        let before = self.current.borrow().after_restart.clone();
-        let (merged, changes) = merge(&before, std::slice::from_ref(&self.last), fetched);
-        for (field, change) in &changes {
-            match change {
-                Change::Updated if field.is_key_set() => tracing::info!(%field, "updated"),
-                Change::Updated => tracing::info!(%field, "updated; counts after a restart"),
-                Change::Kept => tracing::debug!(%field, "changed by the operator; kept"),
-            }
-        }
-        let last = self.last.overlaid(fetched);
-        if last != self.last {
-            if let Some(file) = &self.file
-                && let Err(error) = file.write(&last)
-            {
-                tracing::warn!(file = %file.path().display(), %error, "not written");
-            }
-            self.last = last;
-        }
-        if changes.iter().any(|(_, change)| *change == Change::Updated) {
-            self.current.send_modify(|current| {
-                for (field, change) in &changes {
-                    if let (Change::Updated, true, Some(value)) =
-                        (change, field.is_key_set(), merged.get(*field))
-                    {
-                        current.in_use.set(*field, value.clone());
-                    }
-                }
-                current.after_restart = merged;
-            });
-        }
-        changes
-    }
-
-    /// Fetches and applies, over and over; never ends. A failure is a line in the log, and the next try comes in time.
-    pub async fn run<F, E>(mut self, fetch: impl Fn() -> F)
-    where
-        F: Future<Output = Result<Services, E>>,
-        E: std::fmt::Display,
-    {
-        tokio::time::sleep(FIRST_DELAY).await;
-        loop {
-            tokio::time::sleep(jittered(REFRESH_INTERVAL)).await;
-            match tokio::time::timeout(REFRESH_TIMEOUT, fetch()).await {
-                Ok(Ok(fetched)) => drop(self.apply(&fetched)),
-                Ok(Err(error)) => tracing::info!(%error, "the deployment was not refreshed"),
-                Err(_) => tracing::info!("the deployment was not refreshed within 30 s"),
-            }
-        }
-    }
 }
 
 /// Within a tenth of `period`, so that a fleet that starts together does not ask together.

@@ -362,6 +362,11 @@ fn the_servers_of_a_discovery_outlive_its_document_and_not_another_discovery() {
     assert_eq!(addresses(), ["listed:1"]);
     bootstrapper.replace(document("private", "c"));
     assert_eq!(addresses(), ["c:1"]);
+    // A first list that says what was kept is the discovery's all the same.
+    bootstrapper.begin_with_servers(&[record("x")]);
+    assert!(!bootstrapper.set_servers(&[record("x")]), "nothing has changed");
+    bootstrapper.replace(document("private", "moved"));
+    assert_eq!(addresses(), ["x:1"]);
 }
 
 #[test]

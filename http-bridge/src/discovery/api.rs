@@ -153,8 +153,7 @@ async fn deregister(
     headers: HeaderMap,
     body: Body,
 ) -> Answer {
-    let text = |name| headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default();
-    if let Err(status) = service.admit_monitor(text("NM-PK"), text("NM-Sign")) {
+    if let Err(status) = service.admit_monitor(&headers) {
         return Ok(status.into_response());
     }
     let body = receive(body, BATCH_BYTES_MAX).await?;

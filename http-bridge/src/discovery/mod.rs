@@ -39,6 +39,7 @@ pub use entry::{ClientPart, ENTRY_VERSION, Entry, ServerPart};
 pub use error::EntryError;
 pub use rate_limit::RateLimit;
 pub(crate) use rate_limit::RateLimiter;
+pub(crate) use service::admit_monitor;
 pub use service::{DiscoveryConfig, DiscoveryService};
 pub use validate::{TIMESTAMP_AHEAD_MAX, TIMESTAMP_BEHIND_MAX, check_iteration, check_new};
 

@@ -22,7 +22,7 @@ use std::{
 
 use bytes::Bytes;
 use dmsg_engine::identity::{PublicKey, Signature};
-use http::StatusCode;
+use http::{HeaderMap, StatusCode};
 
 use super::{
     EntryError, RawEntry, UnixNanos, check_new,
@@ -232,14 +232,8 @@ impl DiscoveryService {
     }
 
     /// Whether these headers are a network monitor's: `Err` says with which status they are refused.
-    pub(super) fn admit_monitor(&self, key: &str, signature: &str) -> Result<(), StatusCode> {
-        let key: PublicKey = key.parse().map_err(|_| StatusCode::FORBIDDEN)?;
-        if !self.0.config.monitors.contains(&key) {
-            return Err(StatusCode::FORBIDDEN);
-        }
-        let signature: Signature = signature.parse().map_err(|_| StatusCode::BAD_REQUEST)?;
-        let payload = key.to_string();
-        signature.verify(&key, payload.as_bytes()).map_err(|_| StatusCode::FORBIDDEN)
+    pub(super) fn admit_monitor(&self, headers: &HeaderMap) -> Result<(), StatusCode> {
+        admit_monitor(&self.0.config.monitors, headers)
     }
 
     /// Deletes entries for a network monitor.
@@ -304,4 +298,16 @@ impl Drop for Maintenance {
     fn drop(&mut self) {
         self.0.abort();
     }
+}
+
+/// Whether the headers are those of one of these network monitors: `Err` says with which status they are refused
+/// (`discovery.md §4`).
+pub(crate) fn admit_monitor(monitors: &[PublicKey], headers: &HeaderMap) -> Result<(), StatusCode> {
+    let text = |name| headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    let key: PublicKey = text("nm-pk").parse().map_err(|_| StatusCode::FORBIDDEN)?;
+    if !monitors.contains(&key) {
+        return Err(StatusCode::FORBIDDEN);
+    }
+    let signature: Signature = text("nm-sign").parse().map_err(|_| StatusCode::BAD_REQUEST)?;
+    signature.verify(&key, key.to_string().as_bytes()).map_err(|_| StatusCode::FORBIDDEN)
 }

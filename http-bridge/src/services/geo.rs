@@ -8,14 +8,13 @@
 use std::{
     collections::{BTreeMap, HashMap},
     net::IpAddr,
-    path::Path,
     sync::Arc,
 };
 
 use super::service_discovery::Geo;
 
 /// Bytes of a table; a hundred bytes each for all networks that a small deployment meets, and the countries' 200,000.
-const TABLE_BYTES_MAX: u64 = 32 * 1024 * 1024;
+pub const TABLE_BYTES_MAX: usize = 32 * 1024 * 1024;
 
 /// Networks of a table.
 pub const NETWORKS_MAX: usize = 250_000;
@@ -25,20 +24,6 @@ pub const NETWORKS_MAX: usize = 250_000;
 pub struct GeoTable(Arc<BTreeMap<u8, HashMap<u128, Geo>>>);
 
 impl GeoTable {
-    /// Reads a file.
-    ///
-    /// # Errors
-    /// What is wrong with it, in a sentence.
-    pub fn read(path: &Path) -> Result<Self, String> {
-        let named = |what: String| format!("{}: {what}", path.display());
-        let bytes = std::fs::metadata(path).map_err(|error| named(error.to_string()))?.len();
-        if bytes > TABLE_BYTES_MAX {
-            return Err(named(format!("longer than {TABLE_BYTES_MAX} bytes")));
-        }
-        let text = std::fs::read_to_string(path).map_err(|error| named(error.to_string()))?;
-        Self::parse(&text).map_err(named)
-    }
-
     /// Reads a table's text.
     ///
     /// # Errors

@@ -27,7 +27,7 @@ use axum::{
     routing::get,
 };
 use bytes::Bytes;
-use dmsg_engine::identity::{PublicKey, Signature};
+use dmsg_engine::identity::PublicKey;
 use http::{HeaderMap, StatusCode, header};
 use serde::de::DeserializeOwned;
 
@@ -36,7 +36,7 @@ use super::{
     auth::{Authority, Guard, GuardConfig},
 };
 use crate::{
-    discovery::{CallerKey, Clock, RateLimit, RateLimiter, UnixNanos, system_clock},
+    discovery::{CallerKey, Clock, RateLimit, RateLimiter, UnixNanos, admit_monitor, system_clock},
     service::ServiceKind,
     transport::{TransportError, receive_body},
     url::DEFAULT_PORT,
@@ -262,18 +262,6 @@ impl Host {
         }
     }
 
-    /// Whether the headers are a network monitor's; `Err` says with which status they are refused.
-    fn admit_monitor(&self, headers: &HeaderMap) -> Result<(), StatusCode> {
-        let text =
-            |name| headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default();
-        let key: PublicKey = text("nm-pk").parse().map_err(|_| StatusCode::FORBIDDEN)?;
-        if !self.config.monitors.contains(&key) {
-            return Err(StatusCode::FORBIDDEN);
-        }
-        let signature: Signature = text("nm-sign").parse().map_err(|_| StatusCode::BAD_REQUEST)?;
-        signature.verify(&key, key.to_string().as_bytes()).map_err(|_| StatusCode::FORBIDDEN)
-    }
-
     /// Answers a network monitor, which sends a list of what is to go: bodies of refusals are empty, as Go's are.
     pub(super) async fn monitored<T: DeserializeOwned>(
         &self,
@@ -281,7 +269,7 @@ impl Host {
         body: Body,
         remove: impl AsyncFnOnce(Vec<T>) -> Result<Response, ApiError>,
     ) -> Response {
-        if let Err(status) = self.admit_monitor(headers) {
+        if let Err(status) = admit_monitor(&self.config.monitors, headers) {
             return status.into_response();
         }
         let work = async { remove(read_list(&receive(body, LIST_BYTES_MAX).await?)?).await };

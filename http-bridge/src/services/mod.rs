@@ -3,7 +3,7 @@
 //! ```text
 //!   TransportDiscoveryClient, …  typed calls ─▶ Caller ─▶ HttpTransport, bound to ONE service
 //!                                               │ signs (auth), waits out 429 and 503, reads errors
-//!   transport_discovery::router, … ◀─ axum ─▶ Guard (auth) ─▶ service ─▶ Records (memory │ redb)
+//!   host::router, … ◀─ axum ─▶ Guard (auth) ─▶ service ─▶ Records (memory │ redb)
 //! ```
 //!
 //! A service's client takes a transport whose requests have URIs in origin form (`/path?query`): the access
@@ -32,6 +32,6 @@ pub mod uptime_tracker;
 pub use bound::{BadBase, Bound};
 pub use call::{CallOptions, Caller, Health, Monitor};
 pub use error::ServiceError;
-pub use geo::{GeoTable, NETWORKS_MAX};
+pub use geo::{GeoTable, NETWORKS_MAX, TABLE_BYTES_MAX};
 pub use ip::{IpError, agreed_ip, agreed_ip_of};
 pub use keys::KeyText;

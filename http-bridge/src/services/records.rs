@@ -166,6 +166,7 @@ impl<V: Record> Records<V> {
         shelf: &mut Shelf<V>,
         edits: Vec<Edit<V>>,
     ) -> Result<database::Written, RecordsError> {
+        let changes = !edits.is_empty();
         let new = edits.iter().filter(|edit| match edit {
             Edit::Put { key, .. } => !shelf.records.contains_key(key.as_str()),
             Edit::Remove { .. } => false,
@@ -190,7 +191,9 @@ impl<V: Record> Records<V> {
                 Edit::Remove { key } => shelf.remove(&key),
             }
         }
-        self.version.fetch_add(1, Ordering::Release);
+        if changes {
+            self.version.fetch_add(1, Ordering::Release);
+        }
         Ok(written)
     }
 

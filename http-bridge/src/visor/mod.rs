@@ -33,7 +33,6 @@ use crate::{
     },
     discovery::{ClientOptions, DiscoveryClient},
     overlay::{Overlay, OverlayConfig},
-    resolve::ServerChoice,
     service::ServiceKind,
 };
 
@@ -186,7 +185,6 @@ fn overlay(options: &VisorOptions, cache: Option<&ServerCache>) -> Overlay {
     config.client =
         ClientConfig { min_sessions: options.sessions, driver: options.driver, ..config.client };
     config.access.policy = options.policy;
-    config.choice = ServerChoice::Merged;
     config.client_type = "visor".to_owned();
     Overlay::start(config).unwrap_or_else(|error| {
         tracing::error!(%error, "there is no DMSG in this process");

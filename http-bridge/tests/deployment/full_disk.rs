@@ -1,6 +1,7 @@
-//! A discovery whose disk is full refuses registrations, answers look-ups, and goes on when there is room again.
+//! A service whose disk is full refuses registrations, answers look-ups, and goes on when there is room again.
 
 use std::{
+    path::Path,
     process::{Command, Stdio},
     sync::Arc,
 };
@@ -8,6 +9,7 @@ use std::{
 use dmsg_engine::identity::SecretKey;
 use dmsg_http::{
     discovery::{ClientError, ClientOptions, DiscoveryClient, Entry, RawEntry, UnixNanos},
+    services::{Bound, CallOptions, uptime_tracker::UptimeTrackerClient},
     transport::TcpTransport,
 };
 
@@ -28,21 +30,59 @@ fn entry(name: &str) -> RawEntry {
     RawEntry::of(entry)
 }
 
+/// Starts `dmsg` with a store whose disk can be filled, and its HTTP address; `None` where that cannot be.
+fn start(subcommand: &[&str], store: &Path) -> Option<(Running, String)> {
+    let mut command = Command::new("sh");
+    // The signal that comes with the limit is ignored: a full disk sends none.
+    command.args(["-c", "trap '' XFSZ; exec \"$0\" \"$@\"", env!("CARGO_BIN_EXE_dmsg")]);
+    command
+        .args(subcommand)
+        .args(["--listen", "127.0.0.1:0", "--log", "off", "--store"])
+        .arg(store);
+    command.stdin(Stdio::null());
+    let mut running = Running::spawn(command);
+    let url = running.line_with("http://");
+    if !allow(running.pid(), "unlimited") {
+        eprintln!("skipped: no prlimit (util-linux), or no right to use it");
+        return None;
+    }
+    Some((running, url))
+}
+
+/// The small services keep their records in another way than the discovery.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_small_service_takes_registrations_again_when_there_is_room() {
+    let place = Place::new();
+    let store = place.path("uptimes.redb");
+    let Some((tracker, url)) = start(&["service", "ut"], &store) else { return };
+    let transport = || Arc::new(Bound::new(&url, TcpTransport::new()).unwrap());
+    let client = |name: &str| {
+        let secret = SecretKey::from_seed(name.as_bytes());
+        UptimeTrackerClient::new(transport(), secret, CallOptions::default())
+    };
+    client("before").heartbeat("v1").await.unwrap();
+    assert!(allow(tracker.pid(), "1"));
+    for name in ["while full", "still full"] {
+        client(name).heartbeat("v1").await.unwrap_err();
+    }
+    assert!(allow(tracker.pid(), "unlimited"));
+    client("after").heartbeat("v1").await.unwrap();
+    drop(tracker);
+    let Some((_tracker, url)) = start(&["service", "ut"], &store) else { return };
+    let transport = Arc::new(Bound::new(&url, TcpTransport::new()).unwrap());
+    let reader = SecretKey::from_seed(b"reader");
+    let client = UptimeTrackerClient::new(transport, reader, CallOptions::default());
+    for name in ["before", "after"] {
+        let key = SecretKey::from_seed(name.as_bytes()).public_key();
+        assert!(client.visor(key).await.unwrap().is_some(), "{name}");
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn registrations_are_refused_while_the_disk_is_full_and_taken_afterwards() {
     let place = Place::new();
     let store = place.path("entries.redb");
-    let mut command = Command::new("sh");
-    // The signal that comes with the limit is ignored: a full disk sends none.
-    command.args(["-c", "trap '' XFSZ; exec \"$0\" \"$@\"", env!("CARGO_BIN_EXE_dmsg")]);
-    command.args(["discovery", "--listen", "127.0.0.1:0", "--log", "off", "--store"]).arg(&store);
-    command.stdin(Stdio::null());
-    let mut discovery = Running::spawn(command);
-    let url = discovery.line_with("http://");
-    if !allow(discovery.pid(), "unlimited") {
-        eprintln!("skipped: no prlimit (util-linux), or no right to use it");
-        return;
-    }
+    let Some((discovery, url)) = start(&["discovery"], &store) else { return };
     let client =
         DiscoveryClient::new(&url, Arc::new(TcpTransport::new()), ClientOptions::default())
             .unwrap();
@@ -65,7 +105,7 @@ async fn registrations_are_refused_while_the_disk_is_full_and_taken_afterwards()
     let client =
         DiscoveryClient::new(&url, Arc::new(TcpTransport::new()), ClientOptions::default())
             .unwrap();
-    for name in ["before", "after"] {
+    for name in ["before", "while full", "still full", "after"] {
         assert!(client.entry(key(name)).await.is_ok(), "{name}");
     }
 }

@@ -10,7 +10,9 @@ use dmsg_http::{
         GeoTable, ServiceError,
         records::Database,
         service_discovery::{Offer, OfferAddr, Query, ServiceDiscovery, ServiceDiscoveryClient},
-        transport_discovery::{Transport, TransportDiscoveryClient},
+        transport_discovery::{
+            RegistryLimits, Transport, TransportDiscovery, TransportDiscoveryClient,
+        },
         uptime_tracker::{SUMMARY_KEYS_MAX, SummaryQuery, UptimeTracker, UptimeTrackerClient},
     },
 };
@@ -51,6 +53,24 @@ async fn a_bare_transport_is_taken_from_an_edge_and_does_not_displace_signatures
         assert_eq!(answer.status(), StatusCode::OK);
         assert_eq!(a.all().await.unwrap(), []);
     }
+}
+
+#[tokio::test]
+async fn what_others_say_of_a_visor_takes_none_of_its_places() {
+    let clock = TestClock::new();
+    let limits = RegistryLimits { per_edge_max: 3, ..RegistryLimits::default() };
+    let config = config(ServiceKind::TransportDiscovery, &clock);
+    let service =
+        Arc::new(TransportDiscovery::bounded(config, &Database::memory(), limits).unwrap());
+    let running = Running::start(service).await;
+    let client = |name| transport_discovery::client(&running, name);
+    let made_up = ["x1", "x2", "x3"].map(|kind| Transport::new([key("x"), key("b")], kind, ""));
+    client("x").register_unsigned(&made_up).await.unwrap();
+    let own = ["stcpr", "sudph", "dmsg"].map(|kind| Transport::new([key("b"), key("c")], kind, ""));
+    client("b").register_unsigned(&own).await.unwrap();
+    let b = client("b");
+    let more = b.register_unsigned(&[Transport::new([key("b"), key("d")], "stcp", "")]).await;
+    assert!(matches!(more, Err(ServiceError::Refused { status: StatusCode::FORBIDDEN, .. })));
 }
 
 async fn signed_by(name: &str, running: &Running, body: &str) -> Vec<(&'static str, String)> {

@@ -32,10 +32,15 @@ impl Drop for Resolver {
 
 impl Resolver {
     async fn start() -> Self {
+        Self::on("127.0.0.1:0").await
+    }
+
+    async fn on(address: &str) -> Self {
         let config = config(ServiceKind::AddressResolver, &TestClock::new());
         let service = Arc::new(AddressResolver::new(config, &Database::memory()).unwrap());
-        let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
-        let udp = socket.local_addr().unwrap();
+        let socket = UdpSocket::bind(address).await.unwrap();
+        let port = socket.local_addr().unwrap().port();
+        let udp = SocketAddr::from(([127, 0, 0, 1], port));
         let task = tokio::spawn(service.sudph(udp.to_string()).serve(socket));
         Self { running: Running::start(service).await, udp, task }
     }
@@ -65,7 +70,19 @@ impl Resolver {
 
 #[tokio::test]
 async fn a_bound_visor_is_found_where_its_datagrams_come_from_and_told_who_dials() {
-    let resolver = Resolver::start().await;
+    found_and_told(Resolver::start().await).await;
+}
+
+/// There, datagrams of IPv4 come from mapped addresses.
+#[tokio::test]
+async fn so_it_is_where_the_resolver_listens_on_ipv6() {
+    if std::net::UdpSocket::bind("[::]:0").is_err() {
+        return eprintln!("skipped: no IPv6 here");
+    }
+    found_and_told(Resolver::on("[::]:0").await).await;
+}
+
+async fn found_and_told(resolver: Resolver) {
     let (a, a_address) = resolver.bind("a").await;
     let (mut b, b_address) = resolver.bind("b").await;
     resolver.bound(2).await;
@@ -131,6 +148,26 @@ async fn a_monitor_unbinds_and_hostile_datagrams_change_nothing() {
     resolver.bound(1).await;
     let (_b, _) = resolver.bind("b").await;
     resolver.bound(2).await;
+}
+
+/// A datagram of a bound visor's address that begins another conversation, as anybody can make one.
+#[tokio::test]
+async fn a_forged_beginning_does_not_unbind() {
+    let resolver = Resolver::start().await;
+    let socket = Arc::new(UdpSocket::bind("127.0.0.1:0").await.unwrap());
+    let binding = Binding { port: "7777".into(), addresses: Vec::new() };
+    let own = Arc::clone(&socket);
+    let link = SudphLink::bind(own, resolver.udp, &secret("a"), &binding).await.unwrap();
+    resolver.bound(1).await;
+    let mut forged = [0; 24];
+    forged[0] = 7; // the conversation
+    forged[4] = 81; // a push, with number 0
+    socket.send_to(&forged, resolver.udp).await.unwrap();
+    // It was read when what was sent behind it is answered.
+    let (_b, _) = resolver.bind("b").await;
+    resolver.bound(2).await;
+    link.close().await;
+    resolver.bound(1).await;
 }
 
 #[tokio::test(start_paused = true)]

@@ -23,16 +23,12 @@ use crate::{
     io::Io,
     noise::{Handshake, Peer, TransportKeys},
     pool::{Holder, Slice},
-    session::{Object, ObjectReader, write_object},
+    session::{DIAL_OBJECT_MAX_BYTES, Object, ObjectReader, write_object},
     wire::{Addr, Dialect, ObjectError, Port, RawRequest, SignedObject, StreamResponse},
 };
 
 /// A server that opened a stream must have sent its request within this (`wire.md §4.8`, G26).
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
-
-/// Bytes of a request at most. Genuine ones stay below 2 KiB, the post-quantum offer of 2026
-/// included.
-const REQUEST_MAX_BYTES: usize = 16 * 1024;
 
 /// What a census calls accepted streams.
 const INBOUND: &str = "inbound";
@@ -74,7 +70,7 @@ impl ClientMachine {
         // Deployed openers end the whole session when the ACK does not come.
         up.mux.accept(key.1, queue);
         up.inbound_count += 1;
-        let reader = ObjectReader::with_max(REQUEST_MAX_BYTES);
+        let reader = ObjectReader::with_max(DIAL_OBJECT_MAX_BYTES);
         up.streams.insert(key.1, Slot::Inbound { reader, permit });
         up.gauge.streams.store(up.streams.len(), Ordering::Relaxed);
         self.timers.set(Timer::Inbound(key), io.now() + REQUEST_TIMEOUT);

@@ -38,7 +38,7 @@ use std::{
 
 use tokio::sync::oneshot;
 
-use self::table::{Step, Table};
+use self::table::{Step, Table, Victim};
 use crate::identity::PublicKey;
 
 /// Where the time comes from; simulations have their own.
@@ -429,20 +429,19 @@ impl StreamUse {
 
     /// Takes the stream back now, whatever it does.
     pub fn reclaim(&self) {
-        let now = self.pool.0.now();
-        let taken = self.pool.lock().take_back(self.id, now);
-        if let Some(victim) = taken {
-            victim.fire();
-            self.pool.pump();
-        }
+        self.take_away(Table::take_back);
     }
 
     /// The holder gives the stream up in the middle, and wants nothing more of it: it ends as if it were taken back, without
     /// counting as such.
     pub fn abandon(&self) {
+        self.take_away(Table::give_up);
+    }
+
+    fn take_away(&self, take: fn(&mut Table, u64, u64) -> Option<Victim>) {
         let now = self.pool.0.now();
-        let given_up = self.pool.lock().give_up(self.id, now);
-        if let Some(victim) = given_up {
+        let victim = take(&mut self.pool.lock(), self.id, now);
+        if let Some(victim) = victim {
             victim.fire();
             self.pool.pump();
         }

@@ -107,10 +107,7 @@ async fn fetch(bootstrapper: &ConfigBootstrapperClient) -> Result<Services, Stri
 /// Brings the file up to date.
 fn update(path: &Path, last: &LastGood, new: &Services) -> Result<Updated, String> {
     let named = |error: io::Error| format!("{}: {error}", path.display());
-    let text = file::read_text(path, DOCUMENT_BYTES_MAX)
-        .and_then(|text| text.ok_or_else(|| io::ErrorKind::NotFound.into()))
-        .map(Zeroizing::new)
-        .map_err(named)?;
+    let text = file::read_existing(path, DOCUMENT_BYTES_MAX).map(Zeroizing::new).map_err(named)?;
     let mut config = VisorConfig::parse(&text)
         .map_err(|problems| problems.in_file(&path.display().to_string()))?;
     let recorded = last.read();

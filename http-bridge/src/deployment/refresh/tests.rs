@@ -1,11 +1,6 @@
 //! Who wins: the deployment or the operator; and what survives a restart.
 #![allow(clippy::unwrap_used)]
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicUsize, Ordering::Relaxed},
-};
-
 use dmsg_engine::identity::SecretKey;
 
 use super::*;
@@ -72,33 +67,6 @@ fn what_a_document_leaves_out_erases_nothing() {
         assert_eq!(url(&merged, TPD), "http://t");
         assert_eq!(merged.servers(), full.servers());
     }
-}
-
-#[test]
-fn key_sets_count_at_once_and_addresses_after_a_restart() {
-    let folder = tempfile::tempdir().unwrap();
-    let file = LastGood::in_folder(folder.path());
-    let (a, b) = (key("a"), key("b"));
-    let keys = |key: &str| format!(r#""survey_whitelist":["{key}"]"#);
-    let first = services(&format!(r#"{},"transport_discovery":"http://t1""#, keys(&a)));
-    let mut refresher = Refresher::new(first.clone(), first, Some(file.clone()));
-    let mut current = refresher.current();
-    let second = services(&format!(r#"{},"transport_discovery":"http://t2""#, keys(&b)));
-    assert_eq!(refresher.apply(&second).len(), 2);
-    {
-        let current = current.borrow_and_update();
-        assert_eq!(current.in_use.keys(Field::SurveyWhitelist)[0].to_string(), b);
-        assert_eq!(url(&current.in_use, TPD), "http://t1");
-        assert_eq!(url(&current.after_restart, TPD), "http://t2");
-    }
-    assert!(refresher.apply(&second).is_empty());
-    assert!(!current.has_changed().unwrap());
-    // After a restart the operator's file still says t1, which is not what the deployment last said.
-    assert_eq!(file.read().unwrap(), second);
-    let mut restarted =
-        Refresher::new(services(r#""transport_discovery":"http://mine""#), second, Some(file));
-    let third = services(r#""transport_discovery":"http://t3""#);
-    assert_eq!(restarted.apply(&third), [(Field::Service(TPD), Change::Kept)]);
 }
 
 #[test]
@@ -177,29 +145,4 @@ fn spoilt_files_count_as_absent() {
     assert_eq!(file.read(), None);
     std::fs::write(file.path(), "{\"conf\":5}").unwrap();
     assert_eq!(file.read(), None);
-}
-
-#[tokio::test(start_paused = true)]
-async fn refreshes_come_hourly_after_a_first_delay_and_survive_failures() {
-    let first = services(r#""transport_discovery":"http://t1""#);
-    let refresher = Refresher::new(first.clone(), first, None);
-    let mut current = refresher.current();
-    let asked = Arc::new(AtomicUsize::new(0));
-    let count = Arc::clone(&asked);
-    let started = tokio::time::Instant::now();
-    let task = tokio::spawn(refresher.run(move || {
-        let number = count.fetch_add(1, Relaxed);
-        async move {
-            match number {
-                0 => Err("down"),
-                1 => std::future::pending().await,
-                _ => Ok(services(r#""transport_discovery":"http://t2""#)),
-            }
-        }
-    }));
-    current.changed().await.unwrap();
-    assert_eq!(asked.load(Relaxed), 3);
-    let (elapsed, hour) = (started.elapsed(), REFRESH_INTERVAL);
-    assert!(elapsed > FIRST_DELAY + hour.mul_f64(2.7) && elapsed < FIRST_DELAY + hour.mul_f64(3.4));
-    task.abort();
 }

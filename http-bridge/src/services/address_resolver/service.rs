@@ -152,7 +152,7 @@ impl Service for AddressResolver {
     fn tables(&self) -> Vec<(&'static str, usize, usize)> {
         vec![
             ("stcpr", self.bindings.count(), self.bindings.max()),
-            ("sudph", self.sudph.keys().len(), SESSIONS_MAX),
+            ("sudph", self.sudph.count(), SESSIONS_MAX),
         ]
     }
 }

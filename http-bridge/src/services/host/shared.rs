@@ -1,6 +1,9 @@
 //! A list that many ask for at once: made once, and handed to all of them as one buffer.
 
-use std::time::{Duration, Instant};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
@@ -19,9 +22,9 @@ const REST: u32 = 4;
 /// A text that is made within this time is made anew at each change.
 const QUICK: Duration = Duration::from_millis(5);
 
-/// The text of a list. The lock is held while it is made, so that it is made once.
-#[derive(Default)]
-pub(in crate::services) struct SharedText(Mutex<Option<Text>>);
+/// The text of a list. The lock is held while it is made, also when whoever asked for it is gone, so that it is made once.
+#[derive(Clone, Default)]
+pub(in crate::services) struct SharedText(Arc<Mutex<Option<Text>>>);
 
 struct Text {
     version: u64,
@@ -48,19 +51,20 @@ impl SharedText {
         now: UnixNanos,
         make: impl FnOnce() -> Vec<u8> + Send + 'static,
     ) -> Bytes {
-        let mut kept = self.0.lock().await;
+        let mut kept = Arc::clone(&self.0).lock_owned().await;
         if let Some(fresh) = kept.as_ref().filter(|text| text.is_fresh(version, now)) {
             return fresh.text.clone();
         }
-        let timed = move || {
+        let work = move || {
             let begun = Instant::now();
-            (make(), begun.elapsed())
+            let text = Bytes::from(make());
+            let made = Instant::now();
+            let took = made - begun;
+            let rests = if took > QUICK { took * REST } else { Duration::ZERO };
+            *kept = Some(Text { version, at: now, made, rests, text: text.clone() });
+            text
         };
-        let (text, took) = tokio::task::spawn_blocking(timed).await.unwrap_or_default();
-        let (text, made) = (Bytes::from(text), Instant::now());
-        let rests = if took > QUICK { took * REST } else { Duration::ZERO };
-        *kept = Some(Text { version, at: now, made, rests, text: text.clone() });
-        text
+        tokio::task::spawn_blocking(work).await.unwrap_or_default()
     }
 }
 
@@ -100,7 +104,17 @@ mod tests {
             assert!(begun.elapsed() < Duration::from_secs(10), "a change is never told");
         }
         assert_eq!(shared.text(3, NOW, || unreachable!("nothing has changed")).await, "3");
-        while shared.text(3, NOW.plus(AGE_MAX), || vec![b'4']).await != "4" {
+        // One who leaves while it is made leaves it to the next.
+        let (go, gone) = std::sync::mpsc::channel::<()>();
+        let left = shared.text(4, NOW, move || {
+            let _ = gone.recv();
+            vec![b'4']
+        });
+        assert!(futures_util::poll!(Box::pin(left)).is_pending());
+        let next = shared.text(4, NOW, || unreachable!("it is being made"));
+        drop(go);
+        assert_eq!(next.await, "4");
+        while shared.text(4, NOW.plus(AGE_MAX), || vec![b'5']).await != "5" {
             assert!(begun.elapsed() < Duration::from_secs(10), "what expired is never left out");
         }
     }

@@ -11,7 +11,7 @@ use std::{
     panic::{AssertUnwindSafe, catch_unwind},
     path::{Path, PathBuf},
     sync::{
-        Arc,
+        Arc, Mutex, PoisonError,
         mpsc::{Receiver, SyncSender, TrySendError, sync_channel},
     },
     thread,
@@ -34,10 +34,13 @@ pub struct Database(Option<Arc<File>>);
 
 struct File {
     path: PathBuf,
-    database: Arc<redb::Database>,
+    slot: Slot,
     queue: Option<SyncSender<Change>>,
     writer: Option<thread::JoinHandle<()>>,
 }
+
+/// The open file. redb answers nothing any more after an error of the disk until it is opened anew, so that takes it out.
+type Slot = Arc<Mutex<Option<redb::Database>>>;
 
 struct Change {
     table: &'static str,
@@ -69,20 +72,20 @@ impl Database {
         // redb answers some damage by a panic, hence the net.
         let opened = catch_unwind(|| redb::Database::create(path))
             .map_err(|_| disk(path, "a check inside of the database failed: it is damaged"))?;
-        let database = Arc::new(opened.map_err(|error| {
+        let database = opened.map_err(|error| {
             disk(
                 path,
                 format!("{error}: it is in use, damaged, or not ours; move it away to start empty"),
             )
-        })?);
+        })?;
+        let slot = Arc::new(Mutex::new(Some(database)));
         let (queue, changes) = sync_channel(QUEUE_MAX);
-        let written = Arc::clone(&database);
+        let (place, written) = (path.to_owned(), Arc::clone(&slot));
         let writer = thread::Builder::new()
             .name("dmsg-records".to_owned())
-            .spawn(move || write_all(&written, &changes))
+            .spawn(move || write_all(&place, &written, &changes))
             .map_err(|error| disk(path, error.to_string()))?;
-        let file =
-            File { path: path.to_owned(), database, queue: Some(queue), writer: Some(writer) };
+        let file = File { path: path.to_owned(), slot, queue: Some(queue), writer: Some(writer) };
         Ok(Self(Some(Arc::new(file))))
     }
 
@@ -95,7 +98,9 @@ impl Database {
         let Some(file) = &self.0 else { return Ok(()) };
         let mut read = || -> Result<Vec<String>, redb::Error> {
             let mut dropped = Vec::new();
-            let transaction = file.database.begin_read()?;
+            let slot = file.slot.lock().unwrap_or_else(PoisonError::into_inner);
+            let Some(database) = &*slot else { return Err(redb::Error::PreviousIo) };
+            let transaction = database.begin_read()?;
             let table = match transaction.open_table(definition(table)) {
                 Ok(table) => table,
                 Err(TableError::TableDoesNotExist(_)) => return Ok(dropped),
@@ -155,11 +160,11 @@ fn definition(table: &'static str) -> TableDefinition<'static, &'static str, &'s
 }
 
 /// Writes until the queue is closed.
-fn write_all(database: &redb::Database, changes: &Receiver<Change>) {
+fn write_all(path: &Path, slot: &Slot, changes: &Receiver<Change>) {
     while let Ok(first) = changes.recv() {
         let mut batch = vec![first];
         batch.extend(changes.try_iter().take(BATCH_MAX - 1));
-        let result = write_batch(database, &batch).map_err(|error| error.to_string());
+        let result = write_batch(path, slot, &batch).map_err(|error| error.to_string());
         if let Err(error) = &result {
             tracing::error!(%error, "records could not be written: check the disk's space");
         }
@@ -170,7 +175,12 @@ fn write_all(database: &redb::Database, changes: &Receiver<Change>) {
     }
 }
 
-fn write_batch(database: &redb::Database, batch: &[Change]) -> Result<(), redb::Error> {
+fn write_batch(path: &Path, slot: &Slot, batch: &[Change]) -> Result<(), redb::Error> {
+    let mut slot = slot.lock().unwrap_or_else(PoisonError::into_inner);
+    let database = match slot.take() {
+        Some(database) => database,
+        None => redb::Database::create(path)?,
+    };
     let transaction = database.begin_write()?;
     for change in batch {
         let mut table = transaction.open_table(definition(change.table))?;
@@ -181,7 +191,9 @@ fn write_batch(database: &redb::Database, batch: &[Change]) -> Result<(), redb::
             }
         }
     }
-    Ok(transaction.commit()?)
+    transaction.commit()?;
+    *slot = Some(database);
+    Ok(())
 }
 
 fn disk(path: &Path, reason: impl Into<String>) -> RecordsError {

@@ -4,7 +4,7 @@ use dmsg_engine::identity::{PublicKey, SecretKey, Signature};
 use serde::{Deserialize, Serialize};
 
 use super::TransportId;
-use crate::services::keys;
+use crate::services::keys::{self, KeyText};
 
 /// A link between two visors (`services.md §4.1`).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -100,6 +100,9 @@ pub struct SignedTransport {
     /// When it was registered, Unix seconds; 0 before.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub registered: i64,
+    /// Of one without signatures: the edge that registered it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) by: Option<KeyText>,
 }
 
 #[allow(clippy::trivially_copy_pass_by_ref, reason = "serde's signature")]
@@ -112,7 +115,7 @@ impl SignedTransport {
     #[must_use]
     pub fn unsigned(entry: Transport) -> Self {
         let absent = || "0".repeat(2 * Signature::LEN);
-        Self { entry, signatures: [absent(), absent()], registered: 0 }
+        Self { entry, signatures: [absent(), absent()], registered: 0, by: None }
     }
 
     /// Adds the signature of the edge that `secret` belongs to. False if it belongs to none.
@@ -126,10 +129,16 @@ impl SignedTransport {
         true
     }
 
+    /// Whether this edge itself says that the transport is there.
+    pub(super) fn is_vouched_by(&self, edge: PublicKey) -> bool {
+        let mut ends = self.entry.edges.iter().zip(&self.signatures);
+        self.by == Some(KeyText(edge)) || ends.any(|(end, text)| *end == edge && !is_absent(text))
+    }
+
     /// Takes the signatures over that another copy of the same transport has and this one lacks.
     pub(super) fn keep_signatures_of(&mut self, known: &Self) {
         for (own, known) in self.signatures.iter_mut().zip(&known.signatures) {
-            if own.bytes().all(|digit| digit == b'0') {
+            if is_absent(own) {
                 own.clone_from(known);
             }
         }
@@ -140,7 +149,7 @@ impl SignedTransport {
         self.entry.check()?;
         let bytes = self.entry.signed_bytes();
         for (index, (edge, text)) in self.entry.edges.iter().zip(&self.signatures).enumerate() {
-            if text.bytes().all(|digit| digit == b'0') {
+            if is_absent(text) {
                 return Err(EntryProblem::Unsigned(index));
             }
             let signature: Signature = text.parse().map_err(|_| EntryProblem::Signature(index))?;
@@ -148,6 +157,11 @@ impl SignedTransport {
         }
         Ok(())
     }
+}
+
+/// Zeros stand for no signature.
+fn is_absent(signature: &str) -> bool {
+    signature.bytes().all(|digit| digit == b'0')
 }
 
 /// The smaller key first; keys compare as 33-byte big-endian numbers.

@@ -104,9 +104,10 @@ impl TransportDiscovery {
     async fn register(
         &self,
         caller: Authority,
-        transports: Vec<SignedTransport>,
+        mut transports: Vec<SignedTransport>,
     ) -> Result<Vec<SignedTransport>, ApiError> {
         check_batch(caller.key, &transports)?;
+        transports.iter_mut().for_each(|signed| signed.by = None);
         let checked = tokio::task::spawn_blocking(move || {
             let problem = transports.iter().find_map(|signed| signed.verify().err());
             problem.map_or(Ok(transports), |problem| Err(ApiError::bad(problem)))
@@ -119,9 +120,10 @@ impl TransportDiscovery {
     async fn register_bare(
         &self,
         caller: Authority,
-        transports: Vec<SignedTransport>,
+        mut transports: Vec<SignedTransport>,
     ) -> Result<Vec<SignedTransport>, ApiError> {
         check_batch(caller.key, &transports)?;
+        transports.iter_mut().for_each(|bare| bare.by = Some(KeyText(caller.key)));
         let problem = transports.iter().find_map(|bare| bare.entry.check().err());
         problem.map_or(Ok(()), |problem| Err(ApiError::bad(problem)))?;
         self.store(caller, transports).await
@@ -140,7 +142,10 @@ impl TransportDiscovery {
                 };
                 let new = transports.iter().filter(is_new).count();
                 let max = self.limits.per_edge_max;
-                if new > 0 && shelf.of(&caller.key, now).len() + new > max {
+                // What somebody else says of the caller takes none of the caller's places.
+                let of_caller = shelf.of(&caller.key, now).into_iter();
+                let own = of_caller.filter(|signed| signed.is_vouched_by(caller.key)).count();
+                if new > 0 && own + new > max {
                     let text = format!("more than {max} transports of one visor");
                     return Err(ApiError::flat(StatusCode::FORBIDDEN, text));
                 }
@@ -178,12 +183,17 @@ impl TransportDiscovery {
         let (now, deadline) = (self.host.now(), self.host.deadline());
         let ttl = self.host.config().entry_ttl.filter(|_| edge == caller);
         let refresh_before = ttl.map(|ttl| now.plus(ttl * 3 / 4));
-        let found = self.transports.read().of(&edge, now);
         let is_due = |shelf: &Shelf<SignedTransport>, key: &str| {
             let at = shelf.deadline(key);
             at.zip(refresh_before).is_some_and(|(at, before)| at < before)
         };
-        if refresh_before.is_some() {
+        let (found, refreshes) = {
+            let shelf = self.transports.read();
+            let found = shelf.of(&edge, now);
+            let due = found.iter().any(|signed| is_due(&shelf, &signed.entry.id.to_string()));
+            (found, due)
+        };
+        if refreshes {
             self.transports
                 .edit(|shelf| {
                     let due = shelf.of(&edge, now).into_iter();

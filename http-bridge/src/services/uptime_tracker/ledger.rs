@@ -113,6 +113,11 @@ impl Ledger {
         }
     }
 
+    /// Changes with what [`Ledger::find`] finds.
+    pub(super) fn version(&self) -> u64 {
+        self.0.version()
+    }
+
     /// The visors that are wanted, in the order of their keys, and whether each is up.
     pub(super) fn find(&self, wanted: &Wanted, now: UnixNanos) -> Vec<(bool, Arc<Visor>)> {
         let shelf = self.0.read();

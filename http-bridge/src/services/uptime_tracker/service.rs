@@ -164,7 +164,10 @@ async fn places(State(service): Shared, request: Request) -> Response {
 }
 
 /// How many visors are up; keys are hex digits and versions are left out, so nothing here can become markup.
-async fn dashboard(State(service): Shared) -> Response {
+async fn dashboard(State(service): Shared, request: Request) -> Response {
+    if let Err(error) = service.admit(&request) {
+        return error.into_response();
+    }
     let now = service.host.now();
     let visors = service.visors.find(&Wanted::default(), now);
     let rows: Vec<_> = visors

@@ -24,7 +24,7 @@ use crate::{
     services::{
         Caller, ServiceError,
         call::{self, LIST_BYTES_MAX},
-        host::{self, ApiError, query, receive},
+        host::{self, ApiError, SharedText, query, receive},
         keys::KeyText,
     },
 };
@@ -86,11 +86,17 @@ impl SummaryQuery {
 struct Shown {
     ledger: Arc<Ledger>,
     clock: Clock,
+    /// All visors, in short and with their days.
+    lists: [SharedText; 2],
 }
 
 /// GET and POST `/uptimes` of these heartbeats.
 pub fn summaries(ledger: Arc<Ledger>, clock: Clock) -> Router {
-    Router::new().route("/uptimes", get(some).post(many)).with_state(Shown { ledger, clock })
+    Router::new().route("/uptimes", get(some).post(many)).with_state(Shown {
+        ledger,
+        clock,
+        lists: Default::default(),
+    })
 }
 
 async fn some(State(shown): State<Shown>, request: Request) -> Response {
@@ -98,7 +104,7 @@ async fn some(State(shown): State<Shown>, request: Request) -> Response {
     let named = query.get("visors").filter(|list| !list.is_empty());
     let keys =
         named.map(|list| list.split([';', ',']).filter_map(|key| key.parse().ok()).collect());
-    shown.answer(Wanted { keys, online: None }, query.get("v").map_or("", String::as_str))
+    shown.answer(Wanted { keys, online: None }, query.get("v").map_or("", String::as_str)).await
 }
 
 async fn many(State(shown): State<Shown>, body: Body) -> Response {
@@ -108,22 +114,33 @@ async fn many(State(shown): State<Shown>, body: Body) -> Response {
             serde_json::from_slice(&body).map_err(|_| ApiError::bad("invalid JSON body"))?;
         let keys = bulk.pks.filter(|keys| !keys.is_empty());
         let keys = keys.map(|keys| keys.into_iter().map(|key| key.0).collect());
-        Ok::<_, ApiError>(shown.answer(Wanted { keys, online: None }, &bulk.v))
+        Ok::<_, ApiError>(shown.answer(Wanted { keys, online: None }, &bulk.v).await)
     };
     work.await.unwrap_or_else(ApiError::into_response)
 }
 
 impl Shown {
-    /// What `v3` would show beyond `v2` is not known here.
-    fn answer(&self, wanted: Wanted, version: &str) -> Response {
+    /// What `v3` would show beyond `v2` is not known here. The list of all is made once for all who ask.
+    async fn answer(&self, wanted: Wanted, version: &str) -> Response {
         let now: UnixNanos = (self.clock)();
+        let is_daily = matches!(version, "v2" | "v3");
         // No day at all for the short form.
-        let days = match version {
-            "v2" | "v3" => months(seconds(now), seconds(now)),
-            _ => (u64::MAX, u64::MAX),
+        let days = match is_daily {
+            true => months(seconds(now), seconds(now)),
+            false => (u64::MAX, u64::MAX),
         };
-        let found = self.ledger.find(&wanted, now);
-        let found: Vec<_> = found.iter().map(|(on, visor)| visor.long(*on, days, now)).collect();
-        host::json(&found)
+        let (ledger, is_whole) = (Arc::clone(&self.ledger), wanted.keys.is_none());
+        let make = move || {
+            let found = ledger.find(&wanted, now);
+            let found: Vec<_> =
+                found.iter().map(|(on, visor)| visor.long(*on, days, now)).collect();
+            serde_json::to_vec(&found).unwrap_or_default()
+        };
+        let text = if is_whole {
+            self.lists[usize::from(is_daily)].text(self.ledger.version(), now, make).await
+        } else {
+            tokio::task::spawn_blocking(make).await.unwrap_or_default().into()
+        };
+        host::json_text(text)
     }
 }

@@ -22,7 +22,7 @@ use crate::{
     io::{ConnId, Io},
     noise::{Handshake, TransportKeys},
     pool::Slice,
-    session::{Object, ObjectReader, write_object},
+    session::{DIAL_OBJECT_MAX_BYTES, Object, ObjectReader, write_object},
     wire::{Addr, Dialect, ObjectError, Port, SignedObject, StreamRequest, StreamResponse},
 };
 
@@ -123,7 +123,8 @@ impl ClientMachine {
         write_object(&mut up.sealer, object.as_bytes(), &mut sealed)?;
         let stream = up.mux.open(queue).ok_or(TryCause::StreamsExhausted)?;
         up.mux.send_bytes(stream, &sealed, queue);
-        up.streams.insert(stream, Slot::Dialing { dial: id, to, reader: ObjectReader::new() });
+        let reader = ObjectReader::with_max(DIAL_OBJECT_MAX_BYTES);
+        up.streams.insert(stream, Slot::Dialing { dial: id, to, reader });
         up.turns.take(to);
         up.gauge.streams.store(up.streams.len(), Ordering::Relaxed);
         Ok(Outstanding { key: (conn, stream), server, local, to, req_hash: object.hash(), noise })

@@ -53,10 +53,6 @@ impl Link {
         Self { kcp, started: Instant::now() }
     }
 
-    pub(super) fn conversation(&self) -> u32 {
-        self.kcp.conv()
-    }
-
     /// Takes a datagram in and acknowledges it. Gives the bytes that are next in order.
     pub(super) fn input(&mut self, datagram: &[u8]) -> Result<Vec<u8>, Broken> {
         self.guarded(|kcp| {

@@ -39,8 +39,12 @@ const DATAGRAM_BYTES_MAX: usize = 2048;
 /// The bytes that every KCP segment begins with.
 const KCP_HEAD_BYTES: usize = 24;
 
-/// What came from an address, or goes to it.
-type Datagram = (SocketAddr, Vec<u8>);
+/// A conversation: the address as datagrams come from it, and the number. Anybody can send a datagram with a bound visor's
+/// address, and must not end what that one has begun; so another number there is another conversation.
+type Peer = (SocketAddr, u32);
+
+/// A message that goes to a visor.
+type Outgoing = (Peer, Vec<u8>);
 
 /// Who is bound, and a way to reach them. Cheap to clone.
 #[derive(Clone)]
@@ -48,13 +52,21 @@ pub struct Sudph(Arc<Shared>);
 
 struct Shared {
     bound: Mutex<HashMap<PublicKey, Bound>>,
-    outbox: mpsc::Sender<Datagram>,
-    inbox: Mutex<Option<mpsc::Receiver<Datagram>>>,
+    outbox: mpsc::Sender<Outgoing>,
+    inbox: Mutex<Option<mpsc::Receiver<Outgoing>>>,
 }
 
 struct Bound {
-    remote: SocketAddr,
+    peer: Peer,
     binding: Binding,
+}
+
+impl Bound {
+    /// Where others dial it: an IPv4 address as such, also where the resolver listens on IPv6.
+    fn remote(&self) -> SocketAddr {
+        let (at, _) = self.peer;
+        SocketAddr::new(at.ip().to_canonical(), at.port())
+    }
 }
 
 impl Default for Sudph {
@@ -78,16 +90,16 @@ impl Sudph {
     ) -> Option<Resolved> {
         let bound = self.bound();
         let found = bound.get(&key)?;
-        let from = bound.get(&caller).map(|caller| caller.remote);
+        let (remote, from) = (found.remote(), bound.get(&caller).map(Bound::remote));
         if let Some(from) = from {
             let punch = Punch { key: caller.to_string(), address: from.to_string() };
-            let _ = self.0.outbox.try_send((found.remote, line(&punch)));
+            let _ = self.0.outbox.try_send((found.peer, line(&punch)));
         }
         Some(Resolved {
-            remote_addr: found.remote.to_string(),
+            remote_addr: remote.to_string(),
             port: found.binding.port.clone(),
             addresses: found.binding.addresses.clone(),
-            is_local: from.is_some_and(|from| from.ip() == found.remote.ip()),
+            is_local: from.is_some_and(|from| from.ip() == remote.ip()),
         })
     }
 
@@ -97,6 +109,10 @@ impl Sudph {
         let mut keys: Vec<_> = self.bound().keys().copied().collect();
         keys.sort_unstable();
         keys
+    }
+
+    pub(in crate::services::address_resolver) fn count(&self) -> usize {
+        self.bound().len()
     }
 
     pub(in crate::services::address_resolver) fn unbind(&self, keys: &[PublicKey]) {
@@ -164,9 +180,9 @@ enum Next {
 struct Table {
     registry: Sudph,
     socket: Arc<UdpSocket>,
-    sessions: HashMap<SocketAddr, Session>,
+    sessions: HashMap<Peer, Session>,
     /// Those that wait for an acknowledgement.
-    busy: HashSet<SocketAddr>,
+    busy: HashSet<Peer>,
     unbound: usize,
 }
 
@@ -175,54 +191,50 @@ impl Table {
         if datagram.len() < KCP_HEAD_BYTES {
             return;
         }
-        let conversation = kcp::get_conv(datagram);
-        let is_known =
-            self.sessions.get(&from).is_some_and(|known| known.link.conversation() == conversation);
-        if !is_known {
-            // Only the beginning of a conversation begins one; a bound visor that starts again does so from its old port.
-            if kcp::get_sn(datagram) != 0 || self.unbound >= UNBOUND_MAX {
-                return;
-            }
-            self.end(from, "it begins anew");
-            if self.sessions.len() >= SESSIONS_MAX {
+        let peer = (from, kcp::get_conv(datagram));
+        if !self.sessions.contains_key(&peer) {
+            // Only the beginning of a conversation begins one. A bound visor that starts again does so from its old port, and
+            // what it had there ends by its silence.
+            let is_full = self.unbound >= UNBOUND_MAX || self.sessions.len() >= SESSIONS_MAX;
+            if kcp::get_sn(datagram) != 0 || is_full {
                 return;
             }
             let now = Instant::now();
             let session = Session {
-                link: Link::new(conversation, Arc::clone(&self.socket), from),
+                link: Link::new(peer.1, Arc::clone(&self.socket), from),
                 stage: Stage::Greeting,
                 inbox: Inbox::default(),
                 began: now,
                 heard: now,
             };
-            self.sessions.insert(from, session);
+            self.sessions.insert(peer, session);
             self.unbound += 1;
         }
-        let Some(session) = self.sessions.get_mut(&from) else { return };
+        let Some(session) = self.sessions.get_mut(&peer) else { return };
         session.heard = Instant::now();
         let was_bound = matches!(session.stage, Stage::Bound(_));
         let next = match session.link.input(datagram) {
-            Ok(bytes) => session.advance(&bytes, from, &self.registry),
+            Ok(bytes) => session.advance(&bytes, peer, &self.registry),
             Err(Broken(why)) => Next::Ends(why),
         };
         let is_bound = matches!(session.stage, Stage::Bound(_));
         if !was_bound && is_bound {
             self.unbound -= 1;
         }
-        self.note_busy(from);
+        self.note_busy(peer);
         if let Next::Ends(why) = next {
-            self.end(from, &why);
+            self.end(peer, &why);
         }
     }
 
-    fn note_busy(&mut self, at: SocketAddr) {
+    fn note_busy(&mut self, at: Peer) {
         match self.sessions.get(&at).is_some_and(|session| session.link.is_busy()) {
             true => self.busy.insert(at),
             false => self.busy.remove(&at),
         };
     }
 
-    fn send(&mut self, to: SocketAddr, message: &[u8]) {
+    fn send(&mut self, to: Peer, message: &[u8]) {
         let Some(session) = self.sessions.get_mut(&to) else { return };
         let sent = session.link.send(message);
         self.note_busy(to);
@@ -253,18 +265,18 @@ impl Table {
         }
     }
 
-    fn end(&mut self, at: SocketAddr, why: &str) {
+    fn end(&mut self, at: Peer, why: &str) {
         let Some(session) = self.sessions.remove(&at) else { return };
         self.busy.remove(&at);
         let Stage::Bound(key) = session.stage else {
             self.unbound -= 1;
-            tracing::debug!(%at, why, "a conversation ended before it was bound");
+            tracing::debug!(at = %at.0, why, "a conversation ended before it was bound");
             return;
         };
-        tracing::debug!(%at, %key, why, "a visor is bound no more");
+        tracing::debug!(at = %at.0, %key, why, "a visor's conversation is over");
         let mut bound = self.registry.bound();
-        // Unless it has bound from elsewhere meanwhile.
-        if bound.get(&key).is_some_and(|bound| bound.remote == at) {
+        // Unless it has bound anew meanwhile.
+        if bound.get(&key).is_some_and(|bound| bound.peer == at) {
             bound.remove(&key);
         }
     }
@@ -272,7 +284,7 @@ impl Table {
 
 impl Session {
     /// Reads what came and answers.
-    fn advance(&mut self, bytes: &[u8], from: SocketAddr, registry: &Sudph) -> Next {
+    fn advance(&mut self, bytes: &[u8], peer: Peer, registry: &Sudph) -> Next {
         if !self.inbox.push(bytes) {
             return Next::Ends("its messages have no end".to_owned());
         }
@@ -285,7 +297,7 @@ impl Session {
                 }
                 Stage::Binding(key) => {
                     let key = *key;
-                    self.bind(key, from, registry)
+                    self.bind(key, peer, registry)
                 }
                 Stage::Bound(_) => self.listen(),
             };
@@ -325,12 +337,7 @@ impl Session {
         }
     }
 
-    fn bind(
-        &mut self,
-        key: PublicKey,
-        remote: SocketAddr,
-        registry: &Sudph,
-    ) -> Result<bool, String> {
+    fn bind(&mut self, key: PublicKey, peer: Peer, registry: &Sudph) -> Result<bool, String> {
         let Some(text) = self.inbox.json() else { return Ok(false) };
         let mut binding: Binding =
             serde_json::from_slice(&text?).map_err(|error| error.to_string())?;
@@ -340,9 +347,8 @@ impl Session {
         binding.addresses.retain(|text| text.parse::<std::net::IpAddr>().is_ok());
         binding.addresses.truncate(ADDRESSES_MAX);
         self.stage = Stage::Bound(key);
-        let remote = SocketAddr::new(remote.ip().to_canonical(), remote.port());
-        tracing::debug!(%key, %remote, "a visor is bound");
-        registry.bound().insert(key, Bound { remote, binding });
+        tracing::debug!(%key, at = %peer.0, "a visor is bound");
+        registry.bound().insert(key, Bound { peer, binding });
         Ok(true)
     }
 
