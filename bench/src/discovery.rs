@@ -317,7 +317,7 @@ pub(crate) fn serve_party(args: &PartyArgs) -> Result<()> {
     Ok(())
 }
 
-/// Signed entries of clients with two servers, made on all CPUs that this thread may use.
+/// Signed entries of clients with two servers, made by two threads.
 fn signed_entries(count: u32) -> Vec<String> {
     let delegated = vec![secret(u32::MAX).public_key(), secret(u32::MAX - 1).public_key()];
     let one = |index: u32| {

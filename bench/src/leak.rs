@@ -20,9 +20,7 @@ use std::{
 };
 
 use dmsg_bench::{
-    Result, cpu,
-    gate::{Gated, Verdict},
-    progress,
+    Result, cpu, progress,
     report::{Curve, Curves, OutputArgs, Report, Section, Target},
     stats::percentile,
 };
@@ -259,7 +257,7 @@ async fn storm(args: &Args) -> Result<Report> {
     );
     for (row, ms) in [("quiet", &quiet_ms), ("storm", &storm_ms)] {
         for (column, p) in [("p50", 0.5), ("p99", 0.99), ("max", 1.0)] {
-            put(&mut latency, row, column, percentile(ms, p));
+            latency.put(row, column, percentile(ms, p));
         }
     }
     if let Some(error) = seen.first_error.lock().unwrap_or_else(PoisonError::into_inner).take() {
@@ -279,7 +277,7 @@ async fn storm(args: &Args) -> Result<Report> {
         ("MiB after", memory_mib()),
         ("ports and streams left", left_over as f64),
     ] {
-        put(&mut counted, row, "value", value);
+        counted.put(row, "value", value);
     }
     report.targets = vec![
         Target::at_most("requests failed", 0.0, "", Some(seen.failed.load(Relaxed) as f64)),
@@ -313,11 +311,6 @@ fn curve(id: &str, title: &str, unit: &str, points: Vec<(f64, f64)>) -> Section 
     let curves = vec![Curve { name: unit.to_owned(), points }];
     section.curves = Some(Curves { x_axis: "s".to_owned(), curves });
     section
-}
-
-fn put(section: &mut Section, row: &str, column: &str, value: f64) {
-    let verdict = Verdict { bounce_ns: None, repeats: 0, slow: false };
-    section.figure(row, column).push(Gated { value, verdict });
 }
 
 fn memory_mib() -> f64 {

@@ -27,7 +27,7 @@ impl Network {
         config.limits.resets_per_interval_max = u32::MAX;
         config.limits.refusals_per_interval_max = u32::MAX;
         config.limits.requests_per_interval_max = u32::MAX;
-        config.limits.control_frames_per_interval_max = u64::MAX / 2;
+        config.limits.control_frames_per_interval_max = u64::MAX;
         let relay = Server::start(config)?;
         let servers = vec![ServerRecord {
             key: relay.public_key(),

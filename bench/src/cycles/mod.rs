@@ -24,9 +24,7 @@ use std::{
 };
 
 use dmsg_bench::{
-    Result, cpu,
-    gate::{Gated, Verdict},
-    progress,
+    Result, cpu, progress,
     report::{OutputArgs, Report, Section, Target},
 };
 use tokio::task::JoinSet;
@@ -231,7 +229,7 @@ fn report(
             ("failed by itself", &tally.failed),
             ("most polls", &tally.polls_most),
         ] {
-            put(&mut by_operation, operation.name, column, value.load(Relaxed) as f64);
+            by_operation.put(operation.name, column, value.load(Relaxed) as f64);
         }
     }
     let mut held = Section::new("cycles-held", "What is held", "", false);
@@ -252,7 +250,7 @@ fn report(
             ("file descriptors", at.descriptors as f64),
             ("MiB of the process", at.mib),
         ] {
-            put(&mut held, row, column, value);
+            held.put(row, column, value);
         }
     }
     let failed: usize = tallies.iter().map(|tally| tally.failed.load(Relaxed)).sum();
@@ -281,9 +279,4 @@ fn report(
     }
     report.sections = vec![by_operation, held];
     report
-}
-
-fn put(section: &mut Section, row: &str, column: &str, value: f64) {
-    let verdict = Verdict { bounce_ns: None, repeats: 0, slow: false };
-    section.figure(row, column).push(Gated { value, verdict });
 }

@@ -137,6 +137,13 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     };
     let mut report = Report::new("relay", "The data plane: relay, rivals, ceilings");
     cpu::pin(&[cpus.load])?;
+    if let Some(bytes) =
+        args.frame.iter().find(|&&bytes| bulk::FRAMES.iter().all(|frame| frame.0 != bytes))
+    {
+        let known: Vec<_> = bulk::FRAMES.iter().map(|frame| frame.0.to_string()).collect();
+        let text = format!("no part has frames of {bytes} bytes, only of {}", known.join(", "));
+        return Err(text.into());
+    }
     let mut failed = Vec::new();
     for (name, about, part) in PARTS.iter().filter(|(name, ..)| wanted(name)) {
         progress(&format!("{name}: {about}"));

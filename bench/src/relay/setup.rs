@@ -274,9 +274,7 @@ pub(super) fn memory(bench: &Bench, report: &mut Report) -> Result<()> {
         let with_streams = running.anonymous_bytes()?;
         let streams_count = streams_per_pair * pairs.len();
         let mut push = |column: &str, growth: u64, count: usize| {
-            let verdict = dmsg_bench::gate::Verdict { bounce_ns: None, repeats: 0, slow: false };
-            let value = growth as f64 / count as f64;
-            section.figure(name, column).push(Gated { value, verdict });
+            section.put(name, column, growth as f64 / count as f64);
         };
         push("per session", with_sessions.saturating_sub(base), sessions_count);
         push("per relayed stream", with_streams.saturating_sub(with_sessions), streams_count);

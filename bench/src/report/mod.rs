@@ -124,6 +124,12 @@ impl Section {
         }
     }
 
+    /// A figure that is counted, or grows too slowly for the gate to matter.
+    pub fn put(&mut self, row: &str, column: &str, value: f64) {
+        let verdict = Verdict { bounce_ns: None, repeats: 0, slow: false };
+        self.figure(row, column).push(Gated { value, verdict });
+    }
+
     /// The figure of `row` under `column`, made if it is not there.
     pub fn figure(&mut self, row: &str, column: &str) -> &mut Figure {
         let at = place(&mut self.columns, |name| name == column, || column.to_owned());

@@ -137,3 +137,33 @@ impl ClientConfig {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_time_is_one_that_a_clock_can_tell() {
+        let max = Duration::MAX;
+        let mut config = ClientConfig::new(SecretKey::from_seed(b"times"));
+        config.dial_timeout = max;
+        config.try_timeout = max;
+        config.stream_wait_timeout = max;
+        config.update_interval = max;
+        config.stream_idle_timeout = Some(max);
+        config.memory = Memory { entry_ttl: max, stale_max: max, absent_ttl: max };
+        let config = config.bounded();
+        let Memory { entry_ttl, stale_max, absent_ttl } = config.memory;
+        let times = [
+            config.dial_timeout,
+            config.try_timeout,
+            config.stream_wait_timeout,
+            config.update_interval,
+            config.stream_idle_timeout.unwrap_or(max),
+            entry_ttl,
+            stale_max,
+            absent_ttl,
+        ];
+        assert_eq!(times, [LONGEST; 8]);
+    }
+}

@@ -116,6 +116,8 @@ pub enum DialPhase {
     Resolve,
     /// For a session with a server.
     Session,
+    /// For its turn behind other dials through the same session.
+    Turn,
     /// For the peer's response, through a server.
     Response,
     /// For the end of the pause after the peer's last failures.
@@ -127,6 +129,9 @@ impl fmt::Display for DialPhase {
         f.write_str(match self {
             Self::Resolve => "the peer's discovery entry",
             Self::Session => "a session with the server",
+            Self::Turn => {
+                "its turn behind other unanswered dials; the peer, or others there, may be dead"
+            }
             Self::Response => "the peer's response",
             Self::Patience => "the end of the pause after the last failures",
         })

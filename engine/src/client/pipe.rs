@@ -378,9 +378,10 @@ impl Pipe {
         wake(inbound.reader.take(), inbound);
     }
 
-    /// Bytes the peer may send again.
+    /// Bytes the peer may send again, by whole steps.
     pub(crate) fn take_grant(&self) -> u32 {
-        std::mem::take(&mut lock(&self.inbound).taken)
+        let mut inbound = lock(&self.inbound);
+        if inbound.taken < self.grant_step { 0 } else { std::mem::take(&mut inbound.taken) }
     }
 
     /// What waits to be sent.

@@ -38,15 +38,6 @@ impl AeadKey {
             .expect("out is a tag longer than the plaintext, which is far below 256 GiB");
     }
 
-    /// Encrypts `text` where it is, without associated data; the tag goes to `tag`.
-    pub(super) fn seal_in_place(&self, counter: u64, text: &mut [u8], tag: &mut [u8; TAG_BYTES]) {
-        let sealed = self
-            .0
-            .seal_in_place_separate_tag(nonce(counter), Aad::empty(), text)
-            .expect("plaintexts are far below 256 GiB");
-        tag.copy_from_slice(sealed.as_ref());
-    }
-
     /// Decrypts `sealed` (ciphertext and tag) into `out`, which is [`TAG_BYTES`] shorter. After a
     /// failure `out` holds nothing of the plaintext.
     pub(super) fn open(

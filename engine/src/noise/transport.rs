@@ -60,22 +60,6 @@ impl Sealer {
         Ok(())
     }
 
-    /// Seals a plaintext where it is. It stands in `buffer` with 8 bytes of room before and 16
-    /// behind it; the ciphertext fills the whole. Fails, and changes nothing, when the counters are
-    /// used up.
-    ///
-    /// # Panics
-    ///
-    /// If `buffer` is shorter than [`OVERHEAD_BYTES`].
-    pub fn seal_in_place(&mut self, buffer: &mut [u8]) -> Result<(), NoiseError> {
-        let (head, rest) = buffer.split_first_chunk_mut().expect("room for the counter");
-        let (text, tag) = rest.split_last_chunk_mut().expect("room for the tag");
-        let counter = self.next_counter()?;
-        *head = counter.to_be_bytes();
-        self.key.seal_in_place(counter, text, tag);
-        Ok(())
-    }
-
     fn next_counter(&mut self) -> Result<u64, NoiseError> {
         if self.last >= COUNTER_LAST {
             return Err(NoiseError::CountersExhausted);
@@ -214,7 +198,7 @@ mod tests {
         let before = out.clone();
         for _ in 0..2 {
             assert_eq!(sealer.seal(b"", &mut out), Err(NoiseError::CountersExhausted));
-            assert_eq!(sealer.seal_in_place(&mut [0; 24]), Err(NoiseError::CountersExhausted));
+            assert_eq!(sealer.seal_to(b"", &mut [0; 24]), Err(NoiseError::CountersExhausted));
         }
         assert_eq!(out, before);
         assert_eq!(StreamOpener::new(&KEY).open_in_place(&mut out).unwrap(), b"");
@@ -223,9 +207,9 @@ mod tests {
     #[test]
     fn both_ways_to_seal_and_to_open_agree() {
         let appended = sealed(0, b"text");
-        let mut in_place = [&[0; 8], &b"text"[..], &[0; 16]].concat();
-        Sealer::new(&KEY).seal_in_place(&mut in_place).unwrap();
-        assert_eq!(in_place, appended);
+        let mut in_place = [0; 28];
+        Sealer::new(&KEY).seal_to(b"text", &mut in_place).unwrap();
+        assert_eq!(in_place[..], appended);
 
         let mut out = [0xee; 6];
         assert_eq!(StreamOpener::new(&KEY).open_into(&appended, &mut out), Ok(4));

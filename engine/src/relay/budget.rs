@@ -86,7 +86,7 @@ impl Budget {
         let data = now.data_frames - self.begin.data_frames;
         let control = (now.frames - self.begin.frames).saturating_sub(data);
         let earned = (data + self.data_frames_sent) * RelayLimits::CONTROL_PER_DATA_FRAME;
-        (control > control_max + earned).then_some(SessionEnd::ControlFlood)
+        (control > control_max.saturating_add(earned)).then_some(SessionEnd::ControlFlood)
     }
 }
 

@@ -60,6 +60,20 @@ impl RawRequest {
         Ok(dst)
     }
 
+    /// Checks 8 and 9 for a client: `source` signed it, and it is for `own_key`.
+    pub(crate) fn verify_for(
+        &self,
+        object: &SignedObject,
+        source: &PublicKey,
+        own_key: &PublicKey,
+    ) -> Result<(), ObjectError> {
+        object.verify(source).map_err(ObjectError::RequestSignature)?;
+        match self.dst.key {
+            Some(key) if key == *own_key.as_bytes() => Ok(()),
+            _ => Err(ObjectError::DestinationKeyForeign),
+        }
+    }
+
     /// Whether the client asks for its own address, if `server` is the destination (`wire.md §5.1`).
     pub(crate) fn asks_for_ip(&self) -> bool {
         self.ip_info
@@ -112,7 +126,7 @@ mod tests {
 
     use super::*;
     use crate::{
-        identity::SecretKey,
+        identity::{SecretKey, SignatureError},
         wire::{Dialect, StreamRequest, WireAddr},
     };
 
@@ -126,46 +140,56 @@ mod tests {
         }
     }
 
-    /// What [`StreamRequest`] says of an object, and what [`RawRequest`] does.
-    fn both(
-        object: &SignedObject,
-        session: &PublicKey,
-    ) -> [Result<Option<KeyBytes>, ObjectError>; 2] {
-        let full = StreamRequest::decode(object.gob()).map_err(ObjectError::from).and_then(|r| {
-            r.verify(object)?;
-            r.verify_source(session)?;
-            Ok(r.dst.key.map(|key| *key.as_bytes()))
-        });
-        let routed = RawRequest::decode(object.gob()).map_err(ObjectError::from);
-        [full, routed.and_then(|r| r.verify(object, session).map(Some))]
+    /// What a server in the session of `session` says of the request, changed and signed.
+    fn verdict(
+        change: fn(&mut StreamRequest),
+        signer: &SecretKey,
+        session: &SecretKey,
+        dialect: Dialect,
+    ) -> Result<KeyBytes, ObjectError> {
+        let [a, b] = [&b"a"[..], b"b"].map(SecretKey::from_seed);
+        let mut request = request(&a, Some(b.public_key()));
+        change(&mut request);
+        let object = SignedObject::sign(signer, &request.encode(dialect));
+        RawRequest::decode(object.gob()).unwrap().verify(&object, &session.public_key())
     }
 
     #[test]
-    fn a_server_takes_and_refuses_what_the_full_checks_do() {
+    fn a_server_takes_what_its_client_signed_and_names_what_is_wrong() {
         let [a, b] = [&b"a"[..], b"b"].map(SecretKey::from_seed);
-        type Change = fn(&mut StreamRequest);
-        let changes: [Change; 6] = [
-            |_| (),
-            |r| r.timestamp = 0,
-            |r| r.src.key = None,
-            |r| r.src.port = 0,
-            |r| r.dst.key = None,
-            |r| r.dst.port = 0,
+        type Case = (fn(&mut StreamRequest), ObjectError);
+        let wrong: [Case; 5] = [
+            (|r| r.timestamp = 0, ObjectError::Timestamp(0)),
+            (|r| r.src.key = None, ObjectError::SourceKeyNull),
+            (|r| r.src.port = 0, ObjectError::SourcePort),
+            (|r| r.dst.key = None, ObjectError::DestinationKeyNull),
+            (|r| r.dst.port = 0, ObjectError::DestinationPort),
         ];
         for dialect in Dialect::ALL {
-            for (signer, session) in [(&a, &a), (&a, &b), (&b, &a)] {
-                for change in changes {
-                    let mut request = request(&a, Some(b.public_key()));
-                    change(&mut request);
-                    let object = SignedObject::sign(signer, &request.encode(dialect));
-                    let [full, routed] = both(&object, &session.public_key());
-                    assert_eq!(full.is_ok(), routed.is_ok(), "{request:?}");
-                    if signer == session {
-                        assert_eq!(full, routed, "{request:?}");
-                    }
-                }
+            for (change, error) in wrong.clone() {
+                assert_eq!(verdict(change, &a, &a, dialect), Err(error));
             }
+            assert_eq!(verdict(|_| (), &a, &a, dialect), Ok(*b.public_key().as_bytes()));
+            let foreign = Err(ObjectError::SourceKeyForeign);
+            assert_eq!(verdict(|_| (), &a, &b, dialect), foreign);
+            let forged = Err(ObjectError::RequestSignature(SignatureError::WrongKey));
+            assert_eq!(verdict(|_| (), &b, &a, dialect), forged);
         }
+    }
+
+    #[test]
+    fn a_client_takes_what_the_source_signed_for_it() {
+        let [a, b] = [&b"a"[..], b"b"].map(SecretKey::from_seed);
+        let gob = request(&a, Some(b.public_key())).encode(Dialect::G24);
+        let verdict = |signer: &SecretKey, own: &SecretKey| {
+            let object = SignedObject::sign(signer, &gob);
+            let request = RawRequest::decode(object.gob()).unwrap();
+            request.verify_for(&object, &a.public_key(), &own.public_key())
+        };
+        assert_eq!(verdict(&a, &b), Ok(()));
+        let forged = ObjectError::RequestSignature(SignatureError::WrongKey);
+        assert_eq!(verdict(&b, &b), Err(forged));
+        assert_eq!(verdict(&a, &a), Err(ObjectError::DestinationKeyForeign));
     }
 
     #[test]

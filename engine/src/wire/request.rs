@@ -100,25 +100,6 @@ impl StreamRequest {
             complete_addresses(*timestamp, (src.key, src.port), (dst.key, dst.port))?;
         object.verify(&src).map_err(ObjectError::RequestSignature)
     }
-
-    /// Check 9 of a server that relays only its own clients' requests (`wire.md §4.4`, `§5.4`):
-    /// the source is the session's key.
-    pub fn verify_source(&self, session_key: &PublicKey) -> Result<(), ObjectError> {
-        match self.src.key {
-            None => Err(ObjectError::SourceKeyNull),
-            Some(key) if key == *session_key => Ok(()),
-            Some(_) => Err(ObjectError::SourceKeyForeign),
-        }
-    }
-
-    /// Check 9 of a client (`wire.md §4.4`): the destination is its own key.
-    pub fn verify_destination(&self, own_key: &PublicKey) -> Result<(), ObjectError> {
-        match self.dst.key {
-            None => Err(ObjectError::DestinationKeyNull),
-            Some(key) if key == *own_key => Ok(()),
-            Some(_) => Err(ObjectError::DestinationKeyForeign),
-        }
-    }
 }
 
 impl WireAddr {

@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use dmsg_engine::{
-    client::{Lease, machine::Command},
+    client::{DialError, DialPhase, Lease, machine::Command},
     pool::StreamPermit,
     wire::Addr,
 };
@@ -112,9 +112,17 @@ fn behind_the_same_server_it_delays_no_other_either() {
     let beside = dials(&mut world);
     assert!(beside <= quiet.mul_f64(1.1), "{beside:?} beside the hammer, {quiet:?} without");
     assert!(before < 700, "{before} requests: the dead ones are held to their shares");
+    // Who had no turn is told so, and not to look after the session.
+    let mut phases = Vec::new();
     for dial in hammer {
-        assert!(world.finish(dial).is_err());
+        match world.finish(dial).unwrap_err() {
+            DialError::TimedOut { phase, .. } => phases.push(phase),
+            error => panic!("{error}"),
+        }
     }
+    let count = |wanted| phases.iter().filter(|phase| **phase == wanted).count();
+    let counts = [DialPhase::Turn, DialPhase::Response].map(count);
+    assert!(counts[0] > 700 && counts[0] + counts[1] == 1450, "{counts:?}");
     assert_eq!((world.held(0).0, world.held(0).1), (0, 0));
 }
 

@@ -92,11 +92,8 @@ fn times_that_mean_for_ever_are_times() {
     world.add_server();
     for _ in 0..2 {
         world.add_client(|config| {
-            config.dial_timeout = Duration::MAX;
             config.try_timeout = Duration::MAX;
-            config.stream_wait_timeout = Duration::MAX;
             config.stream_idle_timeout = Some(Duration::MAX);
-            config.update_interval = Duration::MAX;
         });
     }
     world.connect_all();

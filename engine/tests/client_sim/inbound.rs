@@ -4,7 +4,10 @@ use std::time::Duration;
 
 use dmsg_engine::client::DialError;
 
-use crate::{scripted::Tell, world::World};
+use crate::{
+    scripted::{Script, Tell},
+    world::World,
+};
 
 #[test]
 fn stalled_handshakes_do_not_hold_up_others_and_end_after_five_seconds() {
@@ -47,6 +50,17 @@ fn rubbish_ends_its_stream_and_not_the_session() {
     assert_eq!((world.held(1).1, world.sessions(1)), (0, 1));
     assert_eq!(world.clients[1].shared.stats().inbound_refused["malformed"], 3);
     let _pair = world.pair(0, 1);
+}
+
+#[test]
+fn a_request_for_somebody_else_is_refused() {
+    let mut world = World::connected(65, 3);
+    let (to, other) = (world.addr(1, 80), world.clients[2].key);
+    let _listener = world.listen(2, 80, 4);
+    world.script(0, Script { misroute_to: Some(other), ..Script::default() });
+    assert!(world.dial(0, to).is_err());
+    assert_eq!(world.clients[2].shared.stats().inbound_refused["bad_request"], 1);
+    assert_eq!((world.held(2).1, world.sessions(2)), (0, 1));
 }
 
 #[test]

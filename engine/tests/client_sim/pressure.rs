@@ -122,6 +122,30 @@ fn where_there_is_no_window_a_reader_that_stalls_is_reset_and_its_session_goes_o
     assert_eq!(world.wait(far.read_u8()).unwrap(), b'x');
 }
 
+/// What it writes meanwhile, and a byte now and then, are not reading.
+#[test]
+fn nor_is_it_kept_by_one_that_writes_and_hardly_reads() {
+    let mut world = World::with_mux(74, MuxKind::SmuxV1);
+    world.add_server();
+    world.add_client(|_| {});
+    world.add_client(|_| {});
+    world.connect_all();
+    let (mut near, mut far) = world.pair(0, 1);
+    let chunk = vec![5; 65536];
+    for _ in 0..20 {
+        drop(near.write(&chunk).now_or_never());
+        world.pass(Duration::from_millis(20));
+    }
+    // Bytes of a frame that is open already are read to its end, so the reader does not learn of it at once.
+    let begun = world.net.now();
+    while world.held(1).1 > 0 {
+        assert!(world.net.now() - begun < 2 * HOLD_MAX, "its session is held for ever");
+        drop(world.wait(far.read_u8()));
+        drop(far.write(b"x").now_or_never());
+        world.pass(Duration::from_secs(1));
+    }
+}
+
 #[test]
 fn an_idle_limit_ends_what_receives_nothing_and_is_off_by_default() {
     for limit in [None, Some(Duration::from_secs(60))] {

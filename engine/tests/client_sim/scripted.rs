@@ -29,6 +29,8 @@ pub struct Script {
     pub silent_for: Option<PublicKey>,
     /// Forget a session's frames altogether: no ACK, no pong.
     pub deaf: bool,
+    /// Deliver requests to this one, whoever they are for.
+    pub misroute_to: Option<PublicKey>,
     /// Flip a byte of every response.
     pub spoil_responses: bool,
 }
@@ -207,7 +209,8 @@ impl ScriptedServer {
             let answer = SignedObject::sign(&self.key, &response.encode(Dialect::G24));
             return self.write(io, key, answer.as_bytes());
         }
-        let destination = self.find(request.dst.key.unwrap()).filter(|_| !self.script.refuse);
+        let to = self.script.misroute_to.or(request.dst.key).unwrap();
+        let destination = self.find(to).filter(|_| !self.script.refuse);
         let Some(conn) = destination else { return self.reset(io, key) };
         let queue = io.queue(conn).unwrap();
         let id = self.up(conn).unwrap().mux.open(queue).unwrap();

@@ -138,16 +138,13 @@ impl ClientMachine {
     fn verify_request(&mut self, bytes: Vec<u8>) -> Result<Verified, ObjectError> {
         let object = SignedObject::from_bytes(bytes)?;
         let request = RawRequest::decode(object.gob())?;
-        let [(source, source_port), (destination, port)] = request.addresses()?;
+        let [(source, source_port), (_, port)] = request.addresses()?;
         let source = match self.peers.known(&source) {
             Some(peer) => peer,
             None => Peer::from_bytes(&source).map_err(ObjectError::SourceKeyInvalid)?,
         };
         let remote = Addr { key: *source.key(), port: source_port };
-        object.verify(&remote.key).map_err(ObjectError::RequestSignature)?;
-        if destination != *self.key.as_bytes() {
-            return Err(ObjectError::DestinationKeyForeign);
-        }
+        request.verify_for(&object, &remote.key, &self.key)?;
         Ok(Verified { object, source, remote, port, noise_msg: request.noise_msg })
     }
 

@@ -3,17 +3,17 @@
 use std::time::Duration;
 
 /// The first wait after a failure.
-pub(super) const BACKOFF_FIRST: Duration = Duration::from_millis(500);
+const BACKOFF_FIRST: Duration = Duration::from_millis(500);
 
 /// The longest wait. A server that was away for long is found again within this.
-pub(super) const BACKOFF_MAX: Duration = Duration::from_secs(30);
+const BACKOFF_MAX: Duration = Duration::from_secs(30);
 
 /// The longest wait for a server that could not be reached or closed the session, …
-pub(super) const NEAR_MAX: Duration = Duration::from_secs(5);
+const NEAR_MAX: Duration = Duration::from_secs(5);
 
 /// … for so many tries, which are about four minutes: a server that was restarted or killed, even several times, is found again
 /// within [`NEAR_MAX`], and one that is gone for good is asked less often.
-pub(super) const NEAR_TRIES: u32 = 60;
+const NEAR_TRIES: u32 = 60;
 
 /// The longest wait while there is no session with any server, for servers that could not be reached at all: nothing else
 /// works until one of them is back, and a connection that nobody answers costs little.
@@ -60,7 +60,7 @@ impl Backoff {
 }
 
 /// Between half of a step and all of it.
-fn jittered(step: Duration, random: u32) -> Duration {
+pub(super) fn jittered(step: Duration, random: u32) -> Duration {
     step / 2 + (step / 2).mul_f64(f64::from(random) / f64::from(u32::MAX))
 }
 

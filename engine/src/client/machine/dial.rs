@@ -141,14 +141,6 @@ impl Dial {
         }
     }
 
-    fn phase(&self) -> DialPhase {
-        match self.wait {
-            Wait::Response(_) => DialPhase::Response,
-            Wait::Patience => DialPhase::Patience,
-            _ => DialPhase::Session,
-        }
-    }
-
     fn untried(&self) -> impl Iterator<Item = &ServerTarget> {
         self.request.candidates.iter().filter(|target| !self.tried.contains(&target.key))
     }
@@ -316,6 +308,15 @@ impl ClientMachine {
         }
     }
 
+    fn phase(&self, dial: &Dial) -> DialPhase {
+        match dial.wait {
+            Wait::Response(_) => DialPhase::Response,
+            Wait::Patience => DialPhase::Patience,
+            Wait::Session(server) if self.usable_session(server).is_some() => DialPhase::Turn,
+            _ => DialPhase::Session,
+        }
+    }
+
     fn waiting_for(&self, server: PublicKey) -> Vec<DialId> {
         let waits = |dial: &Dial| matches!(dial.wait, Wait::Session(key) if key == server);
         self.dials.iter().filter(|(_, dial)| waits(dial)).map(|(&id, _)| id).collect()
@@ -329,11 +330,14 @@ impl ClientMachine {
             && let Some(id) = up.turns.next()
         {
             let server = up.gauge.server;
-            if self
-                .dials
-                .get(&id)
-                .is_some_and(|d| matches!(d.wait, Wait::Session(key) if key == server))
+            // One whose time is over ends in this very moment, and asks nobody any more.
+            if let Some(dial) = self.dials.get_mut(&id)
+                && matches!(dial.wait, Wait::Session(key) if key == server)
+                && dial.request.deadline > io.now()
             {
+                // Its try begins now; waiting for a turn is no fault of the peer's.
+                dial.try_started = io.now();
+                self.limit_try(io, id);
                 self.try_session(io, id, conn);
                 self.resume_if_failed(io, id);
             }

@@ -13,7 +13,7 @@ use tracing::{debug, info, warn};
 
 use super::{
     ClientMachine, Timer,
-    backoff::{Backoff, LONELY_MAX},
+    backoff::{Backoff, LONELY_MAX, jittered},
     session::QUIET_MAX,
     session::QUIET_MIN,
 };
@@ -151,9 +151,9 @@ impl ClientMachine {
             if server.target.addresses != target.addresses {
                 // What failed was another address.
                 server.forget_failures();
+                server.next_address = 0;
             }
             server.target = target;
-            server.next_address = 0;
         }
         server
     }
@@ -288,8 +288,7 @@ impl ClientMachine {
                 _ => server.backoff.fail_near(random),
             };
             if is_lonely && ended.why.is_unreachable() {
-                wait = wait
-                    .min(LONELY_MAX.mul_f64(0.5 + f64::from(random) / f64::from(u32::MAX) / 2.0));
+                wait = wait.min(jittered(LONELY_MAX, random));
             }
             info!(server = %key.short(), why = %ended.why, ?wait, "session ended");
             server.retry_at = Some(now + wait);

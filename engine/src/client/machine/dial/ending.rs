@@ -121,7 +121,7 @@ impl ClientMachine {
 
     pub(in crate::client::machine) fn dial_due(&mut self, io: &mut Io, id: DialId) {
         let Some(dial) = self.dials.get(&id) else { return };
-        let (phase, after) = (dial.phase(), io.now().duration_since(dial.try_started));
+        let (phase, after) = (self.phase(dial), io.now().duration_since(dial.try_started));
         self.note_failure(io, id, &TryCause::TimedOut { phase, after });
         let Some(dial) = self.dials.get_mut(&id) else { return };
         let error = DialError::TimedOut {
@@ -138,15 +138,13 @@ impl ClientMachine {
         if let Wait::Patience = dial.wait {
             return self.advance_dial(io, id);
         }
+        let phase = self.phase(dial);
         if let Wait::Session(server) = dial.wait {
             let to = dial.to(server);
             self.give_up_turn(id, &to, server);
         }
         let Some(dial) = self.dials.get(&id) else { return };
-        let cause = TryCause::TimedOut {
-            phase: dial.phase(),
-            after: io.now().duration_since(dial.try_started),
-        };
+        let cause = TryCause::TimedOut { phase, after: io.now().duration_since(dial.try_started) };
         if let Wait::Response(outstanding) = &dial.wait {
             let key = outstanding.key;
             self.reset_on_wire(io, key);

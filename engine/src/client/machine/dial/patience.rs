@@ -15,7 +15,10 @@ use std::{
 };
 
 use crate::{
-    client::error::{DialPhase, TryCause},
+    client::{
+        error::{DialPhase, TryCause},
+        machine::backoff::jittered,
+    },
     identity::PublicKey,
     wire::Addr,
 };
@@ -30,7 +33,7 @@ const WAIT_MAX: Duration = Duration::from_secs(2);
 const MEMORY: Duration = Duration::from_secs(60);
 
 /// Peers remembered at once, 100 bytes each.
-pub(super) const REMEMBERED_MAX: usize = 1024;
+const REMEMBERED_MAX: usize = 1024;
 
 #[derive(Debug, Clone, Copy)]
 struct Failing {
@@ -86,11 +89,10 @@ impl Patience {
             0 => Duration::ZERO,
             doublings => (WAIT_FIRST * 2_u32.pow((doublings - 1).min(10))).min(WAIT_MAX),
         };
-        let jitter = (step / 2).mul_f64(f64::from(random) / f64::from(u32::MAX));
         *failing = Failing {
             in_a_row: failing.in_a_row.saturating_add(1),
             filed: now,
-            until: now + step / 2 + jitter,
+            until: now + jittered(step, random),
         };
     }
 
