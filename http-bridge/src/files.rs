@@ -14,7 +14,7 @@ mod root;
 
 use std::{ffi::OsStr, io, os::unix::ffi::OsStrExt, path::Path, sync::Arc};
 
-use axum::body::Body;
+use axum::{body::Body, response::IntoResponse};
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header};
 
 use self::{
@@ -208,18 +208,11 @@ fn html(page: String) -> Response<Body> {
 }
 
 fn plain(status: StatusCode, text: &'static str) -> Response<Body> {
-    let mut response = Response::new(Body::from(text));
-    *response.status_mut() = status;
-    let plain = HeaderValue::from_static("text/plain; charset=utf-8");
-    response.headers_mut().insert(header::CONTENT_TYPE, plain);
-    response
+    (status, text).into_response()
 }
 
 fn empty(status: StatusCode, headers: HeaderMap) -> Response<Body> {
-    let mut response = Response::new(Body::empty());
-    *response.status_mut() = status;
-    *response.headers_mut() = headers;
-    response
+    (status, headers).into_response()
 }
 
 /// A header value of text that we composed or that came out of a parsed URI.

@@ -24,7 +24,7 @@ use std::{
     time::Duration,
 };
 
-use axum::body::Body;
+use axum::{body::Body, response::IntoResponse};
 use bytes::Bytes;
 use http::{
     HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri, Version, header,
@@ -37,7 +37,7 @@ use hyper_util::{
 use tokio::net::TcpStream;
 use tower::{ServiceExt, util::MapResponse};
 
-pub(crate) use self::headers::strip_hop_by_hop;
+pub(crate) use self::headers::{ask_trailers, strip_hop_by_hop, takes_trailers};
 use self::headers::{may_trail, request_headers};
 pub use self::{
     headers::CALLER_KEY_HEADER,
@@ -134,21 +134,17 @@ impl Proxy {
         }
         match reply {
             Ok(mut response) if response.status() == StatusCode::SWITCHING_PROTOCOLS => {
-                let Some(switch) = switch else {
-                    return problem(StatusCode::BAD_GATEWAY, "the service switched unasked\n");
-                };
-                if !switch::is_among(&switch, response.headers()) {
-                    let why = "the service switched to what was not asked for\n";
-                    return problem(StatusCode::BAD_GATEWAY, why);
-                }
                 let service_end = response.extensions().get::<BreakOff>().cloned();
                 let service_side = hyper::upgrade::on(&mut response);
-                switch::open((caller_side, caller_end), (service_side, service_end));
-                let (mut head, _) = response.into_parts();
-                let switched = head.headers.get(header::UPGRADE).cloned().unwrap_or(switch);
-                strip_hop_by_hop(&mut head.headers);
-                switch::set(&mut head.headers, switched);
-                Response::from_parts(head, Body::empty())
+                let Some(agreed) = switch::agreed(response.into_parts().0, switch) else {
+                    let why = "the service switched to what was not asked for\n";
+                    return problem(StatusCode::BAD_GATEWAY, why);
+                };
+                switch::open(
+                    switch::side(caller_side, caller_end),
+                    switch::side(service_side, service_end),
+                );
+                agreed
             }
             Ok(response) => {
                 let (mut head, body) = response.into_parts();
@@ -193,15 +189,13 @@ impl Proxy {
             expect::open_on_continue(&mut forwarded, keeper);
         }
         // A caller that takes trailers says so hop by hop, and so do we.
-        let takes_trailers = switch::is_named(&head.headers, "te")
-            && head.headers.get(header::TE).is_some_and(|te| te.as_bytes() == b"trailers");
+        let takes_trailers = takes_trailers(&head.headers);
         let mut headers = request_headers(head.headers, &self.target.authority, caller);
         if !asks_first {
             headers.remove(header::EXPECT);
         }
         if takes_trailers {
-            headers.insert(header::TE, HeaderValue::from_static("trailers"));
-            headers.insert(header::CONNECTION, HeaderValue::from_static("te"));
+            ask_trailers(&mut headers);
         }
         if let Some(switch) = switch {
             switch::set(&mut headers, switch.clone());
@@ -233,11 +227,7 @@ impl Proxy {
 }
 
 fn problem(status: StatusCode, why: &'static str) -> Response<Body> {
-    let mut response = Response::new(Body::from(why));
-    *response.status_mut() = status;
-    let plain = HeaderValue::from_static("text/plain; charset=utf-8");
-    response.headers_mut().insert(header::CONTENT_TYPE, plain);
-    response
+    (status, why).into_response()
 }
 
 /// What the answer's side knows of a request on its way.

@@ -23,7 +23,13 @@ pub const DEFAULT_PORT: Port = NonZeroU16::new(80).expect("80 is not 0");
 pub const URL_MAX_BYTES: usize = 8 * 1024;
 
 /// Bytes of a host's name, as the DNS bounds them (RFC 1035 §2.3.4).
-const HOST_MAX_BYTES: usize = 253;
+pub(crate) const HOST_MAX_BYTES: usize = 253;
+
+/// Whether a text is a port from 1 to 65535: digits and nothing else.
+fn is_port(text: &str) -> bool {
+    let is_number = text.len() <= 5 && text.bytes().all(|byte| byte.is_ascii_digit());
+    is_number && text.parse::<NonZeroU16>().is_ok()
+}
 
 /// Whether an authority of an `http://` address has no port or one from 1 to 65535. (`http::Uri` takes any number, and
 /// clients then use port 80.)
@@ -31,7 +37,7 @@ pub(crate) fn has_valid_port(authority: &str) -> bool {
     let behind_host = authority.rsplit_once(']').map_or(authority, |(_, rest)| rest);
     match behind_host.rsplit_once(':') {
         None => true,
-        Some((_, port)) => port.parse::<NonZeroU16>().is_ok(),
+        Some((_, port)) => is_port(port),
     }
 }
 
@@ -39,9 +45,12 @@ pub(crate) fn has_valid_port(authority: &str) -> bool {
 pub(crate) fn check_host_port(text: &str) -> Result<(), String> {
     let (host, port) = text.rsplit_once(':').ok_or("HOST:PORT is wanted, the port is missing")?;
     if host.len() > HOST_MAX_BYTES {
-        return Err(format!("the host has {} bytes; no name has more than 253", host.len()));
+        return Err(format!(
+            "the host has {} bytes; no name has more than {HOST_MAX_BYTES}",
+            host.len()
+        ));
     }
-    if port.len() > 5 || port.starts_with('+') || port.parse::<NonZeroU16>().is_err() {
+    if !is_port(port) {
         return Err(format!("{port:?} is no port from 1 to 65535"));
     }
     let is_v6 = host
@@ -440,6 +449,23 @@ mod tests {
             let url: DmsgUrl = format!("dmsg://{key}{port}{tail}").parse().unwrap();
             prop_assert_eq!(url.to_string().parse::<DmsgUrl>().unwrap(), url.clone());
             prop_assert!(url.target().parse::<http::uri::PathAndQuery>().is_ok(), "{}", url.target());
+        }
+    }
+
+    #[test]
+    fn a_port_is_digits_and_no_more_than_a_port_can_be() {
+        for (authority, valid) in [
+            ("a", true),
+            ("a:80", true),
+            ("[::1]", true),
+            ("[::1]:65535", true),
+            ("a:", false),
+            ("a:+80", false),
+            ("a:0", false),
+            ("a:65536", false),
+            ("a:000080", false),
+        ] {
+            assert_eq!(has_valid_port(authority), valid, "{authority}");
         }
     }
 }

@@ -65,6 +65,8 @@ fn bad_arguments_end_with_2_and_say_so_on_stderr_only() {
         &["key", "new", "--log", "info,loud"],
         &["curl", "--discovery", "http://x", "-r", "abc", &url],
         &["curl", "--discovery", "http://x", "-r", "5-2", &url],
+        &["curl", "--discovery", "http://x", "-r", "+0-4", &url],
+        &["curl", "--discovery", "http://x", "-o", "f", "-C", "half", &url],
         &["curl", "--discovery", "http://x", "--connect-timeout", "0", &url],
         &["curl", "--discovery", "http://x", "--sessions", "-1", &url],
         &["serve", "--discovery", "http://x", "--to", "http://127.0.0.1:99999"],

@@ -96,8 +96,8 @@ pub(super) struct CurlArgs {
     range: Option<String>,
 
     /// Go on with a download at this byte; - means where the file ends.
-    #[arg(short = 'C', long, value_name = "OFFSET", allow_hyphen_values = true)]
-    continue_at: Option<String>,
+    #[arg(short = 'C', long, value_name = "OFFSET", allow_hyphen_values = true, value_parser = Resume::parse)]
+    continue_at: Option<Resume>,
 
     /// Seconds the whole call may take; 0 means no limit.
     #[arg(long, value_name = "SECONDS")]
@@ -207,7 +207,6 @@ async fn ready(engine: &Client, limit: Duration) -> Result<(), Failure> {
 /// Bad arguments are found before anything is dialled.
 fn check_request(args: &CurlArgs, url: &DmsgUrl) -> Result<(), Failure> {
     head(args, url.clone())?;
-    Resume::parse(args.continue_at.as_deref())?;
     if args.continue_at.is_some() && args.output.is_none() && !args.remote_name {
         return Err(Failure::usage("--continue-at needs a file: give --output or --remote-name"));
     }
@@ -222,12 +221,15 @@ fn check_request(args: &CurlArgs, url: &DmsgUrl) -> Result<(), Failure> {
 /// `FIRST-LAST`, `FIRST-` or `-LENGTH`; several with commas between. What is no range would be ignored by
 /// servers, and the whole sent.
 fn check_range(text: &str) -> Result<String, String> {
-    let is_number = |part: &str| part.parse::<u64>().is_ok();
+    let number = |part: &str| {
+        let is_number = part.bytes().all(|byte| byte.is_ascii_digit());
+        is_number.then(|| part.parse::<u64>().ok()).flatten()
+    };
     let is_range = |part: &str| match part.trim().split_once('-') {
-        Some(("", length)) => is_number(length),
-        Some((first, "")) => is_number(first),
-        Some((first, last)) => match (first.parse::<u64>(), last.parse::<u64>()) {
-            (Ok(first), Ok(last)) => first <= last,
+        Some(("", length)) => number(length).is_some(),
+        Some((first, "")) => number(first).is_some(),
+        Some((first, last)) => match (number(first), number(last)) {
+            (Some(first), Some(last)) => first <= last,
             _ => false,
         },
         None => false,
@@ -342,10 +344,9 @@ async fn fetch(
     let mut request = head(args, url.clone())?;
     request.body = body(args, data).await?;
     let is_part = request.headers.contains_key(header::RANGE);
-    let resume = Resume::parse(args.continue_at.as_deref())?;
-    let start = match &file {
-        Some(path) => resume.start(path, &url)?,
-        None => Start::default(),
+    let start = match (&file, args.continue_at) {
+        (Some(path), Some(resume)) => resume.start(path, &url)?,
+        _ => Start::default(),
     };
     start.ask(&mut request.headers);
     if args.verbose {

@@ -35,7 +35,7 @@ pub(super) struct ProxyArgs {
     #[arg(long, requires = "allow_clearnet")]
     allow_private: bool,
 
-    /// Connections of programs at once, and as many tunnels.
+    /// Tunnels at once; twice as many connections with requests, and as many again that say nothing yet.
     #[arg(
         long, value_name = "COUNT", default_value_t = 1024,
         value_parser = clap::value_parser!(u32).range(1..=1_000_000)

@@ -5,11 +5,10 @@ use dmsg_engine::{
     wire::{Addr, Port},
 };
 
+use crate::url::HOST_MAX_BYTES;
+
 /// The ending of host names that stand for keys, as the deployed tools have it (`dmsg-http.md §8.3`).
 const SUFFIX: &str = ".dmsg";
-
-/// Longest host name that is read, in bytes: DNS has no longer ones.
-const HOST_MAX_BYTES: usize = 255;
 
 /// Where a request or a tunnel goes.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -3,7 +3,7 @@
 //! ```text
 //!   GET http://<key>.dmsg/path      ─▶ request over DMSG, response back
 //!   the same with Upgrade           ─▶ the same, and after a 101 bytes (web sockets)
-//!   GET http://other.host/path      ─▶ the same over TCP, if that is allowed
+//!   GET http://other.host/path      ─▶ request over TCP, if that is allowed; no Upgrade
 //!   CONNECT host:port               ─▶ 200, then bytes
 //!   GET /                           ─▶ what this is and how it is used
 //! ```
@@ -15,27 +15,20 @@
 
 use std::{convert::Infallible, pin::Pin, sync::Arc};
 
-use ::http::{
-    HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri, Version, header,
-    uri::Authority,
-};
-use axum::body::Body;
-use http_body::Body as _;
-use http_body_util::BodyExt;
+use ::http::{HeaderValue, Method, Request, Response, StatusCode, Version, header, uri::Authority};
+use axum::{body::Body, response::IntoResponse};
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 use tower::{Service, service_fn};
 
 use super::{
-    ConnectError, Destination, Far, HostError, Shared, is_dial_timeout,
+    ConnectError, Destination, HostError, Shared, is_dial_timeout,
     over_tcp::{self, Limits},
     tunnel,
 };
 use crate::{
-    http::{
-        BreakOff, Dial, HttpError, Request as DmsgRequest, RequestBody, ResponseBody, join::join,
-    },
-    proxy::{strip_hop_by_hop, switch},
+    http::{BreakOff, Dial, HttpError, Request as DmsgRequest, RequestBody, ResponseBody},
+    proxy::{ask_trailers, strip_hop_by_hop, switch, takes_trailers},
     url::{DmsgUrl, has_valid_port},
 };
 
@@ -84,6 +77,8 @@ enum Problem {
     #[error("{0:?} has no port from 1 to 65535 behind the colon")]
     Port(String),
     #[error(transparent)]
+    Host(#[from] HostError),
+    #[error(transparent)]
     Connect(#[from] ConnectError),
     #[error(transparent)]
     Http(#[from] HttpError),
@@ -95,19 +90,13 @@ enum Problem {
     Unsendable(#[from] ::http::Error),
 }
 
-impl From<HostError> for Problem {
-    fn from(error: HostError) -> Self {
-        Self::Connect(error.into())
-    }
-}
-
 impl Problem {
     fn status(&self) -> StatusCode {
         match self {
             Self::NoPort | Self::Scheme(_) | Self::Port(_) | Self::Unsendable(_) => {
                 StatusCode::BAD_REQUEST
             }
-            Self::Connect(ConnectError::Host(_)) => StatusCode::BAD_REQUEST,
+            Self::Host(_) => StatusCode::BAD_REQUEST,
             Self::Connect(error) if error.is_refusal() => StatusCode::FORBIDDEN,
             Self::Connect(error) if error.is_timeout() => StatusCode::GATEWAY_TIMEOUT,
             Self::Connect(ConnectError::TooMany)
@@ -169,17 +158,17 @@ async fn pass_on<D: Dial>(
     }
     let to = Destination::parse(authority.host(), authority.port_u16().unwrap_or(80))?;
     let mut headers = head.headers;
+    let takes_trailers = takes_trailers(&headers);
     strip_hop_by_hop(&mut headers);
+    if takes_trailers {
+        ask_trailers(&mut headers);
+    }
     headers.insert(header::HOST, host_of(&authority)?);
     let mut response = match to {
         Destination::Dmsg(addr) => {
             let target = head.uri.path_and_query().map_or("/", |target| target.as_str());
             let url = DmsgUrl::verbatim(addr, target);
-            let body = if body.is_end_stream() {
-                RequestBody::Empty
-            } else {
-                RequestBody::Stream(Box::pin(body.map_err(Into::into)))
-            };
+            let body = RequestBody::of(body);
             if let Some(switch) = &switch {
                 switch::set(&mut headers, switch.clone());
             }
@@ -190,8 +179,11 @@ async fn pass_on<D: Dial>(
             }
             response.map(Body::new)
         }
-        Destination::Other { .. } => {
-            over_tcp(shared, to, head.method, &head.uri, headers, body).await?
+        Destination::Other { host, port } => {
+            let connected = shared.connect_tcp(&host, port).await?;
+            let config = shared.client.config();
+            let limits = Limits { answer: config.head_timeout, idle: config.body_timeout };
+            over_tcp::send(connected, head.method, &head.uri, headers, body, limits).await?
         }
     };
     strip_hop_by_hop(response.headers_mut());
@@ -206,44 +198,15 @@ fn switched(
     asked: Option<HeaderValue>,
     (near, near_end): (OnUpgrade, Option<BreakOff>),
 ) -> Result<Response<Body>, Problem> {
-    let (mut head, body) = response.into_parts();
-    let asked = asked.filter(|asked| switch::is_among(asked, &head.headers));
-    let asked = asked.ok_or(Problem::Switched)?;
-    let protocol = head.headers.get(header::UPGRADE).cloned().unwrap_or(asked);
-    tokio::spawn(async move {
-        let far = async { body.upgrade().await.map_err(|error| error.to_string()) };
-        let near = async { near.await.map_err(|error| error.to_string()) };
-        let ended = match futures_util::future::try_join(near, far).await {
-            Ok((near, far)) => {
-                let far_end = far.break_off();
-                let joined = join((TokioIo::new(near), near_end), (far, far_end)).await;
-                joined.map_err(|error| error.to_string())
-            }
-            Err(error) => Err(error),
-        };
-        if let Err(error) = ended {
-            tracing::debug!(%error, "a switched connection ended");
-        }
-    });
-    strip_hop_by_hop(&mut head.headers);
-    switch::set(&mut head.headers, protocol);
-    Ok(Response::from_parts(head, Body::empty()))
-}
-
-async fn over_tcp<D: Dial>(
-    shared: &Shared<D>,
-    to: Destination,
-    method: Method,
-    uri: &Uri,
-    headers: HeaderMap,
-    body: Body,
-) -> Result<Response<Body>, Problem> {
-    let Far::Tcp(stream, permit) = shared.connect(to).await? else {
-        unreachable!("a host outside of DMSG is connected to over TCP")
+    let (head, body) = response.into_parts();
+    let agreed = switch::agreed(head, asked).ok_or(Problem::Switched)?;
+    let far = async {
+        let far = body.upgrade().await?;
+        let end = far.break_off();
+        Ok((far, end))
     };
-    let config = shared.client.config();
-    let limits = Limits { answer: config.head_timeout, idle: config.body_timeout };
-    Ok(over_tcp::send((stream, permit), method, uri, headers, body, limits).await?)
+    switch::open(switch::side(near, near_end), far);
+    Ok(agreed)
 }
 
 fn host_of(authority: &Authority) -> Result<HeaderValue, Problem> {
@@ -254,9 +217,5 @@ fn host_of(authority: &Authority) -> Result<HeaderValue, Problem> {
 }
 
 fn text(status: StatusCode, text: String) -> Response<Body> {
-    let mut response = Response::new(Body::from(text));
-    *response.status_mut() = status;
-    let plain = HeaderValue::from_static("text/plain; charset=utf-8");
-    response.headers_mut().insert(header::CONTENT_TYPE, plain);
-    response
+    (status, text).into_response()
 }

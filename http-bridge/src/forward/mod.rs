@@ -26,6 +26,7 @@ use socket2::SockRef;
 use tokio::{
     net::{TcpListener, TcpStream},
     sync::{OwnedSemaphorePermit, Semaphore, mpsc},
+    task::JoinSet,
     time::timeout,
 };
 
@@ -54,8 +55,8 @@ const SEND_BUFFER_BYTES: usize = 64 * 1024;
 /// What a proxy allows.
 #[derive(Debug, Clone)]
 pub struct ForwardConfig {
-    /// Connections of programs at once, and tunnels at once. Default 1024: a sixteenth of the 16,384 ports a client dials from,
-    /// and 128 KiB a tunnel.
+    /// Tunnels at once; twice as many HTTP connections, and as many again that say nothing yet. Default 1024: a sixteenth of the
+    /// 16,384 ports that a client dials from, and 128 KiB a tunnel.
     pub connections_max: usize,
     /// What becomes of hosts outside of DMSG.
     pub clearnet: Clearnet,
@@ -84,7 +85,7 @@ pub async fn forward<D: Dial>(
 ) {
     let limits = ServeConfig {
         // An HTTP tunnel keeps its place among the connections and has a bound of its own below; beyond that one, a program
-        // still gets an answer that says so. All of them come from this machine.
+        // still gets an answer that says so. Mostly they all come from one address, this machine's.
         connections_max: config.connections_max.saturating_mul(2),
         connections_per_key_max: config.connections_max.saturating_mul(2),
         head_max_bytes: 64 * 1024,
@@ -97,10 +98,16 @@ pub async fn forward<D: Dial>(
     let tunnels = Arc::new(Semaphore::new(config.connections_max));
     let shared = Arc::new(Shared { client, config, tunnels });
     let (sorted, http) = mpsc::channel(1);
-    let sorting = tokio::spawn(sort(listener, Arc::clone(&shared), sorted));
-    let service = http::service(shared);
-    serve(Http(http), service, limits, Arc::<ServeStats>::default(), shutdown).await;
-    sorting.abort();
+    let service = http::service(Arc::clone(&shared));
+    let sorting = async {
+        tokio::select! {
+            () = sort(listener, shared, sorted) => {}
+            () = shutdown => {}
+        }
+    };
+    let stats = Arc::<ServeStats>::default();
+    // What the server accepts from ends with `sort`, and so do the tunnels of SOCKS.
+    tokio::join!(sorting, serve(Http(http), service, limits, stats, std::future::pending()));
 }
 
 /// Accepts connections, looks at their first byte, and hands those that speak HTTP on.
@@ -110,14 +117,16 @@ async fn sort<D: Dial>(
     http: mpsc::Sender<(TcpStream, SocketAddr)>,
 ) {
     let greetings = Arc::new(Semaphore::new(shared.config.connections_max));
+    let mut programs = JoinSet::new();
     while let Ok((stream, peer)) = Accept::accept(&mut listener).await {
+        while programs.try_join_next().is_some() {}
         // Those that have not said yet what they want. Requests and tunnels have bounds of their own, and answers at them.
         let Ok(permit) = Arc::clone(&greetings).try_acquire_owned() else {
             tracing::debug!(%peer, "connection refused: too many that say nothing");
             continue;
         };
         let _ = SockRef::from(&stream).set_send_buffer_size(SEND_BUFFER_BYTES);
-        tokio::spawn(greet(stream, peer, Arc::clone(&shared), http.clone(), permit));
+        programs.spawn(greet(stream, peer, Arc::clone(&shared), http.clone(), permit));
     }
 }
 
@@ -165,8 +174,6 @@ impl Accept for Http {
 #[derive(Debug, thiserror::Error)]
 enum ConnectError {
     #[error(transparent)]
-    Host(#[from] HostError),
-    #[error(transparent)]
     Clearnet(#[from] clearnet::ClearnetError),
     #[error("{0}")]
     Dial(BoxError),
@@ -204,10 +211,9 @@ enum Far<S> {
 
 impl<D: Dial> Shared<D> {
     async fn connect(&self, to: Destination) -> Result<Far<D::Stream>, ConnectError> {
-        let permit =
-            Arc::clone(&self.tunnels).try_acquire_owned().map_err(|_| ConnectError::TooMany)?;
         match to {
             Destination::Dmsg(addr) => {
+                let permit = self.place()?;
                 match timeout(CONNECT_TIMEOUT, self.client.dialer().dial(addr)).await {
                     Ok(Ok(stream)) => Ok(Far::Dmsg(stream, permit)),
                     Ok(Err(error)) => Err(ConnectError::Dial(error)),
@@ -215,10 +221,24 @@ impl<D: Dial> Shared<D> {
                 }
             }
             Destination::Other { host, port } => {
-                let stream = self.config.clearnet.connect(&host, port).await?;
-                Ok(Far::Tcp(Socket::new(stream), permit))
+                let (stream, permit) = self.connect_tcp(&host, port).await?;
+                Ok(Far::Tcp(stream, permit))
             }
         }
+    }
+
+    /// A connection to a host outside of DMSG, for one request.
+    async fn connect_tcp(
+        &self,
+        host: &str,
+        port: u16,
+    ) -> Result<(Socket, OwnedSemaphorePermit), ConnectError> {
+        let permit = self.place()?;
+        Ok((Socket::new(self.config.clearnet.connect(host, port).await?), permit))
+    }
+
+    fn place(&self) -> Result<OwnedSemaphorePermit, ConnectError> {
+        Arc::clone(&self.tunnels).try_acquire_owned().map_err(|_| ConnectError::TooMany)
     }
 }
 

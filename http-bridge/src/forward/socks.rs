@@ -22,7 +22,7 @@ use tokio::{
     time::timeout,
 };
 
-use super::{ConnectError, Destination, GREETING_TIMEOUT, HostError, Shared, tunnel};
+use super::{ConnectError, Destination, GREETING_TIMEOUT, Shared, tunnel};
 use crate::http::{Dial, Socket};
 
 /// The first byte of everything a program says.
@@ -136,8 +136,6 @@ async fn reply<T: AsyncWrite + Unpin>(program: &mut T, reply: Reply) -> io::Resu
 
 fn reply_of(error: &ConnectError) -> Reply {
     match error {
-        ConnectError::Host(HostError::Key { .. }) => Reply::HostUnreachable,
-        ConnectError::Host(_) => Reply::AddressNotSupported,
         error if error.is_refusal() => Reply::NotAllowed,
         ConnectError::Clearnet(_) | ConnectError::Dial(_) | ConnectError::TimedOut => {
             Reply::HostUnreachable

@@ -88,7 +88,8 @@ impl ResponseBody {
             return Err(HttpError::Request("the response is no 101, so nothing follows it".into()));
         };
         let io = upgrade.await.map_err(|error| HttpError::from_hyper(to, error))?;
-        if !conn.state().hold() {
+        // Nobody can say whether an upgraded stream is stale, so it is never reclaimed.
+        if !conn.state().set_busy() {
             return Err(HttpError::Reclaimed { to, unread_for: Duration::ZERO });
         }
         Ok(Upgraded::new(io, conn))

@@ -18,6 +18,7 @@ use tokio::time::{Instant, timeout, timeout_at};
 use super::{
     Dial, HttpError, POOL_IDLE_TIMEOUT, Request, ResponseBody, SERVER_IDLE_TIMEOUT,
     length::has_two_lengths,
+    list::is_named,
     live::{BodyLimits, Live},
     pool::{Conn, Pool},
     request::SentBody,
@@ -372,12 +373,7 @@ impl<D: Dial> HttpClient<D> {
 }
 
 fn wants_close(headers: &HeaderMap) -> bool {
-    headers
-        .get_all(header::CONNECTION)
-        .iter()
-        .filter_map(|value| value.to_str().ok())
-        .flat_map(|value| value.split(','))
-        .any(|option| option.trim().eq_ignore_ascii_case("close"))
+    is_named(headers, "close")
 }
 
 /// Two statements of the length are one too many: whoever reads them otherwise than we do sees another message.

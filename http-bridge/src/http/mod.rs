@@ -21,6 +21,7 @@ mod error;
 pub(crate) mod expect;
 pub(crate) mod join;
 pub(crate) mod length;
+pub(crate) mod list;
 mod live;
 mod pool;
 pub(crate) mod progress;

@@ -87,11 +87,6 @@ impl LeaseState {
         self.uses().all(StreamUse::set_busy)
     }
 
-    /// An upgraded stream: nobody can say whether it is stale, so it is never reclaimed.
-    pub(super) fn hold(&self) -> bool {
-        self.set_busy()
-    }
-
     /// The holder has the head, or a piece of the body, and more is there for it to fetch.
     pub(super) fn set_unread(&self) {
         for usage in self.uses() {

@@ -41,6 +41,18 @@ pub enum RequestBody {
 }
 
 impl RequestBody {
+    /// Any body, sent as it comes.
+    pub(crate) fn of<B>(body: B) -> Self
+    where
+        B: Body<Data = Bytes> + Send + 'static,
+        B::Error: Into<BoxError>,
+    {
+        if body.is_end_stream() {
+            return Self::Empty;
+        }
+        Self::Stream(Box::pin(http_body_util::BodyExt::map_err(body, Into::into)))
+    }
+
     fn replay(&self) -> Option<Self> {
         match self {
             Self::Empty => Some(Self::Empty),

@@ -21,7 +21,7 @@ use std::{
     time::Duration,
 };
 
-use axum::body::Body;
+use axum::{body::Body, response::IntoResponse};
 use bytes::Bytes;
 use futures_util::FutureExt;
 use http::{HeaderValue, Method, Request, Response, StatusCode, Version, header};
@@ -251,6 +251,8 @@ impl<P: Peer> Connection<P> {
             .serve_connection(TokioIo::new(stream), service)
             .with_upgrades();
         let mut connection = pin!(connection);
+        // Declared behind it, so dropped before it.
+        let _cut_short = CutShort { clock: &clock, break_off: self.break_off.as_ref() };
         let ended = tokio::select! {
             ended = connection.as_mut() => ended,
             why = clock.expired() => {
@@ -265,6 +267,20 @@ impl<P: Peer> Connection<P> {
         };
         if let Err(error) = ended {
             tracing::debug!(caller = %remote.label(), %error, "HTTP connection ended");
+        }
+    }
+}
+
+/// What is cut in the middle of a request ends by a reset: a caller of HTTP/1.0 would take the part for the whole.
+struct CutShort<'a> {
+    clock: &'a Clock,
+    break_off: Option<&'a BreakOff>,
+}
+
+impl Drop for CutShort<'_> {
+    fn drop(&mut self) {
+        if self.clock.is_in_request() {
+            self.break_off.iter().for_each(|break_off| break_off.now());
         }
     }
 }
@@ -352,12 +368,7 @@ fn check_size(request: &Request<Body>, max_bytes: u64) -> Result<(), (StatusCode
 }
 
 fn refuse(status: StatusCode, why: &'static str) -> Response<Body> {
-    let mut response = Response::new(Body::from(why));
-    *response.status_mut() = status;
-    let headers = response.headers_mut();
-    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
-    headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
-    response
+    (status, [(header::CONNECTION, "close")], why).into_response()
 }
 
 #[cfg(test)]

@@ -12,7 +12,6 @@ use std::{
 use bytes::Bytes;
 use http::Response;
 use http_body::Body;
-use http_body_util::BodyExt;
 use tower::Service;
 
 use super::{BoxError, Dial, HttpClient, HttpError, Request, RequestBody, ResponseBody};
@@ -32,12 +31,7 @@ where
     fn try_from(request: http::Request<B>) -> Result<Self, HttpError> {
         let (head, body) = request.into_parts();
         let url = head.uri.to_string().parse()?;
-        let body = if body.is_end_stream() {
-            RequestBody::Empty
-        } else {
-            RequestBody::Stream(Box::pin(body.map_err(Into::into)))
-        };
-        Ok(Self { method: head.method, url, headers: head.headers, body })
+        Ok(Self { method: head.method, url, headers: head.headers, body: RequestBody::of(body) })
     }
 }
 

@@ -2,7 +2,10 @@
 
 use http::{HeaderMap, HeaderName, HeaderValue, header, uri::Authority};
 
-use crate::http::server::CallerKey;
+use crate::http::{
+    list::{elements, is_named},
+    server::CallerKey,
+};
 
 /// The header that names the caller. Only we set it.
 pub const CALLER_KEY_HEADER: HeaderName = HeaderName::from_static("dmsg-caller-key");
@@ -69,12 +72,8 @@ pub(super) fn may_trail(name: &HeaderName) -> bool {
 }
 
 fn announce_allowed_trailers(headers: &mut HeaderMap) {
-    let allowed: Vec<HeaderName> = headers
-        .get_all(header::TRAILER)
-        .iter()
-        .filter_map(|value| value.to_str().ok())
-        .flat_map(|value| value.split(','))
-        .filter_map(|name| name.trim().parse().ok())
+    let allowed: Vec<HeaderName> = elements(headers, header::TRAILER)
+        .filter_map(|name| name.parse().ok())
         .filter(may_trail)
         .collect();
     let allowed: Vec<&str> = allowed.iter().map(HeaderName::as_str).collect();
@@ -82,6 +81,17 @@ fn announce_allowed_trailers(headers: &mut HeaderMap) {
         Ok(allowed) if !allowed.is_empty() => drop(headers.insert(header::TRAILER, allowed)),
         _ => drop(headers.remove(header::TRAILER)),
     }
+}
+
+/// Whether a caller takes trailers: it says so hop by hop, as `TE`, named in `Connection`.
+pub(crate) fn takes_trailers(headers: &HeaderMap) -> bool {
+    is_named(headers, "te") && headers.get(header::TE).is_some_and(|te| te == "trailers")
+}
+
+/// Says, hop by hop, that trailers are taken.
+pub(crate) fn ask_trailers(headers: &mut HeaderMap) {
+    headers.insert(header::TE, HeaderValue::from_static("trailers"));
+    headers.append(header::CONNECTION, HeaderValue::from_static("te"));
 }
 
 /// The names that always concern one connection only (RFC 9110 §7.6.1, RFC 7540 §3.2.1).
@@ -99,12 +109,8 @@ const HOP_BY_HOP: [HeaderName; 9] = [
 
 /// RFC 9110 §7.6.1.
 pub(crate) fn strip_hop_by_hop(headers: &mut HeaderMap) {
-    let named: Vec<HeaderName> = headers
-        .get_all(header::CONNECTION)
-        .iter()
-        .filter_map(|value| value.to_str().ok())
-        .flat_map(|value| value.split(','))
-        .filter_map(|name| name.trim().parse().ok())
+    let named: Vec<HeaderName> = elements(headers, header::CONNECTION)
+        .filter_map(|name| name.parse().ok())
         .filter(|name| !matches!(*name, header::HOST | header::CONTENT_LENGTH))
         .collect();
     for name in named {

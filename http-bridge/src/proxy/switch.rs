@@ -15,11 +15,18 @@
 //! What a caller sends before the 101 stays with the server's parser; it never reaches the service as raw bytes unless the
 //! service agreed to it.
 
-use http::{HeaderMap, HeaderValue, Version, header};
-use hyper::upgrade::OnUpgrade;
+use axum::body::Body;
+use http::{HeaderMap, HeaderValue, Response, Version, header, response::Parts};
+use hyper::upgrade::{OnUpgrade, Upgraded};
 use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncRead, AsyncWrite};
 
-use crate::http::{BreakOff, join::join};
+use super::strip_hop_by_hop;
+use crate::http::{
+    BoxError, BreakOff,
+    join::join,
+    list::{elements, is_named},
+};
 
 /// The protocols a request asks to switch to, without those that carry requests: `Upgrade`, named in `Connection`, in
 /// HTTP/1.1.
@@ -27,24 +34,16 @@ pub(crate) fn asked(version: Version, headers: &HeaderMap) -> Option<HeaderValue
     if version != Version::HTTP_11 || !is_named(headers, "upgrade") {
         return None;
     }
-    let asked: Vec<&str> = protocols(headers).filter(|name| !carries_requests(name)).collect();
+    let asked: Vec<&str> =
+        elements(headers, header::UPGRADE).filter(|name| !carries_requests(name)).collect();
     HeaderValue::try_from(asked.join(", ")).ok().filter(|asked| !asked.is_empty())
 }
 
 /// Whether what a service switches to was asked for. A service that does not say means the only one, or the first.
-pub(crate) fn is_among(asked: &HeaderValue, answer: &HeaderMap) -> bool {
+fn is_among(asked: &HeaderValue, answer: &HeaderMap) -> bool {
     let asked = asked.to_str().unwrap_or_default();
-    protocols(answer).all(|name| asked.split(", ").any(|asked| asked.eq_ignore_ascii_case(name)))
-}
-
-fn protocols(headers: &HeaderMap) -> impl Iterator<Item = &str> {
-    headers
-        .get_all(header::UPGRADE)
-        .iter()
-        .filter_map(|value| value.to_str().ok())
-        .flat_map(|value| value.split(','))
-        .map(str::trim)
-        .filter(|name| !name.is_empty())
+    elements(answer, header::UPGRADE)
+        .all(|name| asked.split(", ").any(|asked| asked.eq_ignore_ascii_case(name)))
 }
 
 /// Whether a protocol is HTTP in another form, or one that may hold it.
@@ -55,34 +54,43 @@ fn carries_requests(protocol: &str) -> bool {
         .any(|carrier| protocol.starts_with(carrier))
 }
 
-/// Whether `Connection` names this option.
-pub(super) fn is_named(headers: &HeaderMap, option: &str) -> bool {
-    headers
-        .get_all(header::CONNECTION)
-        .iter()
-        .filter_map(|value| value.to_str().ok())
-        .flat_map(|value| value.split(','))
-        .any(|named| named.trim().eq_ignore_ascii_case(option))
-}
-
 /// Says, hop by hop, that this message switches to `protocol`.
 pub(crate) fn set(headers: &mut HeaderMap, protocol: HeaderValue) {
-    headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
+    headers.append(header::CONNECTION, HeaderValue::from_static("upgrade"));
     headers.insert(header::UPGRADE, protocol);
 }
 
+/// A service's 101 as ours; `None` if it switches to what was not asked for.
+pub(crate) fn agreed(mut head: Parts, asked: Option<HeaderValue>) -> Option<Response<Body>> {
+    let asked = asked.filter(|asked| is_among(asked, &head.headers))?;
+    let protocol = head.headers.get(header::UPGRADE).cloned().unwrap_or(asked);
+    strip_hop_by_hop(&mut head.headers);
+    set(&mut head.headers, protocol);
+    Some(Response::from_parts(head, Body::empty()))
+}
+
+/// One side of a switch: its stream, and what breaks it off.
+pub(crate) type Side<S> = Result<(S, Option<BreakOff>), BoxError>;
+
+/// A side that hyper hands over.
+pub(crate) async fn side(on: OnUpgrade, end: Option<BreakOff>) -> Side<TokioIo<Upgraded>> {
+    Ok((TokioIo::new(on.await?), end))
+}
+
 /// Joins both sides as soon as both have switched.
-pub(super) fn open(
-    (caller, caller_end): (OnUpgrade, Option<BreakOff>),
-    (service, service_end): (OnUpgrade, Option<BreakOff>),
-) {
+pub(crate) fn open<A, B>(
+    caller: impl Future<Output = Side<A>> + Send + 'static,
+    service: impl Future<Output = Side<B>> + Send + 'static,
+) where
+    A: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    B: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+{
     tokio::spawn(async move {
-        let (caller, service) = match futures_util::future::try_join(caller, service).await {
-            Ok(both) => both,
-            Err(error) => return tracing::debug!(%error, "a switch of protocols failed"),
+        let joined = async {
+            let (caller, service) = futures_util::future::try_join(caller, service).await?;
+            Ok::<_, BoxError>(join(caller, service).await?)
         };
-        let (caller, service) = (TokioIo::new(caller), TokioIo::new(service));
-        match join((caller, caller_end), (service, service_end)).await {
+        match joined.await {
             Ok((sent, received)) => tracing::debug!(sent, received, "tunnel closed"),
             Err(error) => tracing::debug!(%error, "tunnel broke"),
         }

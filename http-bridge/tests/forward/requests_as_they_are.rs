@@ -79,3 +79,20 @@ async fn targets_arrive_byte_for_byte() {
         assert!(got.starts_with(&format!("GET {target} HTTP/1.1\r\n")), "{target}: {got}");
     }
 }
+
+/// Said hop by hop, and needed by services that send trailers to nobody who does not say so.
+#[tokio::test]
+async fn that_trailers_are_taken_is_said_on() {
+    let (world, record) = recording(b"\r\n\r\n").await;
+    let host = host();
+    let ask = format!(
+        "GET http://{host}/ HTTP/1.1\r\nHost: {host}\r\nTE: trailers\r\nConnection: TE, close\r\n\r\n"
+    );
+    let answer = world.exchange(ask).await;
+    assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
+    let got = taken(&record).to_lowercase();
+    assert!(
+        got.contains("\r\nte: trailers\r\n") && got.contains("\r\nconnection: te\r\n"),
+        "{got}"
+    );
+}

@@ -90,3 +90,31 @@ async fn a_response_without_length_whose_stream_breaks_is_broken() {
         assert!(matches!(output.status.code(), Some(18 | 22 | 56)), "{:?}", output.status);
     }
 }
+
+/// A program of HTTP/1.0 has no other sign of the end than the connection's; SOCKS has none at all.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_proxy_that_stops_cuts_is_broken() {
+    let part = b"HTTP/1.1 200 OK\r\n\r\nonly a part";
+    let mut world = World::raw(ForwardConfig::default(), move |mut stream| async move {
+        let _ = stream.read(&mut [0; 4096]).await;
+        let _ = stream.write_all(part).await;
+        // Until the proxy hangs up.
+        let _ = stream.read_to_end(&mut Vec::new()).await;
+    })
+    .await;
+    let host = host();
+    let mut program = TcpStream::connect(world.proxy).await.unwrap();
+    let ask = format!("GET http://{host}/ HTTP/1.0\r\nHost: {host}\r\n\r\n");
+    program.write_all(ask.as_bytes()).await.unwrap();
+    let mut answer = Vec::new();
+    while !String::from_utf8_lossy(&answer).contains("only a part") {
+        assert!(program.read_buf(&mut answer).await.unwrap() > 0);
+    }
+    let mut tunnel = world.socks(&host, 80).await.unwrap();
+    tunnel.write_all(b"x").await.unwrap();
+    tunnel.read_exact(&mut vec![0; part.len()]).await.unwrap();
+    world.stop().await;
+    program.read_to_end(&mut answer).await.expect_err("it ended as if whole");
+    tunnel.read_to_end(&mut answer).await.expect_err("it ended as if whole");
+    TcpStream::connect(world.proxy).await.expect_err("the port is free");
+}

@@ -23,6 +23,7 @@ use dmsg_http::{
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},
+    sync::oneshot,
     task::JoinHandle,
 };
 
@@ -62,6 +63,7 @@ pub struct World {
     pub proxy: SocketAddr,
     pub dials: Arc<AtomicUsize>,
     tasks: Vec<JoinHandle<()>>,
+    stop: Option<oneshot::Sender<()>>,
 }
 
 impl Drop for World {
@@ -118,9 +120,16 @@ impl World {
         let dials = Arc::new(AtomicUsize::new(0));
         let dial = ToOrigin { origin, dials: Arc::clone(&dials) };
         let client = HttpClient::with_config(dial, limits);
-        let forwarding =
-            tokio::spawn(forward(listener, client, config, std::future::pending::<()>()));
-        Self { proxy, dials, tasks: vec![serving, forwarding] }
+        let (stop, stopped) = oneshot::channel::<()>();
+        let stopped = async move { drop(stopped.await) };
+        let forwarding = tokio::spawn(forward(listener, client, config, stopped));
+        Self { proxy, dials, tasks: vec![serving, forwarding], stop: Some(stop) }
+    }
+
+    /// Stops the proxy as a signal does, and waits until it has.
+    pub async fn stop(&mut self) {
+        drop(self.stop.take());
+        self.tasks.pop().unwrap().await.unwrap();
     }
 
     /// Sends bytes to the proxy and reads until it closes.

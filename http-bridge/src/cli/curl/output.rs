@@ -105,7 +105,7 @@ impl Output {
         bytes_max: Option<u64>,
     ) -> Result<Self, Failure> {
         if let Some(rest) = response.body().size_hint().exact() {
-            check_size(begun.offset + rest, bytes_max)?;
+            check_size(begun.offset.saturating_add(rest), bytes_max)?;
         }
         let fail = |error: io::Error| unwritable(&path, &error);
         let file = OpenOptions::new()
@@ -143,8 +143,9 @@ impl Output {
         response: Response<ResponseBody>,
     ) -> Result<(), Failure> {
         if let Some(rest) = response.body().size_hint().exact() {
-            self.bar.set_length(self.received + rest);
-            check_size(self.received + rest, self.bytes_max)?;
+            let whole = self.received.saturating_add(rest);
+            self.bar.set_length(whole);
+            check_size(whole, self.bytes_max)?;
         }
         self.version = self.is_beginning.then(|| (url.clone(), response.headers().clone()));
         if !head.is_empty() {

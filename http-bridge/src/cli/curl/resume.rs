@@ -24,19 +24,18 @@ const NOTE_MAX_BYTES: u64 = 64 * 1024;
 /// What `--continue-at` says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Resume {
-    No,
     AtEnd,
     At(u64),
 }
 
 impl Resume {
-    pub(super) fn parse(text: Option<&str>) -> Result<Self, Failure> {
+    pub(super) fn parse(text: &str) -> Result<Self, String> {
         match text {
-            None => Ok(Self::No),
-            Some("-") => Ok(Self::AtEnd),
-            Some(text) => text.parse().map(Self::At).map_err(|_| {
-                Failure::usage(format!("--continue-at {text:?}: a number of bytes or - is wanted"))
-            }),
+            "-" => Ok(Self::AtEnd),
+            _ => text
+                .parse()
+                .map(Self::At)
+                .map_err(|_| "a number of bytes or - is wanted".to_owned()),
         }
     }
 
@@ -48,7 +47,6 @@ impl Resume {
             Err(error) => return Err(unwritable(file, &error)),
         };
         let offset = match self {
-            Self::No => return Ok(Start::default()),
             Self::AtEnd => len,
             Self::At(offset) if offset <= len => offset,
             Self::At(offset) => {

@@ -44,7 +44,7 @@ impl ServeStats {
     pub fn requests(&self) -> u64 {
         self.requests.load(Relaxed)
     }
-    /// Requests answered 400 because they were ambiguous.
+    /// Requests answered 400 because they were ambiguous, or 413 for the length they stated.
     #[must_use]
     pub fn rejected(&self) -> u64 {
         self.rejected.load(Relaxed)

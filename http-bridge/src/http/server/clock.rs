@@ -77,6 +77,16 @@ pub(super) struct Clock {
     stall_timeout: Duration,
 }
 
+impl State {
+    fn note_write(&mut self, is_done: bool) {
+        if is_done {
+            self.write_stalled = None;
+        } else {
+            self.write_stalled.get_or_insert_with(Instant::now);
+        }
+    }
+}
+
 impl Clock {
     pub(super) fn new(config: &ServeConfig) -> Self {
         let phase = Phase::Idle { since: Instant::now() };
@@ -142,6 +152,11 @@ impl Clock {
         matches!(self.lock().phase, Phase::Upgraded)
     }
 
+    /// Whether a reply is under way.
+    pub(super) fn is_in_request(&self) -> bool {
+        matches!(self.lock().phase, Phase::Request)
+    }
+
     /// Which rule a request of this connection breaks.
     pub(super) fn ambiguity(&self) -> Option<&'static str> {
         self.lock().ambiguity
@@ -166,12 +181,7 @@ impl Clock {
     }
 
     fn note_write<T>(&self, result: &Poll<io::Result<T>>) {
-        let mut state = self.lock();
-        if result.is_ready() {
-            state.write_stalled = None;
-        } else {
-            state.write_stalled.get_or_insert_with(Instant::now);
-        }
+        self.lock().note_write(result.is_ready());
     }
 
     /// How often hyper has got rid of all it had written.
@@ -190,9 +200,9 @@ impl Clock {
     }
 
     fn note_flush(&self, result: &Poll<io::Result<()>>) {
-        self.note_write(result);
+        let mut state = self.lock();
+        state.note_write(result.is_ready());
         if let Poll::Ready(Ok(())) = result {
-            let mut state = self.lock();
             state.flushes += 1;
             if let Some(waiting) = state.on_flush.take() {
                 waiting.wake();
@@ -324,10 +334,12 @@ impl<T: AsyncRead + Unpin, P: Unpin> AsyncRead for Clocked<T, P> {
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         if self.clock.is_upgraded() {
-            if self.cut.as_mut().poll(cx).is_ready() {
+            // All connections share what this asks, so it is asked at a pause only.
+            let result = Pin::new(&mut self.stream).poll_read(cx, buf);
+            if result.is_pending() && self.cut.as_mut().poll(cx).is_ready() {
                 return Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into()));
             }
-            return Pin::new(&mut self.stream).poll_read(cx, buf);
+            return result;
         }
         let before = buf.filled().len();
         let result = Pin::new(&mut self.stream).poll_read(cx, buf);

@@ -15,7 +15,6 @@ use bytes::Bytes;
 use http::StatusCode;
 use http_body::Body as HttpBody;
 use tokio::sync::mpsc;
-use tokio_util::sync::CancellationToken;
 use tower::service_fn;
 
 use super::{Accept, BoxError, BreakOff, HttpService, ServeConfig, ServeStats, refuse, serve};
@@ -53,19 +52,18 @@ pub async fn serve_listed<A, S, B>(
     });
     let (to_service, listed) = mpsc::channel(1);
     let (to_refusal, others) = mpsc::channel(1);
-    let stop = CancellationToken::new();
+    // The servers end when nothing can come any more.
     let sorting = async {
         tokio::select! {
             () = sort::<A>(accept, is_listed, to_service, to_refusal) => {}
             () = shutdown => {}
         }
-        stop.cancel();
     };
     let refused = Arc::clone(&stats);
     tokio::join!(
         sorting,
-        serve(Sorted::<A>(listed), service, config, stats, stop.cancelled()),
-        serve(Sorted::<A>(others), refusal, strangers, refused, stop.cancelled()),
+        serve(Sorted::<A>(listed), service, config, stats, std::future::pending()),
+        serve(Sorted::<A>(others), refusal, strangers, refused, std::future::pending()),
     );
 }
 
