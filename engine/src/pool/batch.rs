@@ -3,7 +3,7 @@
 //! Each thread keeps some that are empty and gives the one that was used last, whose memory is still in the cache. There are two
 //! sizes, since a chatty connection has only a frame or two to send: as many large buffers as connections would be as many pages.
 
-use std::{cell::RefCell, fmt, iter::Peekable};
+use std::{cell::RefCell, fmt};
 
 /// Bytes of a large batch: large enough that a send call is worth its cost, small enough to stay in L1/L2.
 pub(super) const LARGE_BYTES: usize = 16 * 1024;
@@ -84,16 +84,13 @@ impl Batch {
         true
     }
 
-    /// Appends `pieces` while they fit; returns the number of bytes.
-    pub(super) fn push_all<'a, I>(&mut self, pieces: &mut Peekable<I>) -> usize
-    where
-        I: Iterator<Item = &'a [u8]>,
-    {
-        let before = self.0.len();
-        while let Some(piece) = pieces.next_if(|piece| self.0.len() + piece.len() <= LARGE_BYTES) {
-            self.push(piece);
-        }
-        self.0.len() - before
+    /// Appends `pieces` while they fit; returns the one that does not.
+    #[inline]
+    pub(super) fn push_all<'a>(
+        &mut self,
+        mut pieces: impl Iterator<Item = &'a [u8]>,
+    ) -> Option<&'a [u8]> {
+        pieces.find(|piece| !self.push(piece))
     }
 
     /// Makes room for `bytes` more, as far as a batch takes them.

@@ -99,13 +99,19 @@ impl SendQueue {
     }
 
     /// Queues copies of many small pieces.
-    pub fn push_all<'a>(&mut self, pieces: impl Iterator<Item = &'a [u8]>) {
-        let mut pieces = pieces.peekable();
-        while let Some(piece) = pieces.next() {
+    pub fn push_all<'a>(&mut self, mut pieces: impl Iterator<Item = &'a [u8]>) {
+        let mut next = pieces.next();
+        while let Some(piece) = next {
             self.push_bytes(piece);
-            if let Some(Segment::Batch(batch)) = self.segments.back_mut() {
-                self.len += batch.push_all(&mut pieces);
-            }
+            next = match self.segments.back_mut() {
+                Some(Segment::Batch(batch)) => {
+                    let before = batch.bytes().len();
+                    let rest = batch.push_all(&mut pieces);
+                    self.len += batch.bytes().len() - before;
+                    rest
+                }
+                _ => pieces.next(),
+            };
         }
     }
 
