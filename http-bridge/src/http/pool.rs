@@ -226,11 +226,12 @@ impl Pool {
     }
 
     fn put(self: &Arc<Self>, mut conn: Conn) {
-        let is_reclaimed = conn.state().is_reclaimed();
-        conn.lease = None;
-        if conn.sender.is_closed() || is_reclaimed {
+        // Busy, so that nobody takes back by the old lease what is idle, or leased again, by then.
+        if !conn.state().set_busy() || conn.sender.is_closed() {
             return;
         }
+        // Given back only after the stream is among the idle: at no moment is it counted nowhere.
+        let lease = conn.lease.take();
         if let Some(below) = &conn.below {
             below.set_idle();
         }
@@ -247,6 +248,7 @@ impl Pool {
         }
         self.sweep_soon(&mut state);
         drop(state);
+        drop(lease);
         drop(evicted);
     }
 
