@@ -355,3 +355,20 @@ fn nobody_to_connect_to_ends_with_7_in_time() {
     let output = run(&["curl", "--config", path.to_str().unwrap(), "--max-time", "0.1", &url]);
     assert_exit(&output, 28);
 }
+
+#[test]
+fn the_limit_of_open_files_is_raised() {
+    let server = format!("{KEY}@127.0.0.1:1");
+    let mut program =
+        dmsg(&["proxy", "--server", &server, "--listen", "127.0.0.1:0", "--log", "off"]);
+    let mut shell = std::process::Command::new("sh");
+    shell.args(["-c", "ulimit -S -n 100; exec \"$0\" \"$@\""]);
+    shell.arg(program.get_program()).args(program.get_args()).stdin(std::process::Stdio::null());
+    program = shell;
+    let mut running = program::Running::spawn(program);
+    running.line();
+    let limits = fs::read_to_string(format!("/proc/{}/limits", running.pid())).unwrap();
+    let files = limits.lines().find(|line| line.starts_with("Max open files")).unwrap();
+    let mut numbers = files.split_whitespace().skip(3);
+    assert_eq!(numbers.next(), numbers.next(), "{files}");
+}

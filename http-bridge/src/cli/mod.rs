@@ -113,6 +113,7 @@ pub fn run(args: Vec<OsString>) -> ExitCode {
             return if asked { Exit::Ok } else { Exit::Usage }.into();
         }
     };
+    raise_file_limit();
     let log = cli.log.as_deref().unwrap_or_else(|| cli.command.default_log());
     match start_logging(log).and_then(|()| dispatch(cli.command, cli.config)) {
         Ok(()) => Exit::Ok.into(),
@@ -139,6 +140,15 @@ fn dispatch(command: Command, config: Option<PathBuf>) -> Result<(), Failure> {
         Command::Serve(args) => on_runtime(serve::run(*args)),
         Command::Up(args) => on_runtime(up::run(*args, config)),
     }
+}
+
+/// Raises the limit of open files to what the system allows: a connection is a file, and the usual limit is 1,024, for the
+/// sake of programs that use `select`.
+fn raise_file_limit() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let maximum = getrlimit(Resource::Nofile).maximum;
+    // If it is refused, the limit stays, and who meets it says so.
+    let _ = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum });
 }
 
 /// Runs a subcommand to its end. What blocks behind it (a file being read) is not waited for.
