@@ -43,8 +43,26 @@ struct Cli {
     #[arg(long, global = true, value_name = "LEVEL", value_parser = check_log)]
     log: Option<String>,
 
+    /// Log more to stderr; -vv and -vvv more still. --log says it exactly.
+    #[arg(short = 'v', global = true, action = clap::ArgAction::Count)]
+    verbosity: u8,
+
     #[command(subcommand)]
     command: Command,
+}
+
+impl Cli {
+    /// What is logged: what --log says, else what the subcommand logs by itself, and as many levels more as there are `-v`.
+    fn log(&self) -> &str {
+        const LEVELS: [&str; 3] = ["info", "debug", "trace"];
+        let by_itself = self.command.default_log();
+        let further = usize::from(self.verbosity) + usize::from(by_itself == "info");
+        match (&self.log, self.verbosity) {
+            (Some(log), _) => log,
+            (None, 0) => by_itself,
+            (None, _) => LEVELS[further.min(LEVELS.len()) - 1],
+        }
+    }
 }
 
 #[derive(Debug, Subcommand)]
@@ -78,6 +96,7 @@ impl Command {
     fn default_log(&self) -> &'static str {
         match self {
             Self::Key(_) => "warn",
+            // `curl -v` shows the requests besides.
             Self::Curl(args) if !args.verbose => "warn",
             Self::Config(args) => args.default_log(),
             // What it does shows on stdout.
@@ -105,7 +124,12 @@ fn check_log(text: &str) -> Result<String, String> {
 #[must_use]
 pub fn run(args: Vec<OsString>) -> ExitCode {
     let cli = match config::parse(args) {
-        Ok(cli) => cli,
+        Ok(mut cli) => {
+            if let Command::Curl(args) = &mut cli.command {
+                args.verbose |= cli.verbosity > 0;
+            }
+            cli
+        }
         Err(error) => {
             // Help and version are data, the rest is not; clap knows which.
             let _ = error.print();
@@ -113,8 +137,7 @@ pub fn run(args: Vec<OsString>) -> ExitCode {
             return if asked { Exit::Ok } else { Exit::Usage }.into();
         }
     };
-    let log = cli.log.as_deref().unwrap_or_else(|| cli.command.default_log());
-    match start_logging(log).and_then(|()| dispatch(cli.command, cli.config)) {
+    match start_logging(cli.log()).and_then(|()| dispatch(cli.command, cli.config)) {
         Ok(()) => Exit::Ok.into(),
         Err(failure) => {
             if !failure.message.is_empty() {

@@ -24,9 +24,10 @@ use rand::RngExt;
 
 use super::{
     document::{DOCUMENT_BYTES_MAX, Services},
-    field::{DmsgServer, Field, ServiceUrl, Value},
+    field::{Field, ServiceUrl, Value},
     file::{self, Access},
     json::Json,
+    server::DmsgServer,
 };
 use crate::{
     discovery::{DiscoveryClient, client::FetchedEntry},
