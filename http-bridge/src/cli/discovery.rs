@@ -178,6 +178,11 @@ pub(super) fn open_uptimes(store: Option<&Path>) -> Result<Arc<Ledger>, Failure>
 
 /// The store in Redis. The addresses are not repeated in errors: they may hold a password.
 async fn open_redis(urls: &[String]) -> Result<Arc<dyn Store>, Failure> {
+    if !urls.iter().all(|url| RedisStore::is_address(url)) {
+        return Err(Failure::usage(
+            "--redis: no address of a Redis; write redis://[user:password@]host:port[/db] or redis+unix:///path",
+        ));
+    }
     match RedisStore::connect(urls, StoreLimits::default()).await {
         Ok(store) => Ok(Arc::new(store)),
         Err(error) => Err(Failure::new(Exit::Connect, format!("--redis: {error}"))),

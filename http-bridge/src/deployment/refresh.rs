@@ -174,6 +174,12 @@ impl ServerCache {
         Some(Self { path: folder.join("dmsg_servers.json"), discovery })
     }
 
+    /// Where it is.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
     /// The remembered servers.
     #[must_use]
     pub fn read(&self) -> Vec<ServerRecord> {
