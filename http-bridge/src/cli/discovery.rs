@@ -135,6 +135,7 @@ pub(super) async fn run(args: DiscoveryArgs) -> Result<(), Failure> {
         config.client_ttl = (!time.is_zero()).then_some(time);
     }
     let uptimes = open_uptimes(args.store.as_deref())?;
+    let stop = stop_signal();
     let mut running = Running::start(config, store, uptimes, listener)?;
     if let Some(key) = key {
         let servers = args.server.iter().map(record).collect();
@@ -149,7 +150,7 @@ pub(super) async fn run(args: DiscoveryArgs) -> Result<(), Failure> {
         _ => {}
     }
     tracing::info!(listen = ?running.http, "discovery is up");
-    stop_signal().await;
+    stop.await;
     running.stop().await;
     Ok(())
 }
