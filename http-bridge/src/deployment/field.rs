@@ -222,6 +222,10 @@ impl ServiceUrl {
     }
 
     fn parse_http(text: &str) -> Result<Self, String> {
+        // Without its slashes, the scheme would pass for a host.
+        if text.split_once("://").is_some_and(|(_, rest)| rest.trim_matches('/').is_empty()) {
+            return Err("it has no host".to_owned());
+        }
         let uri: http::Uri = text
             .trim_end_matches('/')
             .parse()

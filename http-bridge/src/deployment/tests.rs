@@ -214,6 +214,31 @@ fn unknown_members_are_kept_where_they_were_and_listed() {
 }
 
 #[test]
+fn a_name_in_other_letters_is_read_differently_by_others_and_refused() {
+    let text = r#"{"dmsg_discovery":"http://a","DMSG_Discovery":"http://b","Conf":"http://c"}"#;
+    let problems = Document::parse(&format!(r#"{{"prod":{text}}}"#)).unwrap_err().to_string();
+    for said in ["$.prod.DMSG_Discovery: ", "is dmsg_discovery to programs in Go", "$.prod.Conf: "]
+    {
+        assert!(problems.contains(said), "{problems}");
+    }
+    // The network is not corrected by anybody; there it is one more member that is not known.
+    let (services, warnings) = Services::parse(text).unwrap();
+    assert_eq!(services.unknown().count(), 2, "{warnings}");
+    assert_eq!(
+        services.url(Field::Service(ServiceKind::DmsgDiscovery)).unwrap().to_string(),
+        "http://a"
+    );
+}
+
+#[test]
+fn an_address_that_is_a_scheme_alone_has_no_host() {
+    for url in ["http://", "https:///"] {
+        let problems = Document::parse(&format!(r#"{{"prod":{{"conf":"{url}"}}}}"#)).unwrap_err();
+        assert!(problems.to_string().contains("it has no host"), "{problems}");
+    }
+}
+
+#[test]
 fn addresses_without_a_scheme_and_dmsg_in_the_first_member_are_read() {
     let (a, b) = (key("a"), key("b"));
     let upper = a.to_uppercase();
