@@ -1,4 +1,5 @@
-//! The access to one service: its routes, what is known of each, and who may use one. The way of one request over them is [`Call`]'s.
+//! The access to one service: its routes, what is known of each, and who may use one. The way of one request over them is
+//! [`Call`]'s.
 
 use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
