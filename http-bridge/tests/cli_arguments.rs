@@ -109,6 +109,22 @@ fn addresses_of_a_discovery_are_checked_before_anything_is_dialled() {
 }
 
 #[test]
+fn an_address_that_is_no_redis_is_an_argument_and_its_password_is_not_repeated() {
+    for url in [
+        "http://user:secret@x",
+        "x",
+        "",
+        "redis://",
+        "redis://user:secret@x:99999",
+        "rediss://user:secret@x",
+    ] {
+        let output = run(&["discovery", "--listen", "127.0.0.1:0", "--redis", url]);
+        assert_exit(&output, 2);
+        assert!(!stderr(&output).contains("secret"), "{url}: {}", stderr(&output));
+    }
+}
+
+#[test]
 fn a_server_finds_out_what_is_wrong_before_it_tells_anybody_its_address() {
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let taken = taken.local_addr().unwrap().to_string();

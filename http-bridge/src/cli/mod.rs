@@ -43,8 +43,26 @@ struct Cli {
     #[arg(long, global = true, value_name = "LEVEL", value_parser = check_log)]
     log: Option<String>,
 
+    /// Log more to stderr; -vv and -vvv more still. --log says it exactly.
+    #[arg(short = 'v', global = true, action = clap::ArgAction::Count)]
+    verbosity: u8,
+
     #[command(subcommand)]
     command: Command,
+}
+
+impl Cli {
+    /// What is logged: what --log says, else what the subcommand logs by itself, and as many levels more as there are `-v`.
+    fn log(&self) -> &str {
+        const LEVELS: [&str; 3] = ["info", "debug", "trace"];
+        let by_itself = self.command.default_log();
+        let further = usize::from(self.verbosity) + usize::from(by_itself == "info");
+        match (&self.log, self.verbosity) {
+            (Some(log), _) => log,
+            (None, 0) => by_itself,
+            (None, _) => LEVELS[further.min(LEVELS.len()) - 1],
+        }
+    }
 }
 
 #[derive(Debug, Subcommand)]
@@ -78,6 +96,7 @@ impl Command {
     fn default_log(&self) -> &'static str {
         match self {
             Self::Key(_) => "warn",
+            // `curl -v` shows the requests besides.
             Self::Curl(args) if !args.verbose => "warn",
             Self::Config(args) => args.default_log(),
             // What it does shows on stdout.
@@ -105,7 +124,12 @@ fn check_log(text: &str) -> Result<String, String> {
 #[must_use]
 pub fn run(args: Vec<OsString>) -> ExitCode {
     let cli = match config::parse(args) {
-        Ok(cli) => cli,
+        Ok(mut cli) => {
+            if let Command::Curl(args) = &mut cli.command {
+                args.verbose |= cli.verbosity > 0;
+            }
+            cli
+        }
         Err(error) => {
             // Help and version are data, the rest is not; clap knows which.
             let _ = error.print();
@@ -114,8 +138,7 @@ pub fn run(args: Vec<OsString>) -> ExitCode {
         }
     };
     raise_file_limit();
-    let log = cli.log.as_deref().unwrap_or_else(|| cli.command.default_log());
-    match start_logging(log).and_then(|()| dispatch(cli.command, cli.config)) {
+    match start_logging(cli.log()).and_then(|()| dispatch(cli.command, cli.config)) {
         Ok(()) => Exit::Ok.into(),
         Err(failure) => {
             if !failure.message.is_empty() {
@@ -176,18 +199,20 @@ fn start_logging(level: &str) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Ends at SIGINT or SIGTERM.
-async fn stop_signal() {
+/// Ends at a SIGINT or SIGTERM that comes after the call, not only after the first poll. To be called before a command says that
+/// it is up: who reads that may stop it at once, and a signal that nobody waits for kills the process on the spot.
+fn stop_signal() -> impl Future<Output = ()> {
     use tokio::signal::unix::{SignalKind, signal};
-    let (Ok(mut interrupt), Ok(mut terminate)) =
-        (signal(SignalKind::interrupt()), signal(SignalKind::terminate()))
-    else {
-        tracing::error!("signals cannot be handled; only SIGKILL will stop this process");
-        return std::future::pending().await;
-    };
-    tokio::select! {
-        _ = interrupt.recv() => {}
-        _ = terminate.recv() => {}
+    let signals = (signal(SignalKind::interrupt()), signal(SignalKind::terminate()));
+    async move {
+        let (Ok(mut interrupt), Ok(mut terminate)) = signals else {
+            tracing::error!("signals cannot be handled; only SIGKILL will stop this process");
+            return std::future::pending().await;
+        };
+        tokio::select! {
+            _ = interrupt.recv() => {}
+            _ = terminate.recv() => {}
+        }
+        tracing::info!("stopping");
     }
-    tracing::info!("stopping");
 }
