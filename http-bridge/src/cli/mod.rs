@@ -16,6 +16,7 @@ mod hosting;
 mod invocation;
 mod key;
 mod local;
+mod logging;
 mod page;
 mod proxy;
 mod serve;
@@ -23,7 +24,7 @@ mod server;
 mod service;
 mod up;
 
-use std::{ffi::OsString, io::IsTerminal, path::PathBuf, process::ExitCode};
+use std::{ffi::OsString, path::PathBuf, process::ExitCode};
 
 use clap::{Parser, Subcommand, error::ErrorKind};
 use tracing_subscriber::{EnvFilter, filter::LevelFilter};
@@ -138,7 +139,9 @@ pub fn run(args: Vec<OsString>) -> ExitCode {
         }
     };
     raise_file_limit();
-    match start_logging(cli.log()).and_then(|()| dispatch(cli.command, cli.config)) {
+    let outcome = logging::start(cli.log()).and_then(|()| dispatch(cli.command, cli.config));
+    logging::flush();
+    match outcome {
         Ok(()) => Exit::Ok.into(),
         Err(failure) => {
             if !failure.message.is_empty() {
@@ -185,18 +188,6 @@ fn on_runtime(work: impl Future<Output = Result<(), Failure>>) -> Result<(), Fai
     let result = runtime.block_on(work);
     runtime.shutdown_background();
     result
-}
-
-fn start_logging(level: &str) -> Result<(), Failure> {
-    let filter = EnvFilter::try_new(level)
-        .map_err(|error| Failure::new(Exit::Usage, format!("--log {level:?}: {error}")))?;
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr)
-        .with_ansi(std::io::stderr().is_terminal())
-        .with_target(false)
-        .init();
-    Ok(())
 }
 
 /// Ends at a SIGINT or SIGTERM that comes after the call, not only after the first poll. To be called before a command says that
