@@ -26,6 +26,10 @@ mod up;
 use std::{ffi::OsString, io::IsTerminal, path::PathBuf, process::ExitCode};
 
 use clap::{Parser, Subcommand, error::ErrorKind};
+use rustix::{
+    io::Errno,
+    process::{Resource, Rlimit, getrlimit, setrlimit},
+};
 use tracing_subscriber::{EnvFilter, filter::LevelFilter};
 
 use self::exit::{Exit, Failure};
@@ -143,15 +147,38 @@ fn dispatch(command: Command, config: Option<PathBuf>) -> Result<(), Failure> {
 
 /// Runs a subcommand to its end. What blocks behind it (a file being read) is not waited for.
 fn on_runtime(work: impl Future<Output = Result<(), Failure>>) -> Result<(), Failure> {
+    raise_open_files_limit();
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .thread_name("dmsg-http")
         .enable_all()
         .build()
-        .map_err(|error| Failure::new(Exit::Other, format!("no threads: {error}")))?;
+        .map_err(|error| {
+            let what = format!("cannot start the program's threads: {}", with_cause(&error));
+            Failure::new(Exit::Other, what)
+        })?;
     let result = runtime.block_on(work);
     runtime.shutdown_background();
     result
+}
+
+/// A connection is an open file, and the usual soft limit of 1,024 is there for programs that use select(2): we take what we may.
+fn raise_open_files_limit() {
+    let limit = getrlimit(Resource::Nofile);
+    if limit.current < limit.maximum {
+        // If it is refused, less has to do; who runs out says so.
+        let _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit });
+    }
+}
+
+/// An error, and what to do about it where that is not obvious.
+fn with_cause(error: &std::io::Error) -> String {
+    match Errno::from_io_error(error) {
+        Some(Errno::MFILE | Errno::NFILE) => {
+            format!("{error}; raise the open-files limit (ulimit -n)")
+        }
+        _ => error.to_string(),
+    }
 }
 
 fn start_logging(level: &str) -> Result<(), Failure> {
