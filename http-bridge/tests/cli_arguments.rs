@@ -109,6 +109,22 @@ fn addresses_of_a_discovery_are_checked_before_anything_is_dialled() {
 }
 
 #[test]
+fn an_address_that_is_no_redis_is_an_argument_and_its_password_is_not_repeated() {
+    for url in [
+        "http://user:secret@x",
+        "x",
+        "",
+        "redis://",
+        "redis://user:secret@x:99999",
+        "rediss://user:secret@x",
+    ] {
+        let output = run(&["discovery", "--listen", "127.0.0.1:0", "--redis", url]);
+        assert_exit(&output, 2);
+        assert!(!stderr(&output).contains("secret"), "{url}: {}", stderr(&output));
+    }
+}
+
+#[test]
 fn a_server_finds_out_what_is_wrong_before_it_tells_anybody_its_address() {
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let taken = taken.local_addr().unwrap().to_string();
@@ -379,15 +395,8 @@ fn too_few_open_files_are_an_error_that_says_what_to_do() {
     }
 }
 
-/// The soft limit is for programs that use select(2); what a service manager sets as the hard one is what counts.
 #[test]
-fn a_server_takes_as_many_open_files_as_it_may() {
-    let mut server = program::Running::spawn(server_with_files("-S -n 100 && ulimit -H -n 900"));
-    server.line();
-    let limits = fs::read_to_string(format!("/proc/{}/limits", server.pid())).unwrap();
-    let line = limits.lines().find(|line| line.starts_with("Max open files")).unwrap();
-    assert_eq!(line.split_whitespace().skip(3).take(2).collect::<Vec<_>>(), ["900", "900"]);
-
+fn a_server_with_fewer_open_files_than_sessions_says_so() {
     let mut server = server_with_files("-n 900");
     let mut server = server
         .stdout(std::process::Stdio::piped())
@@ -400,4 +409,21 @@ fn a_server_takes_as_many_open_files_as_it_may() {
     server.kill().unwrap();
     server.wait().unwrap();
     assert!(said.contains("(ulimit -n) of 900 is too small for the 2048 sessions"), "{said}");
+}
+
+#[test]
+fn the_limit_of_open_files_is_raised() {
+    let server = format!("{KEY}@127.0.0.1:1");
+    let mut program =
+        dmsg(&["proxy", "--server", &server, "--listen", "127.0.0.1:0", "--log", "off"]);
+    let mut shell = std::process::Command::new("sh");
+    shell.args(["-c", "ulimit -S -n 100; exec \"$0\" \"$@\""]);
+    shell.arg(program.get_program()).args(program.get_args()).stdin(std::process::Stdio::null());
+    program = shell;
+    let mut running = program::Running::spawn(program);
+    running.line();
+    let limits = fs::read_to_string(format!("/proc/{}/limits", running.pid())).unwrap();
+    let files = limits.lines().find(|line| line.starts_with("Max open files")).unwrap();
+    let mut numbers = files.split_whitespace().skip(3);
+    assert_eq!(numbers.next(), numbers.next(), "{files}");
 }

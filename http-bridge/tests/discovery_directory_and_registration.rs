@@ -6,12 +6,13 @@ mod discovery_common;
 use std::{sync::Arc, time::Duration};
 
 use discovery_common::{Discovery, client_of, key, secret};
-use dmsg_engine::client::{Directory, DirectoryError};
+use dmsg_engine::client::{Directory, DirectoryError, ServerRecord};
 use dmsg_http::discovery::{
     ClientError, HttpDirectory, ServerRegistration,
     client::{DirectoryOptions, RegistrationConfig, RegistrationStatus},
     system_clock,
 };
+use dmsg_http::resolve::{Resolver, ServerChoice, StaticMap};
 use tokio::sync::watch;
 
 fn directory(discovery: &Discovery, name: &str, options: DirectoryOptions) -> HttpDirectory {
@@ -62,6 +63,26 @@ async fn what_one_client_publishes_another_resolves() {
     let gone = us.resolve(key("peer")).await.unwrap_err();
     assert!(matches!(gone, DirectoryError::NotFound(who) if who == key("peer")), "{gone}");
     assert!(discovery.stored("peer").await.is_none());
+}
+
+/// A relay takes clients before its registration has arrived; who knows it otherwise finds them behind it.
+#[tokio::test]
+async fn a_server_that_is_not_listed_yet_is_taken_from_what_we_know_ourselves() {
+    let discovery = Discovery::start(|_| {}).await;
+    directory(&discovery, "peer", DirectoryOptions::default())
+        .publish(vec![key("new"), key("unknown")])
+        .await
+        .unwrap();
+    let ours =
+        ServerRecord { key: key("new"), address: "127.0.0.1:1".to_owned(), available_sessions: 1 };
+    let map = Arc::new(StaticMap::new(vec![ours.clone()]));
+    let us = directory(&discovery, "us", DirectoryOptions::default());
+    let resolver = Resolver::layered(map, us, ServerChoice::Configured, false);
+    assert_eq!(resolver.resolve(key("peer")).await.unwrap(), [ours]);
+    // What the discovery says of it counts more.
+    discovery.put(discovery.server_entry("new", 1), "new").await;
+    let found = resolver.resolve(key("peer")).await.unwrap();
+    assert_eq!((found.len(), &*found[0].address), (1, "203.0.113.5:8080"));
 }
 
 #[tokio::test]

@@ -17,6 +17,7 @@
 //! Time is tokio's, so that all of this runs with a paused clock.
 
 mod breaker;
+mod call;
 mod error;
 mod metrics;
 mod readiness;

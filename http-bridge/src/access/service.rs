@@ -1,4 +1,5 @@
-//! The access to one service: policy, budgets and fallbacks around two transports.
+//! The access to one service: its routes, what is known of each, and who may use one. The way of one request over them is
+//! [`Call`]'s.
 
 use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -10,12 +11,12 @@ use http::{Request, Response, StatusCode, Uri};
 use tokio::{
     sync::watch,
     task::AbortHandle,
-    time::{Instant, sleep, timeout_at},
+    time::{Instant, timeout_at},
 };
 
 use super::{
     AccessError, AccessMetrics, AccessPolicy, BreakerConfig, BreakerState, Path, PathFailure,
-    PathTaken, Readiness, ServiceStatus, is_repeatable, recovery, status::PathRecord,
+    Readiness, ServiceStatus, call::Call, recovery, status::PathRecord,
 };
 use crate::{
     service::{Endpoints, ServiceKind},
@@ -95,8 +96,8 @@ pub struct Paths {
 pub struct ServiceAccess(Arc<Inner>);
 
 /// One usable path.
-struct Route {
-    path: Path,
+pub(super) struct Route {
+    pub(super) path: Path,
     /// The address without trailing slash, to which the request's path is appended.
     base: String,
     transport: Arc<dyn HttpTransport>,
@@ -104,9 +105,9 @@ struct Route {
 
 pub(super) struct Inner {
     service: ServiceKind,
-    config: AccessConfig,
+    pub(super) config: AccessConfig,
     /// In the policy's order.
-    routes: Vec<Route>,
+    pub(super) routes: Vec<Route>,
     readiness: watch::Receiver<Readiness>,
     state: Mutex<State>,
     metrics: Arc<AccessMetrics>,
@@ -202,22 +203,13 @@ impl ServiceAccess {
         self.0.probe(path).await
     }
 
-    /// Sends a request; the answer's extensions hold the [`PathTaken`].
+    /// Sends a request; the answer's extensions hold the [`PathTaken`](super::PathTaken).
     pub async fn send(
         &self,
         request: Request<Bytes>,
         limits: Limits,
     ) -> Result<Response<Bytes>, AccessError> {
-        let call = Call {
-            access: &self.0,
-            is_repeatable: is_repeatable(request.method(), request.extensions()),
-            deadline: Instant::now() + limits.timeout,
-            body_max_bytes: limits.body_max_bytes,
-            request,
-            tries: Vec::new(),
-            is_spent: false,
-        };
-        call.run().await
+        Call::new(&self.0, request, limits).run().await
     }
 }
 
@@ -234,7 +226,7 @@ impl Inner {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn index(&self, path: Path) -> Option<usize> {
+    pub(super) fn index(&self, path: Path) -> Option<usize> {
         self.routes.iter().position(|route| route.path == path)
     }
 
@@ -282,6 +274,11 @@ impl Inner {
         }
     }
 
+    /// How long answers on the route take, if that is known.
+    pub(super) fn latency(&self, index: usize) -> Option<Duration> {
+        self.state().records[index].latency()
+    }
+
     fn ready(&self, path: Path) -> Result<(), PathFailure> {
         let readiness = self.readiness.borrow();
         if path == Path::Http || readiness.is_ready() {
@@ -292,12 +289,12 @@ impl Inner {
     }
 
     /// Whether a request would be let onto the route now.
-    fn is_usable(&self, index: usize, is_trial: bool) -> bool {
+    pub(super) fn is_usable(&self, index: usize, is_trial: bool) -> bool {
         let usable = self.state().records[index].breaker.admits(Instant::now(), is_trial);
         usable && self.ready(self.routes[index].path).is_ok()
     }
 
-    fn admit(&self, index: usize, is_trial: bool) -> Result<Admitted<'_>, PathFailure> {
+    pub(super) fn admit(&self, index: usize, is_trial: bool) -> Result<Admitted<'_>, PathFailure> {
         self.ready(self.routes[index].path)?;
         let record = &mut self.state().records[index];
         if record.breaker.admit(Instant::now(), is_trial) {
@@ -308,7 +305,7 @@ impl Inner {
     }
 
     /// Waits until DMSG is ready; gives up at `until`, or when it will never be.
-    async fn wait_ready(&self, until: Instant) -> bool {
+    pub(super) async fn wait_ready(&self, until: Instant) -> bool {
         let mut readiness = self.readiness.clone();
         let settled = readiness.wait_for(|now| !now.may_become_ready());
         match timeout_at(until, settled).await {
@@ -318,7 +315,7 @@ impl Inner {
     }
 
     /// Waits until DMSG is no longer ready.
-    async fn lost(&self) {
+    pub(super) async fn lost(&self) {
         let mut readiness = self.readiness.clone();
         if readiness.wait_for(|now| !now.is_ready()).await.is_err() {
             std::future::pending::<()>().await;
@@ -326,7 +323,7 @@ impl Inner {
     }
 
     /// Notes which path answered a request, and says so when it is another one than before.
-    fn note_use(&self, path: Path, passed_over: &[(Path, PathFailure)]) {
+    pub(super) fn note_use(&self, path: Path, passed_over: &[(Path, PathFailure)]) {
         self.metrics.note_fallbacks(self.service, passed_over);
         let before = self.state().in_use.replace(path);
         if before != Some(path) {
@@ -342,19 +339,19 @@ impl Inner {
 }
 
 /// The right to use a route; dropped without an outcome it gives a breaker's trial back.
-struct Admitted<'a> {
+pub(super) struct Admitted<'a> {
     access: &'a Inner,
-    index: usize,
+    pub(super) index: usize,
     is_settled: bool,
 }
 
 impl Admitted<'_> {
-    fn path(&self) -> Path {
+    pub(super) fn path(&self) -> Path {
         self.access.routes[self.index].path
     }
 
     /// Sends the request on this route and files the outcome.
-    async fn exchange(
+    pub(super) async fn exchange(
         mut self,
         request: &Request<Bytes>,
         limits: Limits,
@@ -437,192 +434,4 @@ fn absolute(base: &str, request: &Request<Bytes>) -> Result<Request<Bytes>, Tran
     let mut request = request.clone();
     *request.uri_mut() = uri;
     Ok(request)
-}
-
-/// One request on its way.
-struct Call<'a> {
-    access: &'a Inner,
-    request: Request<Bytes>,
-    is_repeatable: bool,
-    deadline: Instant,
-    body_max_bytes: usize,
-    tries: Vec<(Path, PathFailure)>,
-    /// It may have been delivered, and must not be sent again.
-    is_spent: bool,
-}
-
-/// An answer, and whether another path was asked at the same time.
-type Answer = (Path, Response<Bytes>, bool);
-
-impl Call<'_> {
-    async fn run(mut self) -> Result<Response<Bytes>, AccessError> {
-        for index in 0..self.access.routes.len() {
-            if let Some(answer) = self.try_route(index).await {
-                return Ok(self.answered(answer));
-            }
-            if self.is_spent {
-                return Err(self.failed());
-            }
-        }
-        // Nothing else is left, so DMSG is worth waiting for.
-        if let Some(index) = self.access.index(Path::Dmsg)
-            && let Some(place) = self.place_of_not_ready()
-        {
-            let until = self.deadline.min(Instant::now() + self.access.config.ready_wait);
-            if self.access.wait_ready(until).await {
-                self.tries.remove(place);
-                if let Some(answer) = self.try_route(index).await {
-                    return Ok(self.answered(answer));
-                }
-            }
-        }
-        Err(self.failed())
-    }
-
-    /// Where among the tries it stands that DMSG was not ready.
-    fn place_of_not_ready(&self) -> Option<usize> {
-        self.tries.iter().position(|(_, failure)| matches!(failure, PathFailure::NotReady(_)))
-    }
-
-    /// Tries one route; what went wrong is added to `tries`.
-    async fn try_route(&mut self, index: usize) -> Option<Answer> {
-        let access = self.access;
-        let path = access.routes[index].path;
-        if Instant::now() >= self.deadline {
-            self.tries.push((path, PathFailure::NoTimeLeft));
-            return None;
-        }
-        // A request that cannot be repeated is not what a doubtful path is tested with, unless there is no other.
-        let is_trial = self.is_repeatable || access.routes.len() == 1;
-        let admitted = match access.admit(index, is_trial) {
-            Ok(admitted) => admitted,
-            Err(failure) => {
-                self.tries.push((path, failure));
-                return None;
-            }
-        };
-        let next = (index + 1..access.routes.len()).find(|&next| access.is_usable(next, is_trial));
-        match next.filter(|_| self.is_repeatable) {
-            None => self.alone(admitted).await,
-            Some(next) => self.with_fallback(admitted, next).await,
-        }
-    }
-
-    /// Sends it with all the time there is.
-    async fn alone(&mut self, admitted: Admitted<'_>) -> Option<Answer> {
-        let path = admitted.path();
-        let limits = self.limits(Duration::MAX);
-        let outcome = admitted.exchange(&self.request, limits).await;
-        self.judge(path, outcome)
-    }
-
-    /// Sends it with half the time, so that as much is left for the next route; asks that one early if the policy says
-    /// so. A request that waits for a network that is gone moves on at once.
-    async fn with_fallback(&mut self, admitted: Admitted<'_>, next: usize) -> Option<Answer> {
-        let access = self.access;
-        let path = admitted.path();
-        let half = self.deadline.saturating_duration_since(Instant::now()) / 2;
-        let limits = self.limits(half);
-        let hedge_after = self.hedge_after(admitted.index);
-        let request = self.request.clone();
-        let first = admitted.exchange(&request, limits);
-        tokio::pin!(first);
-        let outcome = tokio::select! {
-            outcome = &mut first => outcome,
-            () = access.lost(), if path == Path::Dmsg => {
-                let why = "lost in the middle of the request".to_owned();
-                self.tries.push((path, PathFailure::NotReady(why)));
-                return None;
-            }
-            () = sleep(hedge_after) => {
-                let Ok(second) = access.admit(next, true) else {
-                    let outcome = first.await;
-                    return self.judge(path, outcome);
-                };
-                return self.race(path, first, second).await;
-            }
-        };
-        self.judge(path, outcome)
-    }
-
-    /// The first answer wins, and the other exchange is cancelled.
-    async fn race(
-        &mut self,
-        path: Path,
-        mut first: impl Future<Output = Result<Response<Bytes>, TransportError>> + Unpin,
-        second: Admitted<'_>,
-    ) -> Option<Answer> {
-        let other = second.path();
-        let limits = self.limits(Duration::MAX);
-        let request = self.request.clone();
-        let second = second.exchange(&request, limits);
-        tokio::pin!(second);
-        let (path, outcome) = tokio::select! {
-            outcome = &mut first => match outcome {
-                Ok(answer) => (path, Ok(answer)),
-                Err(error) => {
-                    self.tries.push((path, error.into()));
-                    (other, second.await)
-                }
-            },
-            outcome = &mut second => match outcome {
-                Ok(answer) => (other, Ok(answer)),
-                Err(error) => {
-                    self.tries.push((other, error.into()));
-                    (path, first.await)
-                }
-            },
-        };
-        self.judge(path, outcome).map(|(path, answer, _)| (path, answer, true))
-    }
-
-    fn judge(
-        &mut self,
-        path: Path,
-        outcome: Result<Response<Bytes>, TransportError>,
-    ) -> Option<Answer> {
-        match outcome {
-            Ok(answer) => Some((path, answer, false)),
-            Err(error) => {
-                // A longer answer than allowed is the same everywhere.
-                self.is_spent = matches!(error, TransportError::BodyTooLarge(_))
-                    || (error.may_be_delivered() && !self.is_repeatable);
-                self.tries.push((path, error.into()));
-                None
-            }
-        }
-    }
-
-    /// At most `most` of the time that is left.
-    fn limits(&self, most: Duration) -> Limits {
-        let left = self.deadline.saturating_duration_since(Instant::now());
-        Limits { timeout: left.min(most), body_max_bytes: self.body_max_bytes }
-    }
-
-    fn hedge_after(&self, index: usize) -> Duration {
-        let Some(hedge) = self.access.config.hedge else { return Duration::MAX };
-        let latency = self.access.state().records[index].latency();
-        latency.map_or(hedge.first, |latency| latency.mul_f64(hedge.factor).max(hedge.first))
-    }
-
-    fn answered(self, (path, mut answer, hedged): Answer) -> Response<Bytes> {
-        let mut passed_over = self.tries;
-        passed_over.retain(|(passed, _)| *passed != path);
-        self.access.note_use(path, &passed_over);
-        answer.extensions_mut().insert(PathTaken { path, passed_over, hedged });
-        answer
-    }
-
-    fn failed(mut self) -> AccessError {
-        for &path in self.access.config.policy.order() {
-            if self.access.index(path).is_none() {
-                self.tries.push((path, PathFailure::NoAddress(path)));
-            }
-        }
-        AccessError {
-            service: self.access.service,
-            tries: self.tries,
-            is_repeatable: self.is_repeatable,
-        }
-    }
 }

@@ -100,6 +100,7 @@ pub(super) async fn run(args: ConfArgs) -> Result<(), Failure> {
     }
     let discovery = discovery_client(&bootstrapper.services(), overlay.as_ref())?;
     let client = overlay.as_ref().and_then(Overlay::client).cloned();
+    let stop = stop_signal();
     let mut hosted = Hosted::start(bootstrapper.router(), listener, client)?;
     if let Some(address) = hosted.http {
         say(format!("http://{address}"))?;
@@ -112,7 +113,7 @@ pub(super) async fn run(args: ConfArgs) -> Result<(), Failure> {
         });
     }
     let result = tokio::select! {
-        () = stop_signal() => Ok(()),
+        () = stop => Ok(()),
         result = announce(overlay.as_ref()) => result,
     };
     hosted.stop().await;

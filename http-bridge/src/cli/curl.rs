@@ -115,8 +115,8 @@ pub(super) struct CurlArgs {
     #[arg(short = 'A', long, value_name = "NAME")]
     user_agent: Option<String>,
 
-    /// Show requests and responses on stderr, and log at info.
-    #[arg(short = 'v', long)]
+    /// Show requests and responses on stderr, and log at info; the same as -v.
+    #[arg(long)]
     pub(super) verbose: bool,
 }
 

@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use clap::{Args, Subcommand};
 
 use super::exit::{Exit, Failure, tell};
-use crate::deployment::{Environment, LoadError, Loaded, Services, load};
+use crate::deployment::{Environment, LoadError, Loaded, Problems, Services, load};
 
 #[derive(Debug, Args)]
 pub(super) struct ConfigArgs {
@@ -53,13 +53,25 @@ pub(super) struct DeploymentFlags {
     pub(super) testenv: bool,
 }
 
+/// Warnings about a document that are logged; `config check` tells all of them.
+const WARNINGS_LOGGED_MAX: usize = 10;
+
+/// Logs what is strange about a document that is used.
+fn log_warnings(from: &dyn std::fmt::Display, warnings: &Problems) {
+    for warning in warnings.iter().take(WARNINGS_LOGGED_MAX) {
+        tracing::warn!("{from}:{warning}");
+    }
+    let others = warnings.iter().count().saturating_sub(WARNINGS_LOGGED_MAX) + warnings.left_out();
+    if others > 0 {
+        tracing::warn!("{from}: and {others} more like these");
+    }
+}
+
 impl DeploymentFlags {
     /// The document; its warnings are logged.
     pub(super) fn load(&self) -> Result<Loaded, Failure> {
         let loaded = self.load_silently()?;
-        for warning in loaded.warnings.iter() {
-            tracing::warn!("{}:{warning}", loaded.origin);
-        }
+        log_warnings(&loaded.origin, &loaded.warnings);
         Ok(loaded)
     }
 

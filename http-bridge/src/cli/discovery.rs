@@ -135,6 +135,7 @@ pub(super) async fn run(args: DiscoveryArgs) -> Result<(), Failure> {
         config.client_ttl = (!time.is_zero()).then_some(time);
     }
     let uptimes = open_uptimes(args.store.as_deref())?;
+    let stop = stop_signal();
     let mut running = Running::start(config, store, uptimes, listener)?;
     if let Some(key) = key {
         let servers = args.server.iter().map(record).collect();
@@ -149,7 +150,7 @@ pub(super) async fn run(args: DiscoveryArgs) -> Result<(), Failure> {
         _ => {}
     }
     tracing::info!(listen = ?running.http, "discovery is up");
-    stop_signal().await;
+    stop.await;
     running.stop().await;
     Ok(())
 }
@@ -178,6 +179,11 @@ pub(super) fn open_uptimes(store: Option<&Path>) -> Result<Arc<Ledger>, Failure>
 
 /// The store in Redis. The addresses are not repeated in errors: they may hold a password.
 async fn open_redis(urls: &[String]) -> Result<Arc<dyn Store>, Failure> {
+    if !urls.iter().all(|url| RedisStore::is_address(url)) {
+        return Err(Failure::usage(
+            "--redis: no address of a Redis; write redis://[user:password@]host:port[/db] or redis+unix:///path",
+        ));
+    }
     match RedisStore::connect(urls, StoreLimits::default()).await {
         Ok(store) => Ok(Arc::new(store)),
         Err(error) => Err(Failure::new(Exit::Connect, format!("--redis: {error}"))),

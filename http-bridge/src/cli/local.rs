@@ -18,6 +18,7 @@ use std::{
     io::Write,
     net::Ipv4Addr,
     path::{Path, PathBuf},
+    pin::pin,
     sync::Arc,
     time::Duration,
 };
@@ -110,16 +111,17 @@ pub(super) async fn run(args: LocalArgs) -> Result<(), Failure> {
         fs::create_dir_all(folder)
             .map_err(|error| Failure::new(Exit::Write, format!("{}: {error}", folder.display())))?;
     }
+    let mut stop = pin!(stop_signal());
     let deployment = tokio::select! {
         deployment = Deployment::start(&args) => deployment?,
-        () = stop_signal() => return Ok(()),
+        () = &mut stop => return Ok(()),
     };
     let hints = deployment.hints(args.deployment_out.as_deref());
     match io::stdout().write_all(hints.as_bytes()).map_err(|error| Failure::stdout(&error)) {
         Err(failure) if failure.exit != Exit::Ok => return Err(failure),
         _ => {}
     }
-    stop_signal().await;
+    stop.await;
     deployment.stop().await;
     Ok(())
 }

@@ -26,10 +26,7 @@ mod up;
 use std::{ffi::OsString, io::IsTerminal, path::PathBuf, process::ExitCode};
 
 use clap::{Parser, Subcommand, error::ErrorKind};
-use rustix::{
-    io::Errno,
-    process::{Resource, Rlimit, getrlimit, setrlimit},
-};
+use rustix::io::Errno;
 use tracing_subscriber::{EnvFilter, filter::LevelFilter};
 
 use self::exit::{Exit, Failure};
@@ -47,8 +44,26 @@ struct Cli {
     #[arg(long, global = true, value_name = "LEVEL", value_parser = check_log)]
     log: Option<String>,
 
+    /// Log more to stderr; -vv and -vvv more still. --log says it exactly.
+    #[arg(short = 'v', global = true, action = clap::ArgAction::Count)]
+    verbosity: u8,
+
     #[command(subcommand)]
     command: Command,
+}
+
+impl Cli {
+    /// What is logged: what --log says, else what the subcommand logs by itself, and as many levels more as there are `-v`.
+    fn log(&self) -> &str {
+        const LEVELS: [&str; 3] = ["info", "debug", "trace"];
+        let by_itself = self.command.default_log();
+        let further = usize::from(self.verbosity) + usize::from(by_itself == "info");
+        match (&self.log, self.verbosity) {
+            (Some(log), _) => log,
+            (None, 0) => by_itself,
+            (None, _) => LEVELS[further.min(LEVELS.len()) - 1],
+        }
+    }
 }
 
 #[derive(Debug, Subcommand)]
@@ -82,6 +97,7 @@ impl Command {
     fn default_log(&self) -> &'static str {
         match self {
             Self::Key(_) => "warn",
+            // `curl -v` shows the requests besides.
             Self::Curl(args) if !args.verbose => "warn",
             Self::Config(args) => args.default_log(),
             // What it does shows on stdout.
@@ -109,7 +125,12 @@ fn check_log(text: &str) -> Result<String, String> {
 #[must_use]
 pub fn run(args: Vec<OsString>) -> ExitCode {
     let cli = match config::parse(args) {
-        Ok(cli) => cli,
+        Ok(mut cli) => {
+            if let Command::Curl(args) = &mut cli.command {
+                args.verbose |= cli.verbosity > 0;
+            }
+            cli
+        }
         Err(error) => {
             // Help and version are data, the rest is not; clap knows which.
             let _ = error.print();
@@ -117,8 +138,8 @@ pub fn run(args: Vec<OsString>) -> ExitCode {
             return if asked { Exit::Ok } else { Exit::Usage }.into();
         }
     };
-    let log = cli.log.as_deref().unwrap_or_else(|| cli.command.default_log());
-    match start_logging(log).and_then(|()| dispatch(cli.command, cli.config)) {
+    raise_file_limit();
+    match start_logging(cli.log()).and_then(|()| dispatch(cli.command, cli.config)) {
         Ok(()) => Exit::Ok.into(),
         Err(failure) => {
             if !failure.message.is_empty() {
@@ -145,9 +166,17 @@ fn dispatch(command: Command, config: Option<PathBuf>) -> Result<(), Failure> {
     }
 }
 
+/// Raises the limit of open files to what the system allows: a connection is a file, and the usual limit is 1,024, for the
+/// sake of programs that use `select`.
+fn raise_file_limit() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let maximum = getrlimit(Resource::Nofile).maximum;
+    // If it is refused, the limit stays, and who meets it says so.
+    let _ = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum });
+}
+
 /// Runs a subcommand to its end. What blocks behind it (a file being read) is not waited for.
 fn on_runtime(work: impl Future<Output = Result<(), Failure>>) -> Result<(), Failure> {
-    raise_open_files_limit();
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .thread_name("dmsg-http")
@@ -160,15 +189,6 @@ fn on_runtime(work: impl Future<Output = Result<(), Failure>>) -> Result<(), Fai
     let result = runtime.block_on(work);
     runtime.shutdown_background();
     result
-}
-
-/// A connection is an open file, and the usual soft limit of 1,024 is there for programs that use select(2): we take what we may.
-fn raise_open_files_limit() {
-    let limit = getrlimit(Resource::Nofile);
-    if limit.current < limit.maximum {
-        // If it is refused, less has to do; who runs out says so.
-        let _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit });
-    }
 }
 
 /// An error, and what to do about it where that is not obvious.
@@ -193,18 +213,20 @@ fn start_logging(level: &str) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Ends at SIGINT or SIGTERM.
-async fn stop_signal() {
+/// Ends at a SIGINT or SIGTERM that comes after the call, not only after the first poll. To be called before a command says that
+/// it is up: who reads that may stop it at once, and a signal that nobody waits for kills the process on the spot.
+fn stop_signal() -> impl Future<Output = ()> {
     use tokio::signal::unix::{SignalKind, signal};
-    let (Ok(mut interrupt), Ok(mut terminate)) =
-        (signal(SignalKind::interrupt()), signal(SignalKind::terminate()))
-    else {
-        tracing::error!("signals cannot be handled; only SIGKILL will stop this process");
-        return std::future::pending().await;
-    };
-    tokio::select! {
-        _ = interrupt.recv() => {}
-        _ = terminate.recv() => {}
+    let signals = (signal(SignalKind::interrupt()), signal(SignalKind::terminate()));
+    async move {
+        let (Ok(mut interrupt), Ok(mut terminate)) = signals else {
+            tracing::error!("signals cannot be handled; only SIGKILL will stop this process");
+            return std::future::pending().await;
+        };
+        tokio::select! {
+            _ = interrupt.recv() => {}
+            _ = terminate.recv() => {}
+        }
+        tracing::info!("stopping");
     }
-    tracing::info!("stopping");
 }

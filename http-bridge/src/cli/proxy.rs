@@ -81,6 +81,7 @@ pub(super) async fn run(args: ProxyArgs) -> Result<(), Failure> {
     if !address.ip().to_canonical().is_loopback() {
         tracing::warn!(%address, "whoever reaches this address calls with your key");
     }
+    let stop = stop_signal();
     let (engine, _) = args.client.start(key, Visibility::Hidden)?;
     let clearnet = match (args.allow_clearnet, args.allow_private) {
         (false, _) => Clearnet::Refused,
@@ -93,7 +94,7 @@ pub(super) async fn run(args: ProxyArgs) -> Result<(), Failure> {
     let connections_max = usize::try_from(args.connections).unwrap_or(usize::MAX);
     let config = ForwardConfig { connections_max, clearnet };
     let client = HttpClient::with_config(engine.clone(), http_config);
-    forward(listener, client, config, stop_signal()).await;
+    forward(listener, client, config, stop).await;
     engine.close().await;
     Ok(())
 }

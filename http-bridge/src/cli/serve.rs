@@ -76,6 +76,7 @@ pub(super) async fn run(args: ServeArgs) -> Result<(), Failure> {
     let offer = offer(&args)?;
     let drain = seconds("--drain", args.drain)?;
     let key = args.client.identity.given_or_fresh()?;
+    let stop = stop_signal();
     let (engine, mut published) = args.client.start(key, Visibility::Published)?;
     let listener =
         engine.listen(args.port).map_err(|error| Failure::new(Exit::Other, error.to_string()))?;
@@ -99,11 +100,11 @@ pub(super) async fn run(args: ServeArgs) -> Result<(), Failure> {
     let allowed: HashSet<PublicKey> = args.allow.into_iter().collect();
     let served = async {
         if allowed.is_empty() {
-            serve(listener, service, config, stats, stop_signal()).await;
+            serve(listener, service, config, stats, stop).await;
         } else {
             // The key is the one that the stream's handshake authenticated.
             let is_listed = |peer: &Addr| allowed.contains(&peer.key);
-            serve_listed(listener, is_listed, service, config, stats, stop_signal()).await;
+            serve_listed(listener, is_listed, service, config, stats, stop).await;
         }
     };
     let result = tokio::select! {

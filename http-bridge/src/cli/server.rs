@@ -99,6 +99,7 @@ pub(super) async fn run(args: ServerArgs) -> Result<(), Failure> {
     config.driver = args.driver.into();
     config.sessions_max = args.sessions_max as usize;
     config.newcomers = discovery.is_some().then_some(newcomers);
+    let stop = stop_signal();
     let server = Server::start(config).map_err(|error| {
         Failure::new(Exit::Other, format!("cannot serve on {}: {error}", args.listen))
     })?;
@@ -124,7 +125,7 @@ pub(super) async fn run(args: ServerArgs) -> Result<(), Failure> {
         register(discovery, config, &server)
     });
     let has_failed = tokio::select! {
-        () = stop_signal() => false,
+        () = stop => false,
         () = follow_capacity(&server, registration.as_ref()) => true,
     };
     if let Some(registration) = registration {

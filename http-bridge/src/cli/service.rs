@@ -203,6 +203,7 @@ pub(super) async fn run(args: ServiceArgs) -> Result<(), Failure> {
     };
     let Built { service, finder, resolver } = build(args.name, config, &database)?;
     let client = overlay.as_ref().and_then(Overlay::client);
+    let stop = stop_signal();
     let mut hosted = Hosted::start(router(Arc::clone(&service)), listener, client.cloned())?;
     hosted.maintain(service);
     if let (Some(resolver), Some(udp)) = (resolver, udp) {
@@ -224,7 +225,7 @@ pub(super) async fn run(args: ServiceArgs) -> Result<(), Failure> {
         say(format!("http://{address}"))?;
     }
     let result = tokio::select! {
-        () = stop_signal() => Ok(()),
+        () = stop => Ok(()),
         result = announce(overlay.as_ref()) => result,
     };
     hosted.stop().await;

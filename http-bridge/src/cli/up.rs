@@ -114,6 +114,7 @@ pub(super) async fn run(args: UpArgs, config: Option<PathBuf>) -> Result<(), Fai
         listener.local_addr().map_err(|error| Failure::new(Exit::Other, error.to_string()))?;
     let conf = options.services.endpoints(ServiceKind::ConfigBootstrapper);
     let access = AccessConfig::with_policy(options.policy);
+    let stop = stop_signal();
     let visor = Arc::new(Visor::start(options));
     let refreshed = fresh.filter(|_| conf != Endpoints::default()).map(|fresh| {
         let access = visor.overlay().access(ServiceKind::ConfigBootstrapper, &conf, access);
@@ -125,7 +126,7 @@ pub(super) async fn run(args: UpArgs, config: Option<PathBuf>) -> Result<(), Fai
     let shown = show(&visor, &address);
     let outcome = tokio::select! {
         outcome = shown => outcome.map_err(|error| Failure::stdout(&error)),
-        () = stop_signal() => Ok(()),
+        () = stop => Ok(()),
     };
     drop(refreshed);
     served.abort();

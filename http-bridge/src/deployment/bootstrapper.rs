@@ -25,9 +25,10 @@ use dmsg_engine::{client::ServerRecord, identity::PublicKey};
 
 use super::{
     document::Services,
-    field::{DmsgServer, Field, ServiceUrl, Value},
+    field::{Field, ServiceUrl, Value},
     json::{Json, Object},
     problem::Problems,
+    server::DmsgServer,
 };
 use crate::{discovery::UnixNanos, service::ServiceKind, url::DEFAULT_PORT};
 

@@ -13,9 +13,10 @@ use std::collections::BTreeMap;
 use dmsg_engine::{client::ServerRecord, identity::PublicKey};
 
 use super::{
-    field::{Author, DmsgServer, Field, ServiceUrl, Value, is_object, keep},
+    field::{Author, Field, ServiceUrl, Value, is_object, keep},
     json::{Cursor, Json, Object},
     problem::{Problem, Problems, Severity},
+    server::DmsgServer,
 };
 use crate::{
     service::{Endpoints, ServiceKind},
@@ -117,7 +118,7 @@ fn read_document(text: &str, problems: &mut Problems) -> Option<Document> {
             "prod" => &mut document.prod,
             "test" => &mut document.test,
             _ => {
-                keep(&mut document.extra, &name, &value, &[], problems);
+                keep(&mut document.extra, &name, &value, problems);
                 continue;
             }
         };
@@ -133,7 +134,13 @@ fn read_services(at: &Cursor<'_>, author: Author, problems: &mut Problems) -> Op
     let mut dmsg_places = BTreeMap::new();
     for (name, value) in at.members(problems)? {
         let Some(field) = Field::named(&name) else {
-            keep(&mut services.extra, &name, &value, &[], problems);
+            let meant = Field::named(&name.to_ascii_lowercase());
+            if let (Some(meant), Author::Operator) = (meant, author) {
+                let what = format!("{name:?} is {meant} to programs in Go, and nothing to others");
+                value.error(what, "write the name in small letters", problems);
+            } else {
+                keep(&mut services.extra, &name, &value, problems);
+            }
             continue;
         };
         if let Some(read) = field.read(&value, author, problems) {

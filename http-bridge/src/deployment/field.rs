@@ -4,12 +4,14 @@
 
 use std::{fmt, net::IpAddr};
 
-use dmsg_engine::{client::ServerRecord, identity::PublicKey};
+use dmsg_engine::identity::PublicKey;
 
-use super::json::{Cursor, Json, Kind, Object};
-use super::problem::Problems;
+use super::{
+    json::{Cursor, Json, Kind, Object},
+    problem::Problems,
+    server::DmsgServer,
+};
 use crate::{
-    discovery::{RawEntry, store::SERVERS_MAX},
     service::ServiceKind,
     url::{DmsgUrl, check_host_port, has_valid_port},
 };
@@ -220,6 +222,10 @@ impl ServiceUrl {
     }
 
     fn parse_http(text: &str) -> Result<Self, String> {
+        // Without its slashes, the scheme would pass for a host.
+        if text.split_once("://").is_some_and(|(_, rest)| rest.trim_matches('/').is_empty()) {
+            return Err("it has no host".to_owned());
+        }
         let uri: http::Uri = text
             .trim_end_matches('/')
             .parse()
@@ -240,66 +246,6 @@ impl ServiceUrl {
             return Ok(Self::Http(uri));
         };
         Err(wrong.to_owned())
-    }
-}
-
-/// A relay server to begin with (`§1.1`).
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct DmsgServer {
-    /// Its key.
-    pub key: PublicKey,
-    /// `host:port`
-    pub address: String,
-    /// All members of the element but `static`, and of its `server` but `address`: kept, not interpreted.
-    element: Object,
-    server: Object,
-}
-
-impl DmsgServer {
-    /// A server of which nothing else is known.
-    #[must_use]
-    pub fn new(key: PublicKey, address: impl Into<String>) -> Self {
-        Self { key, address: address.into(), element: Object::default(), server: Object::default() }
-    }
-
-    /// Those of a discovery's list that can stand in a document: anybody may register anything, and a document with an
-    /// address that is none, or of more than 1 MiB, is of no use to those who read it.
-    #[must_use]
-    pub fn listable(listed: &[ServerRecord]) -> Vec<Self> {
-        let usable = listed.iter().filter(|server| check_host_port(&server.address).is_ok());
-        usable.take(SERVERS_MAX).map(|s| Self::new(s.key, s.address.as_str())).collect()
-    }
-
-    /// `wss://` address, if it has one.
-    #[must_use]
-    pub fn address_ws(&self) -> Option<&str> {
-        self.server.get("address_ws").and_then(Json::as_text)
-    }
-
-    /// What the engine needs to know of it.
-    #[must_use]
-    pub fn record(&self) -> ServerRecord {
-        ServerRecord { key: self.key, address: self.address.clone(), available_sessions: 1 }
-    }
-
-    /// A text that was put beside what the element says.
-    pub(super) fn note(&self, name: &str) -> Option<&str> {
-        self.element.get(name).and_then(Json::as_text)
-    }
-
-    pub(super) fn set_note(&mut self, name: &str, text: &str) {
-        self.element.set(name, text);
-    }
-
-    fn to_json(&self) -> Json {
-        let mut server = Object::from([("address", self.address.as_str().into())]);
-        self.server.iter().for_each(|(name, value)| server.set(name, value.clone()));
-        let mut element = Object::from([("static", self.key.to_string().into())]);
-        for (name, value) in self.element.iter() {
-            element.set(name, value.clone());
-        }
-        element.set("server", server);
-        element.into()
     }
 }
 
@@ -344,11 +290,7 @@ impl Field {
                 let items = at.items(problems)?;
                 let mut servers: Vec<DmsgServer> = Vec::with_capacity(items.len());
                 for at in items {
-                    let server = match author {
-                        Author::Operator => read_own_server(&at, problems),
-                        Author::Network => read_listed_server(&at, problems),
-                    };
-                    let Some(server) = server else { continue };
+                    let Some(server) = DmsgServer::read(&at, author, problems) else { continue };
                     if servers.iter().take(SERVERS_COMPARED_MAX).any(|s| s.key == server.key) {
                         let what = format!("server {} is listed before", server.key);
                         at.warn(what, "keep the element with its present address", problems);
@@ -417,7 +359,7 @@ fn is_domain(text: &str) -> bool {
 
 const KEY_ADVICE: &str = "write the 66 hex digits of a public key, as `dmsg key public` prints it";
 
-fn read_key(at: &Cursor<'_>, problems: &mut Problems) -> Option<PublicKey> {
+pub(super) fn read_key(at: &Cursor<'_>, problems: &mut Problems) -> Option<PublicKey> {
     let text = at.text(problems)?;
     text.trim()
         .parse()
@@ -425,7 +367,7 @@ fn read_key(at: &Cursor<'_>, problems: &mut Problems) -> Option<PublicKey> {
         .ok()
 }
 
-fn read_host_port(at: &Cursor<'_>, problems: &mut Problems) -> Option<String> {
+pub(super) fn read_host_port(at: &Cursor<'_>, problems: &mut Problems) -> Option<String> {
     let text = at.text(problems)?;
     let text = text.trim();
     match check_host_port(text) {
@@ -437,104 +379,11 @@ fn read_host_port(at: &Cursor<'_>, problems: &mut Problems) -> Option<String> {
     }
 }
 
-/// Members of a server's entry that need no remark, though nothing here reads them (`discovery.md §1`).
-const ELEMENT_MEMBERS: [&str; 7] =
-    ["version", "sequence", "timestamp", "client", "client_type", "signature", "protocol"];
-const SERVER_MEMBERS: [&str; 7] = [
-    "address_v6",
-    "address_udp",
-    "address_udp_v6",
-    "address_ws",
-    "availableSessions",
-    "serverType",
-    "dht_bootstrap",
-];
-
-/// Reads a server of an answer: not at all if it is none, and without a signature that does not fit.
-fn read_listed_server(at: &Cursor<'_>, problems: &mut Problems) -> Option<DmsgServer> {
-    let (server, is_wrong) = problems.tolerating(|problems| read_server(at, problems));
-    let mut server = server.filter(|_| !is_wrong)?;
-    let ((), is_forged) = problems.tolerating(|problems| check_signature(&server, at, problems));
-    if is_forged {
-        server.element.remove("signature");
-    }
-    Some(server)
-}
-
-fn read_own_server(at: &Cursor<'_>, problems: &mut Problems) -> Option<DmsgServer> {
-    let server = read_server(at, problems)?;
-    check_signature(&server, at, problems);
-    Some(server)
-}
-
-fn read_server(at: &Cursor<'_>, problems: &mut Problems) -> Option<DmsgServer> {
-    let (mut key, mut address) = (None, None);
-    let (mut element, mut server) = (Object::default(), Object::default());
-    let (mut has_static, mut has_server, mut has_address) = (false, false, false);
-    for (name, value) in at.members(problems)? {
-        match name.as_str() {
-            "static" => {
-                has_static = true;
-                key = read_key(&value, problems);
-            }
-            "server" => {
-                has_server = true;
-                for (name, value) in value.members(problems)? {
-                    if name == "address" {
-                        has_address = true;
-                        address = read_host_port(&value, problems);
-                    } else {
-                        keep(&mut server, &name, &value, &SERVER_MEMBERS, problems);
-                    }
-                }
-            }
-            _ => keep(&mut element, &name, &value, &ELEMENT_MEMBERS, problems),
-        }
-    }
-    let form = r#"write {"static":"KEY","server":{"address":"HOST:PORT"}}"#;
-    for (has, name) in [
-        (has_static, "static"),
-        (has_server, "server"),
-        (has_address || !has_server, "server.address"),
-    ] {
-        if !has {
-            at.error(format!("{name} is missing"), form, problems);
-        }
-    }
-    Some(DmsgServer { key: key?, address: address?, element, server })
-}
-
-/// Keeps a member that we do not read, and says so unless it is a usual one.
-pub(super) fn keep(
-    object: &mut Object,
-    name: &str,
-    value: &Cursor<'_>,
-    usual: &[&str],
-    problems: &mut Problems,
-) {
-    if !usual.contains(&name) {
-        let what = format!("{name:?} is not known here");
-        value.warn(what, "it is kept as it is; look whether the name is right", problems);
-    }
+/// Keeps a member that nobody here knows, and says so.
+pub(super) fn keep(object: &mut Object, name: &str, value: &Cursor<'_>, problems: &mut Problems) {
+    let what = format!("{name:?} is not known here");
+    value.warn(what, "it is kept as it is; look whether the name is right", problems);
     object.set(name, value.to_json(problems));
-}
-
-/// An element that carries a signature is an entry that somebody published; it must be what was signed, but for the
-/// label that a discovery writes into what it serves (`discovery.md §2.3`).
-fn check_signature(server: &DmsgServer, at: &Cursor<'_>, problems: &mut Problems) {
-    let signature = server.element.get("signature").and_then(Json::as_text);
-    if signature.is_none_or(str::is_empty) {
-        return;
-    }
-    let verified = RawEntry::parse(at.raw().as_bytes()).and_then(|entry| entry.verify_as_served());
-    if let Err(error) = verified {
-        let what = format!("the element is not what its server signed: {error}");
-        at.error(
-            what,
-            "take the entry as the discovery serves it now, or leave the signature out",
-            problems,
-        );
-    }
 }
 
 /// Whether a value is an object, for deciding what a document is.

@@ -40,7 +40,7 @@ fn put(
     access: Access,
     publish: impl FnOnce(&Path, &Path) -> io::Result<()>,
 ) -> io::Result<()> {
-    let path = fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
+    let path = named_by_links(path)?;
     let folder = match path.parent() {
         Some(folder) if !folder.as_os_str().is_empty() => folder.to_owned(),
         _ => PathBuf::from("."),
@@ -51,9 +51,7 @@ fn put(
         _ => error,
     })?;
     let name = path.file_name().ok_or(io::ErrorKind::IsADirectory)?.to_owned();
-    if path.is_dir() {
-        return Err(io::ErrorKind::IsADirectory.into());
-    }
+    check_replaceable(&path)?;
     let mut temporary = std::ffi::OsString::from(".");
     temporary.push(&name);
     temporary.push(format!(".{}.part", std::process::id()));
@@ -77,6 +75,35 @@ fn put(
         let _ = folder.sync_all();
     }
     Ok(())
+}
+
+/// An error if something is there that is no file: a folder, or a device, a pipe or a socket, which a file put in its place
+/// would take from everybody who uses it.
+pub fn check_replaceable(path: &Path) -> io::Result<()> {
+    match fs::metadata(path) {
+        Ok(meta) if meta.is_dir() => Err(io::ErrorKind::IsADirectory.into()),
+        Ok(meta) if !meta.is_file() => {
+            let what =
+                "a device, a pipe or a socket, which no file may replace; - writes to stdout";
+            Err(io::Error::new(io::ErrorKind::InvalidInput, what))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Links that one after the other may lead to a file, as in the kernel.
+const LINKS_MAX: usize = 40;
+
+/// The file that symbolic links lead to, be it there or not.
+fn named_by_links(path: &Path) -> io::Result<PathBuf> {
+    let mut path = path.to_owned();
+    for _ in 0..LINKS_MAX {
+        match fs::read_link(&path) {
+            Ok(target) => path = path.parent().unwrap_or(Path::new("")).join(target),
+            Err(_) => return Ok(path),
+        }
+    }
+    Err(io::Error::other("too many symbolic links, one after the other"))
 }
 
 /// Reads a text of at most `max_bytes`; `None` if there is no file.
@@ -142,5 +169,34 @@ mod tests {
         assert!(fs::symlink_metadata(&link).unwrap().is_symlink());
         assert!(replace(folder.path(), b"x", Access::Shared).is_err());
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 2);
+    }
+
+    #[test]
+    fn a_link_to_nothing_yet_is_where_it_says() {
+        for put in [create, replace] {
+            let folder = tempfile::tempdir().unwrap();
+            let (target, link) = (folder.path().join("a/target"), folder.path().join("link"));
+            symlink("middle", &link).unwrap();
+            symlink("a/target", folder.path().join("middle")).unwrap();
+            put(&link, b"new", Access::Private).unwrap();
+            assert_eq!(fs::read_to_string(&target).unwrap(), "new");
+            assert!(fs::symlink_metadata(&link).unwrap().is_symlink());
+            let circle = folder.path().join("circle");
+            symlink("circle", &circle).unwrap();
+            assert!(put(&circle, b"x", Access::Private).unwrap_err().to_string().contains("links"));
+        }
+    }
+
+    #[test]
+    fn what_is_no_file_is_not_replaced() {
+        let folder = tempfile::tempdir().unwrap();
+        let (socket, link) = (folder.path().join("socket"), folder.path().join("link"));
+        let _listening = std::os::unix::net::UnixListener::bind(&socket).unwrap();
+        symlink(&socket, &link).unwrap();
+        for path in [&socket, &link, &PathBuf::from("/dev/null")] {
+            let error = replace(path, b"new", Access::Private).unwrap_err();
+            assert!(error.to_string().contains("which no file may replace"), "{error}");
+        }
+        assert!(fs::metadata(&socket).is_ok_and(|meta| !meta.is_file()));
     }
 }

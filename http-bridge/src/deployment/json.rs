@@ -22,6 +22,10 @@ use super::problem::{Place, Problem, Problems, Severity};
 /// How deep objects and arrays may nest. Known members need 6.
 const NESTING_MAX: usize = 32;
 
+/// Members that one object may have; a deployment has 26. They are looked for one after the other, so this also keeps
+/// reading 1 MiB from taking seconds.
+const MEMBERS_MAX: usize = 1024;
+
 /// Any JSON value. Numbers keep their text, objects the order of their members.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Json {
@@ -357,6 +361,12 @@ impl<'a> Cursor<'a> {
             return None;
         }
         let members = self.inside::<Members<'a>>(problems)?.0;
+        if members.len() > MEMBERS_MAX {
+            let what =
+                format!("{} members in one object are more than {MEMBERS_MAX}", members.len());
+            self.error(what, "no deployment needs that; remove what is not used", problems);
+            return None;
+        }
         let mut read: Vec<(String, Self)> = Vec::with_capacity(members.len());
         let mut first_places: HashMap<String, Self> = HashMap::with_capacity(members.len());
         for (name_text, value) in members {
@@ -531,6 +541,17 @@ mod tests {
         assert!(Json::parse(&nested(NESTING_MAX)).is_ok());
         assert!(complaint(&nested(NESTING_MAX + 1)).contains("more than 32 levels"));
         assert!(complaint(&nested(200_000)).contains("more than 32 levels"));
+    }
+
+    #[test]
+    fn members_have_an_end() {
+        let object = |count: usize| {
+            let members: Vec<String> = (0..count).map(|i| format!("\"m{i}\":0")).collect();
+            format!("{{\"a\":{{{}}}}}", members.join(","))
+        };
+        assert!(Json::parse(&object(MEMBERS_MAX)).is_ok());
+        let said = complaint(&object(MEMBERS_MAX + 1));
+        assert!(said.contains("$.a: 1025 members in one object are more than 1024"), "{said}");
     }
 
     proptest! {

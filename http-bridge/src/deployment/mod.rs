@@ -25,14 +25,16 @@ mod json;
 pub mod probe;
 mod problem;
 pub mod refresh;
+mod server;
 mod source;
 mod supplement;
 pub mod visor;
 
 pub use document::{DOCUMENT_BYTES_MAX, Document, Environment, Services};
-pub use field::{DmsgServer, Field, Form, ServiceUrl, Value};
+pub use field::{Field, Form, ServiceUrl, Value};
 pub use json::{Json, Object};
 pub use problem::{Place, Problem, Problems, Severity};
+pub use server::DmsgServer;
 pub use source::{LoadError, Loaded, Origin, embedded, load};
 
 #[cfg(test)]

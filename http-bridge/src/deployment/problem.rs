@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-/// Problems kept; a document with more is no document, and the first hundred say so.
+/// Problems kept; a document with more is no document, and a hundred say so. Errors come before warnings.
 const PROBLEMS_MAX: usize = 100;
 
 /// A line and a column in a text; both count from 1, columns in characters.
@@ -84,26 +84,30 @@ pub struct Problems {
     list: Vec<Problem>,
     left_out: usize,
     has_errors: bool,
+    is_tolerant: bool,
 }
 
 impl Problems {
-    /// Notes a problem; it is made only if there is room for it, since finding its place costs a walk over the text.
+    /// Notes a problem; it is made only if there is room for it, since finding its place costs a walk over the text. An
+    /// error takes the room of a warning: it is why the document is refused.
     pub(super) fn push(&mut self, severity: Severity, problem: impl FnOnce() -> Problem) {
         self.has_errors |= severity == Severity::Error;
-        if self.list.len() < PROBLEMS_MAX {
-            self.list.push(problem());
-        } else {
+        let severity = if self.is_tolerant { Severity::Warning } else { severity };
+        if self.list.len() == PROBLEMS_MAX {
             self.left_out += 1;
+            let is_less = |kept: &Problem| kept.severity < severity;
+            let Some(at) = self.list.iter().rposition(is_less) else { return };
+            self.list.remove(at);
         }
+        self.list.push(Problem { severity, ..problem() });
     }
 
     /// Reads what may be left out: what is wrong in it counts as a warning. Whether anything was.
     pub(super) fn tolerating<T>(&mut self, read: impl FnOnce(&mut Self) -> T) -> (T, bool) {
-        let (begin, had_errors) = (self.list.len(), std::mem::take(&mut self.has_errors));
+        let was_tolerant = std::mem::replace(&mut self.is_tolerant, true);
+        let had_errors = std::mem::take(&mut self.has_errors);
         let read = read(self);
-        for problem in &mut self.list[begin..] {
-            problem.severity = Severity::Warning;
-        }
+        self.is_tolerant = was_tolerant;
         (read, std::mem::replace(&mut self.has_errors, had_errors))
     }
 

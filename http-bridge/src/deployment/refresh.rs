@@ -24,9 +24,10 @@ use rand::RngExt;
 
 use super::{
     document::{DOCUMENT_BYTES_MAX, Services},
-    field::{DmsgServer, Field, ServiceUrl, Value},
+    field::{Field, ServiceUrl, Value},
     file::{self, Access},
     json::Json,
+    server::DmsgServer,
 };
 use crate::{
     discovery::{DiscoveryClient, client::FetchedEntry},
@@ -171,6 +172,12 @@ impl ServerCache {
             (None, None) => return None,
         };
         Some(Self { path: folder.join("dmsg_servers.json"), discovery })
+    }
+
+    /// Where it is.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
     }
 
     /// The remembered servers.

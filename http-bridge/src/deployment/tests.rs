@@ -172,6 +172,25 @@ fn all_problems_are_told_at_once_and_a_flood_of_them_is_cut() {
 }
 
 #[test]
+fn an_error_is_told_however_many_warnings_there_are() {
+    let strange: String = (0..150).map(|i| format!("\"u{i}\":1,")).collect();
+    let problems =
+        Document::parse(&format!(r#"{{"prod":{{{strange}"dmsg_discovery":5}}}}"#)).unwrap_err();
+    assert_eq!((problems.iter().count(), problems.left_out()), (100, 51));
+    let errors = problems.iter().filter(|problem| problem.severity == Severity::Error);
+    assert_eq!(errors.map(|e| e.path.as_str()).collect::<Vec<_>>(), ["$.prod.dmsg_discovery"]);
+}
+
+#[test]
+fn an_answer_full_of_members_is_refused_at_once() {
+    let strange: String = (0..100_000).map(|i| format!("\"u{i}\":1,")).collect();
+    let started = std::time::Instant::now();
+    let problems = Services::parse(&format!(r#"{{{strange}"dmsg_discovery":"http://d"}}"#));
+    assert!(problems.unwrap_err().to_string().contains("100001 members in one object"));
+    assert!(started.elapsed().as_secs() < 5, "a square of the length");
+}
+
+#[test]
 fn unknown_members_are_kept_where_they_were_and_listed() {
     let a = key("a");
     let text = format!(
@@ -192,6 +211,31 @@ fn unknown_members_are_kept_where_they_were_and_listed() {
     assert_eq!(written, value(&text));
     assert_eq!(document.prod.servers()[0].address_ws(), Some("wss://w/dmsg"));
     assert_eq!(document.prod.unknown().collect::<Vec<_>>(), ["later"]);
+}
+
+#[test]
+fn a_name_in_other_letters_is_read_differently_by_others_and_refused() {
+    let text = r#"{"dmsg_discovery":"http://a","DMSG_Discovery":"http://b","Conf":"http://c"}"#;
+    let problems = Document::parse(&format!(r#"{{"prod":{text}}}"#)).unwrap_err().to_string();
+    for said in ["$.prod.DMSG_Discovery: ", "is dmsg_discovery to programs in Go", "$.prod.Conf: "]
+    {
+        assert!(problems.contains(said), "{problems}");
+    }
+    // The network is not corrected by anybody; there it is one more member that is not known.
+    let (services, warnings) = Services::parse(text).unwrap();
+    assert_eq!(services.unknown().count(), 2, "{warnings}");
+    assert_eq!(
+        services.url(Field::Service(ServiceKind::DmsgDiscovery)).unwrap().to_string(),
+        "http://a"
+    );
+}
+
+#[test]
+fn an_address_that_is_a_scheme_alone_has_no_host() {
+    for url in ["http://", "https:///"] {
+        let problems = Document::parse(&format!(r#"{{"prod":{{"conf":"{url}"}}}}"#)).unwrap_err();
+        assert!(problems.to_string().contains("it has no host"), "{problems}");
+    }
 }
 
 #[test]
@@ -332,6 +376,76 @@ fn a_bad_server_of_an_answer_takes_nothing_else_along() {
     assert!(warnings.to_string().contains("not what its server signed"), "{warnings}");
     assert_eq!(services.servers().len(), 2, "an address without a signature is as good");
     assert!(!Json::Object(services.to_object()).to_string().contains("signature"));
+}
+
+#[test]
+fn a_member_of_a_server_is_of_its_type_or_left_out() {
+    let (a, b) = (key("a"), key("b"));
+    let good = r#""address":"h:1","address_v6":"[2001:db8::1]:1","address_udp":"","address_ws":"wss://h/dmsg",
+        "availableSessions":-3,"serverType":null,"dht_bootstrap":true"#;
+    let element = |element: &str, server: &str| {
+        format!(
+            r#"{{"dmsg_discovery":"http://d","dmsg_servers":[{{"static":"{a}",{element}"server":{{{server}}}}},
+            {{"static":"{b}","server":{{"address":"h:2"}}}}]}}"#
+        )
+    };
+    let whole =
+        element(r#""protocol":"smux","sequence":18446744073709551615,"timestamp":-1,"#, good);
+    let (document, warnings) = Document::parse(&whole).unwrap();
+    assert!(!warnings.to_string().contains("dmsg_servers"), "{warnings}");
+    assert_eq!(document.prod.servers()[0].address_ws(), Some("wss://h/dmsg"));
+
+    let of_element = [
+        r#""version":1"#,
+        r#""sequence":-1"#,
+        r#""sequence":1.5"#,
+        r#""timestamp":9223372036854775808"#,
+        r#""client":[]"#,
+        r#""client_type":5"#,
+        r#""signature":5"#,
+        r#""protocol":["smux"]"#,
+    ];
+    let of_server = [
+        r#""address_v6":"h""#,
+        r#""address_udp":5"#,
+        r#""address_ws":"http://h/dmsg""#,
+        r#""address_ws":"wss://""#,
+        r#""availableSessions":"many""#,
+        r#""availableSessions":1e30"#,
+        r#""serverType":true"#,
+        r#""dht_bootstrap":"yes""#,
+    ];
+    let wrong =
+        of_element.map(|member| (member, element(&format!("{member},"), r#""address":"h:1""#)));
+    let more =
+        of_server.map(|member| (member, element("", &format!(r#""address":"h:1",{member}"#))));
+    for (member, flat) in wrong.into_iter().chain(more) {
+        let name = member.split('"').nth(1).unwrap();
+        let problems = Document::parse(&flat).unwrap_err();
+        let error = problems.iter().find(|p| p.severity == Severity::Error).unwrap();
+        assert!(
+            error.path.ends_with(&format!("[0].{name}"))
+                || error.path.ends_with(&format!("server.{name}"))
+        );
+        // What the network says is used without it, and handed on without it.
+        let (services, warnings) = Services::parse(&flat).unwrap();
+        assert_eq!(services.servers().len(), 2, "{member}");
+        assert!(warnings.to_string().contains(name), "{warnings}");
+        assert!(!Json::Object(services.to_object()).to_string().contains(name), "{member}");
+    }
+}
+
+#[test]
+fn nobody_is_reached_at_every_address() {
+    for address in ["0.0.0.0:8081", "[::]:8081"] {
+        let flat = format!(
+            r#"{{"dmsg_discovery":"http://d","dmsg_servers":[{{"static":"{}","server":{{"address":"{address}"}}}}]}}"#,
+            key("a")
+        );
+        let problems = Document::parse(&flat).unwrap_err().to_string();
+        assert!(problems.contains("where to listen"), "{problems}");
+        assert!(Services::parse(&flat).unwrap().0.servers().is_empty());
+    }
 }
 
 #[test]

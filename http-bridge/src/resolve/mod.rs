@@ -113,9 +113,11 @@ impl Directory for Resolver {
 
     fn resolve(&self, peer: PublicKey) -> DirectoryFuture<'_, Vec<ServerRecord>> {
         match &self.discovery {
-            Some(discovery) if !self.map.is_pinned(&peer) => discovery.resolve(peer),
+            Some(discovery) if !self.map.is_pinned(&peer) => {
+                Box::pin(async move { discovery.resolve_among(peer, &self.map.servers()).await })
+            }
             Some(discovery) if self.map.may_have_entry(&peer) => Box::pin(async move {
-                let named = named_servers(Arc::clone(discovery), peer).await;
+                let named = named_servers(discovery, peer, &self.map.servers()).await;
                 Ok(self.map.servers_of_service(named))
             }),
             Some(_) => Box::pin(std::future::ready(Ok(self.map.servers_of_pinned()))),
@@ -144,8 +146,12 @@ impl Directory for Resolver {
 }
 
 /// The servers that a service's entry names; none if it has none, or if that is not known in time.
-async fn named_servers(discovery: Arc<HttpDirectory>, peer: PublicKey) -> Vec<ServerRecord> {
-    match tokio::time::timeout(ENTRY_TIMEOUT, discovery.resolve(peer)).await {
+async fn named_servers(
+    discovery: &HttpDirectory,
+    peer: PublicKey,
+    at_hand: &[ServerRecord],
+) -> Vec<ServerRecord> {
+    match tokio::time::timeout(ENTRY_TIMEOUT, discovery.resolve_among(peer, at_hand)).await {
         Ok(Ok(servers)) => servers,
         Ok(Err(error)) => {
             tracing::debug!(%peer, %error, "a service's entry is not known");

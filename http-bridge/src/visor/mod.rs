@@ -213,11 +213,11 @@ async fn keep_cache(
     }
     let discovery = DiscoveryClient::bound(Arc::new(discovery), ClientOptions::default());
     let write = |servers: Vec<ServerRecord>| {
-        let cache = cache.clone();
+        let (cache, path) = (cache.clone(), cache.path().to_owned());
         let written = tokio::task::spawn_blocking(move || cache.write(&servers));
         async move {
             if let Ok(Err(error)) = written.await {
-                tracing::warn!(%error, "the list of servers was not kept");
+                tracing::warn!(file = %path.display(), %error, "the list of servers was not kept");
             }
         }
     };

@@ -203,6 +203,32 @@ fn bad_flags_and_places_have_their_codes_and_write_nothing() {
 }
 
 #[test]
+fn what_is_no_file_is_neither_read_nor_replaced() {
+    let place = Place::new();
+    let socket = place.folder.path().join("socket");
+    let _listening = std::os::unix::net::UnixListener::bind(&socket).unwrap();
+    for extra in [&["--force"][..], &["--regen"], &[]] {
+        for out in [socket.to_str().unwrap(), "/dev/null", "/dev/stdout", "."] {
+            let mut command = dmsg(&["config", "gen", "--nofetch", "-o", out]);
+            let output = command.args(extra).current_dir(place.folder.path()).output().unwrap();
+            assert_exit(&output, 23);
+            assert_eq!(stdout(&output), "", "{out}");
+        }
+    }
+    assert_eq!(fs::read_dir(place.folder.path()).unwrap().count(), 1);
+}
+
+#[test]
+fn the_loudest_log_leaves_stdout_to_json() {
+    for verbose in [&["-vvv"][..], &["-v", "-v", "-v"], &["--log", "trace"]] {
+        let output =
+            dmsg(&["config", "gen", "--nofetch", "-o", "-"]).args(verbose).output().unwrap();
+        assert_exit(&output, 0);
+        serde_json::from_slice::<Value>(&output.stdout).unwrap();
+    }
+}
+
+#[test]
 fn a_full_disk_costs_nothing_of_the_old_file() {
     let place = Place::new();
     if !Path::new("/dev/full").exists() {

@@ -1,7 +1,7 @@
 use std::{sync::Arc, time::Duration};
 
 use dmsg_http::discovery::{
-    Entry, EntryError, RawEntry, Signed, UnixNanos,
+    ENTRY_BYTES_MAX, Entry, EntryError, RawEntry, Signed, UnixNanos,
     store::{Record, RedisStore, ServerLabel, Store, StoreError, StoreLimits, Written},
 };
 
@@ -84,4 +84,33 @@ async fn a_full_store_takes_updates_but_no_new_keys() {
         assert_eq!(store.put(client("c", 1), NOW).unwrap(), Written::Updated);
     })
     .await;
+}
+
+/// A discovery in Go takes entries of any length into the same Redis, and anybody who can write there any text at all.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_no_entry_of_the_key_is_absent_and_is_replaced() {
+    let Some(redis) = Redis::start().await else { return };
+    let store = redis.store().await;
+    let client_of_a = client("a", 7);
+    let mut texts = vec![
+        b"no entry".to_vec(),
+        client("b", 9).served.to_vec(),
+        [b"{\"version\":\"", vec![b'v'; 20 * 1024 * 1024].as_slice()].concat(),
+        client_of_a.served.to_vec(),
+    ];
+    // An entry that is one, but longer than any that a discovery of ours would take.
+    texts[3].splice(1..1, b" ".repeat(ENTRY_BYTES_MAX));
+    for (sequence, text) in (0..).zip(texts) {
+        redis.set(&key("a").to_string(), &text).await;
+        let store = Arc::clone(&store);
+        let (read, all) = blocking(move || {
+            let read = store.find(&key("a"), NOW).unwrap();
+            let all = store.find_all(&[key("a"), key("c")], NOW).unwrap();
+            assert_eq!(store.put(client("a", sequence), NOW).unwrap(), Written::Created);
+            assert_eq!(store.find(&key("a"), NOW).unwrap().unwrap().sequence, sequence);
+            (read, all)
+        })
+        .await;
+        assert!(read.is_none() && all.iter().all(Option::is_none), "{sequence}");
+    }
 }

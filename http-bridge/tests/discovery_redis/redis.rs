@@ -48,7 +48,7 @@ impl Redis {
         format!("redis+unix://{}", self.socket().display())
     }
 
-    /// How often it was asked this, such as `mget`.
+    /// How often it was asked this, such as `getrange`.
     pub async fn calls(&self, command: &str) -> u64 {
         let mut stream = UnixStream::connect(self.socket()).await.unwrap();
         stream.write_all(b"INFO commandstats\r\nQUIT\r\n").await.unwrap();
@@ -57,6 +57,17 @@ impl Redis {
         let begin = format!("cmdstat_{command}:calls=");
         let line = text.lines().find_map(|line| line.strip_prefix(&begin));
         line.map_or(0, |line| line.split(',').next().unwrap().parse().unwrap())
+    }
+
+    /// Puts a text there that no discovery of ours would.
+    pub async fn set(&self, key: &str, text: &[u8]) {
+        let mut stream = UnixStream::connect(self.socket()).await.unwrap();
+        let head = format!("*3\r\n$3\r\nSET\r\n${}\r\n{key}\r\n${}\r\n", key.len(), text.len());
+        let command = [head.as_bytes(), text, b"\r\n"].concat();
+        stream.write_all(&command).await.unwrap();
+        let mut answer = [0; 5];
+        stream.read_exact(&mut answer).await.unwrap();
+        assert_eq!(&answer, b"+OK\r\n");
     }
 
     /// Starts it, with what it saved when it went down in order.

@@ -21,6 +21,13 @@
 //! | `DMSG_GO_ECHO_BIN` | `-server SERVER \| -disc URL`, `-port N`: a client that listens on port `N` and sends back what each stream brings until its end. Prints `READY <key>` when it listens. With `-server` it uses that server without a discovery |
 //! | `DMSG_GO_DIAL_BIN` | `-server SERVER \| -disc URL`, `-to KEY:PORT -bytes B -count C -par P [-settle D] [-hold D] [-timeout D]`: `P` series at once of `C` streams one after the other; on each, sends `B` bytes while it reads them back and compares, waits `-hold`, closes. The first dial comes `-settle` (default 200ms) after the session is up. Prints `OK …` or `FAIL <reason>`. `-lookupip` prints `IP <address>` as the server tells it |
 //!
+//! Programs over the Go code of a visor and its services (2024):
+//!
+//! | variable | command line and behaviour |
+//! |---|---|
+//! | `DMSG_GO_VISOR_BIN` | `-tpd URL -sd URL -ar URL -rf URL -ut URL`: makes each call of each client once or more, `sudph` over UDP among them. Prints `OK <call>` or `FAIL <call>: <reason>` for each |
+//! | `DMSG_GO_SERVICE_BIN` | `tpd\|ar -t --addr HOST:PORT`: that service with its store in memory |
+//!
 //! `DMSG_GO26_RELAY_BIN`, `DMSG_GO26_ECHO_BIN`, `DMSG_GO26_DIAL_BIN`: the same with the behaviour of 2026: ML-KEM offers
 //! in every handshake (`wire.md §2.6`), `-mux yamux|smux1|smux2` on all three, and `-ping` on the dialler, which
 //! sends the marker of `wire.md §3.5` and prints `PING <key> <time>`.
@@ -37,4 +44,5 @@ mod failures;
 mod muxes;
 mod networks;
 mod restarts;
+mod services;
 mod web;

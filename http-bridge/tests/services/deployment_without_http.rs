@@ -4,6 +4,7 @@
 use std::{
     fs,
     path::{Path, PathBuf},
+    process::Command,
     sync::Arc,
 };
 
@@ -260,4 +261,22 @@ fn a_service_says_what_it_lacks() {
         assert!(said.contains(text), "{args:?}: {said}");
         assert_eq!(stdout(&output), "");
     }
+}
+
+/// The proof by packet filter and recorder, with some kills; as root, where there are namespaces.
+#[test]
+fn a_packet_filter_sees_no_http() {
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../scripts/dmsg-only-deployment");
+    let dmsg = env!("CARGO_BIN_EXE_dmsg");
+    let run = Command::new(script).args(["--dmsg", dmsg, "--kills", "3", "--seed", "7"]).output();
+    let output = match run {
+        Ok(output) => output,
+        Err(error) => return println!("skipped: the script does not start: {error}"),
+    };
+    let said = stdout(&output);
+    if said.starts_with("skipped: ") {
+        return print!("{said}");
+    }
+    assert!(output.status.success(), "{said}");
+    assert!(said.contains("plain HTTP in 0"), "{said}");
 }

@@ -14,7 +14,7 @@ use dmsg_http::{
         },
     },
 };
-use http::StatusCode;
+use http::{Method, StatusCode};
 
 use crate::support::*;
 
@@ -126,4 +126,20 @@ async fn one_visor_cannot_fill_the_directory() {
     let one_more = a.register(&offer("a", "one-more")).await;
     assert!(matches!(one_more, Err(ServiceError::Refused { status: StatusCode::FORBIDDEN, .. })));
     a.register(&offer("a", "kind-1")).await.unwrap();
+}
+
+/// A page of any site shows the lists, as Go's service lets it (`services.md §5`).
+#[tokio::test]
+async fn pages_of_any_site_may_read_the_directory() {
+    let (_, running, _) = start().await;
+    let origin = [("origin", "https://explorer.example".to_owned())];
+    let allowed = "access-control-allow-origin";
+    for path in ["/api/services?type=vpn", "/api/services?type="] {
+        let answer = running.send(Method::GET, path, &origin, "").await;
+        assert_eq!(answer.headers()[allowed], "*", "errors can be read too");
+    }
+    let asked = running.send(Method::OPTIONS, "/api/services", &origin, "").await;
+    assert_eq!(asked.status(), StatusCode::NO_CONTENT);
+    assert_eq!(asked.headers()[allowed], "*");
+    assert!(asked.headers()["access-control-allow-headers"].to_str().unwrap().contains("sw-sig"));
 }

@@ -52,6 +52,9 @@ pub(super) async fn run(mut args: CheckArgs) -> Result<(), Failure> {
     for warning in loaded.warnings.iter() {
         tell(format_args!("{}:{warning}", loaded.origin));
     }
+    if loaded.warnings.left_out() > 0 {
+        tell(format_args!("{}: and {} more", loaded.origin, loaded.warnings.left_out()));
+    }
     let chosen = args.deployment.environment();
     let mut summary = String::new();
     let mut errors = Vec::new();

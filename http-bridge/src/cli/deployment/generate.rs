@@ -14,7 +14,7 @@ use std::{
 
 use clap::Args;
 
-use super::{DeploymentFlags, Exit, Failure, tell};
+use super::{DeploymentFlags, Exit, Failure, log_warnings, tell};
 use crate::{
     cli::flags::{DriverFlag, IdentityFlags, seconds},
     deployment::{
@@ -197,9 +197,7 @@ fn suffices(way: Way, fetched: &Fetched, args: &GenerateArgs) -> bool {
 }
 
 fn taken(way: Way, fetched: Fetched) -> Services {
-    for warning in fetched.warnings.iter() {
-        tracing::warn!("{}: {warning}", fetched.from);
-    }
+    log_warnings(&fetched.from, &fetched.warnings);
     tell(format_args!("{way}: the deployment comes from {}", fetched.from));
     if !fetched.added.is_empty() {
         let names: Vec<&str> = fetched.added.iter().map(|field| field.name()).collect();
@@ -218,9 +216,7 @@ fn unanswered(way: Way, error: &FetchError) {
 /// The document of `--services`.
 fn given(path: &Path, args: &GenerateArgs) -> Result<Services, Failure> {
     let loaded = load(Some(path), None)?;
-    for warning in loaded.warnings.iter() {
-        tracing::warn!("{}:{warning}", loaded.origin);
-    }
+    log_warnings(&loaded.origin, &loaded.warnings);
     let environment = args.deployment.environment();
     let services = loaded.document.services(environment);
     if services.is_empty() {
@@ -235,6 +231,7 @@ fn old_config(args: &GenerateArgs) -> Result<Option<VisorConfig>, Failure> {
     let path = &args.out;
     let unreadable =
         |error: io::Error| Failure::new(Exit::Read, format!("{}: {error}", path.display()));
+    file::check_replaceable(path).map_err(|error| unwritten(path, &error))?;
     if !args.regen {
         return if path.exists() && !args.force {
             Err(Failure::usage(format!(

@@ -92,7 +92,9 @@ impl LocalServices {
             let mut hosted = plan.host(router, name.port(), client).await?;
             hosted.maintain(Arc::clone(&service));
             if let Some(resolver) = resolver {
-                let (socket, address) = udp(SUDPH_PORT).await?;
+                // Visors that know its HTTP address go to the same port over UDP (`services.md §6.2`).
+                let usual = hosted.http.map_or(SUDPH_PORT, |http| http.port());
+                let (socket, address) = udp(usual).await?;
                 hosted.run(resolver.sudph(address).serve(socket));
             }
             if let (Some(finder), Some(transports)) = (finder, &transports) {

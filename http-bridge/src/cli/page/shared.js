@@ -8,13 +8,21 @@ const make = (tag, text, kind) => {
 };
 // A row of th or td; `inside` makes the content of a cell out of what is given for it.
 const row = (tag, cells, kinds, inside = content => content) => {
-  const line = make("tr");
+  const line = make("tr", undefined, tag === "th" ? "heads" : "");
   cells.forEach((content, i) => {
     const cell = make(tag, undefined, kinds[i]);
-    cell.append(inside(content, kinds[i]));
+    const made = inside(content, kinds[i]);
+    if (made !== "") cell.append(made instanceof Node ? made : make("span", made));
     line.append(cell);
   });
   return line;
+};
+// Tells each cell below the heads what stands over it, for where there is no room for columns.
+const headed = rows => {
+  if (!rows.length || rows[0].className !== "heads") return rows;
+  const heads = [...rows[0].cells].map(head => head.textContent);
+  for (const line of rows.slice(1)) [...line.cells].forEach((cell, i) => { if (i && heads[i]) cell.dataset.head = heads[i]; });
+  return rows;
 };
 // Only what has changed is written, so that a selection survives the next second.
 const shown = new Map();
@@ -22,7 +30,7 @@ const fill = (id, data, build) => {
   const text = JSON.stringify(data);
   if (shown.get(id) === text) return;
   shown.set(id, text);
-  byId(id).replaceChildren(...build());
+  byId(id).replaceChildren(...headed(build()));
 };
 const figures = list => fill("figures", list, () => list.map(([name, value]) => {
   const cell = make("div");

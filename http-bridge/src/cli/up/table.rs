@@ -15,11 +15,16 @@ const BAD: &str = "\x1b[31m";
 const WAIT: &str = "\x1b[33m";
 const PLAIN: &str = "\x1b[0m";
 
-/// Columns of the table before the last one, which takes the rest.
-const WIDTHS: [usize; 5] = [20, 5, 10, 11, 11];
+/// Columns of the table before the last one, which takes the rest: their names and widths.
+const COLUMNS: [(&str, usize); 5] =
+    [("service", 20), ("path", 5), ("latency", 10), ("first DMSG", 11), ("first HTTP", 11)];
 
-/// Columns of a terminal that does not say.
-const COLUMNS: usize = 100;
+/// Characters that the last column gets, if others can be left out for it: an error is worth more than when a path
+/// answered first, and that more than nothing.
+const LAST_WIDTH_MIN: usize = 36;
+
+/// Width of a terminal that does not say.
+const TERMINAL_WIDTH: usize = 100;
 
 pub(super) struct Table {
     page: String,
@@ -31,7 +36,7 @@ pub(super) struct Table {
 pub(super) fn size() -> (usize, usize) {
     let size = rustix::termios::tcgetwinsize(std::io::stdout()).ok();
     let size = size.filter(|size| size.ws_col > 0 && size.ws_row > 0);
-    size.map_or((COLUMNS, usize::MAX), |size| (size.ws_col.into(), size.ws_row.into()))
+    size.map_or((TERMINAL_WIDTH, usize::MAX), |size| (size.ws_col.into(), size.ws_row.into()))
 }
 
 impl Table {
@@ -42,8 +47,9 @@ impl Table {
     /// What puts the status where the last one stood. A line is never longer than the terminal is wide, and there are
     /// never more than it has rows: else the cursor could not find back.
     pub(super) fn draw(&mut self, status: &VisorStatus, (columns, rows): (usize, usize)) -> String {
-        let mut lines = self.head(status);
-        lines.extend(status.services.iter().map(line));
+        let shown = columns_shown(columns);
+        let mut lines = self.head(status, shown);
+        lines.extend(status.services.iter().map(|service| line(service, shown)));
         lines.truncate(rows.saturating_sub(1));
         let mut text = String::new();
         if self.drawn > 0 {
@@ -60,7 +66,7 @@ impl Table {
         text
     }
 
-    fn head(&self, status: &VisorStatus) -> Vec<Line> {
+    fn head(&self, status: &VisorStatus, shown: usize) -> Vec<Line> {
         let (answering, present) = status.answering();
         let colour = match &status.readiness {
             Readiness::Ready { .. } => GOOD,
@@ -71,9 +77,7 @@ impl Table {
         let first = |path| status.first_answer(path).map_or_else(|| "none yet".to_owned(), spell);
         let (dmsg, http) = (first(Path::Dmsg), first(Path::Http));
         let mut heads = Line::new();
-        for (name, width) in
-            ["service", "path", "latency", "first DMSG", "first HTTP"].iter().zip(WIDTHS)
-        {
+        for (name, width) in &COLUMNS[..shown] {
             heads.push((SOFT, format!("{name:width$} ")));
         }
         heads.push((SOFT, "last answer or error".to_owned()));
@@ -97,11 +101,17 @@ impl Table {
 /// Pieces with their colours.
 type Line = Vec<(&'static str, String)>;
 
-fn line(service: &ServiceView) -> Line {
+/// How many columns there are before the last one, on a terminal so wide.
+fn columns_shown(terminal: usize) -> usize {
+    let width = |shown: usize| COLUMNS[..shown].iter().map(|(_, width)| width + 1).sum::<usize>();
+    (1..=COLUMNS.len()).rev().find(|shown| width(*shown) + LAST_WIDTH_MIN <= terminal).unwrap_or(1)
+}
+
+fn line(service: &ServiceView, shown: usize) -> Line {
     let name = service.access.service.name();
-    let [w0, w1, w2, w3, w4] = WIDTHS;
     if !service.is_present() {
-        return vec![(SOFT, format!("{name:w0$} not in this deployment"))];
+        let width = COLUMNS[0].1;
+        return vec![(SOFT, format!("{name:width$} not in this deployment"))];
     }
     let used = service.access.in_use;
     let latency = used.and_then(|path| service.path(path)?.latency);
@@ -113,29 +123,40 @@ fn line(service: &ServiceView) -> Line {
         None => (SOFT, "calling …".to_owned()),
         Some(call) => match &call.outcome {
             Ok(answer) => ("", answer.clone()),
-            Err(error) => (BAD, error.clone()),
+            // Whose error it is stands at the beginning of the line.
+            Err(error) => {
+                let itself = format!("{name} did not answer: ");
+                (BAD, error.strip_prefix(&itself).unwrap_or(error).to_owned())
+            }
         },
     };
-    vec![
-        (BOLD, format!("{name:w0$} ")),
-        (
-            if used == Some(Path::Dmsg) { GOOD } else { WAIT },
-            format!("{:w1$} ", used.map(|p| p.to_string()).unwrap_or_default()),
-        ),
-        ("", format!("{:w2$} ", latency.map(spell).unwrap_or_default())),
-        (SOFT, format!("{:w3$} {:w4$} ", first(Path::Dmsg), first(Path::Http))),
-        (colour, last),
-    ]
+    let path_colour = if used == Some(Path::Dmsg) { GOOD } else { WAIT };
+    let cells = [
+        (BOLD, name.to_owned()),
+        (path_colour, used.map(|path| path.to_string()).unwrap_or_default()),
+        ("", latency.map(spell).unwrap_or_default()),
+        (SOFT, first(Path::Dmsg)),
+        (SOFT, first(Path::Http)),
+    ];
+    let cells = cells.into_iter().zip(COLUMNS).take(shown);
+    let padded = cells.map(|((colour, text), (_, width))| (colour, format!("{text:width$} ")));
+    padded.chain([(colour, last)]).collect()
 }
 
-/// As much of a line as fits. Text of the network may hold control characters; they are left out.
+/// As much of a line as fits, and a mark where it was cut. Text of the network may hold control characters; they are left
+/// out.
 fn fitted(line: &Line, columns: usize) -> Line {
-    let mut left = columns;
+    let shown = |part: &str| part.chars().filter(|c| !c.is_control()).count();
+    let whole: usize = line.iter().map(|(_, part)| shown(part)).sum();
+    let mut left = if whole > columns { columns.saturating_sub(1) } else { whole };
     let mut fitted = Line::new();
     for (colour, part) in line {
         let part: String = part.chars().filter(|c| !c.is_control()).take(left).collect();
         left -= part.chars().count();
         fitted.push((colour, part));
+    }
+    if whole > columns && columns > 0 {
+        fitted.push((SOFT, "…".to_owned()));
     }
     fitted
 }
@@ -150,7 +171,18 @@ mod tests {
         let texts =
             |columns| -> String { fitted(&line, columns).into_iter().map(|(_, t)| t).collect() };
         assert_eq!(texts(100), "abc[2Jdefghi");
-        assert_eq!(texts(5), "abc[2");
+        assert_eq!(texts(12), "abc[2Jdefghi");
+        assert_eq!(texts(11), "abc[2Jdefg…");
+        assert_eq!(texts(5), "abc[…");
+        assert_eq!(texts(1), "…");
         assert_eq!(texts(0), "");
+    }
+
+    #[test]
+    fn a_narrow_terminal_shows_errors_rather_than_times() {
+        assert_eq!(
+            [200, 98, 97, 86, 80, 74, 73, 40, 0].map(columns_shown),
+            [5, 5, 4, 4, 3, 3, 2, 1, 1]
+        );
     }
 }

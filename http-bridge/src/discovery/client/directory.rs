@@ -76,7 +76,22 @@ impl HttpDirectory {
         }
     }
 
-    async fn resolve(&self, peer: PublicKey) -> Result<Vec<ServerRecord>, ClientError> {
+    /// The servers that the entry of `peer` names, where the discovery says they are. It may know a server less well than we do,
+    /// one that has not registered yet: `at_hand` has what is known of it otherwise.
+    pub(crate) async fn resolve_among(
+        &self,
+        peer: PublicKey,
+        at_hand: &[ServerRecord],
+    ) -> Result<Vec<ServerRecord>, DirectoryError> {
+        self.records_of(peer, at_hand).await.map_err(Self::failed(peer))
+    }
+
+    async fn records_of(
+        &self,
+        peer: PublicKey,
+        at_hand: &[ServerRecord],
+    ) -> Result<Vec<ServerRecord>, ClientError> {
+        let at_hand = |key: &PublicKey| at_hand.iter().find(|server| server.key == *key).cloned();
         let fetched = self.client.entry(peer).await?;
         let delegated = fetched.entry().delegated_servers();
         if delegated.is_empty() {
@@ -91,11 +106,15 @@ impl HttpDirectory {
                 records.push(server.clone());
             } else if let Some(left) = lookups_left.checked_sub(1) {
                 lookups_left = left;
-                match self.client.entry(*key).await {
-                    Ok(entry) => records.extend(record(&entry)),
-                    Err(error) if error.is_not_found() => {}
-                    Err(error) => failure = Some(error),
-                }
+                let found = match self.client.entry(*key).await {
+                    Ok(entry) => record(&entry),
+                    Err(error) if error.is_not_found() => None,
+                    Err(error) => {
+                        failure = Some(error);
+                        None
+                    }
+                };
+                records.extend(found.or_else(|| at_hand(key)));
             }
         }
         match failure {
@@ -153,7 +172,7 @@ impl Directory for HttpDirectory {
     }
 
     fn resolve(&self, peer: PublicKey) -> DirectoryFuture<'_, Vec<ServerRecord>> {
-        Box::pin(async move { Self::resolve(self, peer).await.map_err(Self::failed(peer)) })
+        Box::pin(async move { self.resolve_among(peer, &[]).await })
     }
 
     fn publish(&self, mut delegated: Vec<PublicKey>) -> DirectoryFuture<'_, ()> {

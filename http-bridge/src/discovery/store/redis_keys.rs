@@ -22,6 +22,8 @@ use redis::{
     cluster_async::ClusterConnection,
 };
 
+use crate::discovery::ENTRY_BYTES_MAX;
+
 pub(super) const SERVERS: &str = "servers";
 pub(super) const CLIENTS: &str = "clients";
 pub(super) const VISORS: &str = "visorClients";
@@ -37,12 +39,26 @@ const RECONNECT_MAX: Duration = Duration::from_secs(1);
 /// Keys named by one command, so that a list of 100,000 holds up nobody else's commands.
 const KEYS_PER_COMMAND: usize = 1000;
 
+/// The last byte of a text that is read: one more than an entry may have, so that a longer text is known as such. A
+/// discovery in Go takes entries of any length into the same Redis.
+const LAST_BYTE: usize = ENTRY_BYTES_MAX;
+
+/// Reads texts, each as far as [`LAST_BYTE`], the only argument; an absent one is empty.
+static READ: LazyLock<Script> = LazyLock::new(|| {
+    Script::new(
+        r"
+        local texts = {}
+        for i, key in ipairs(KEYS) do texts[i] = redis.call('GETRANGE', key, 0, ARGV[1]) end
+        return texts",
+    )
+});
+
 /// Replaces or deletes a text if it is still the one that was read: `KEYS[1]`; the text read (empty: none), the new
-/// text (empty: delete), milliseconds until it expires (0: never).
+/// text (empty: delete), milliseconds until it expires (0: never), [`LAST_BYTE`].
 static COMPARE_AND_SET: LazyLock<Script> = LazyLock::new(|| {
     Script::new(
         r"
-        if (redis.call('GET', KEYS[1]) or '') ~= ARGV[1] then return 0 end
+        if redis.call('GETRANGE', KEYS[1], 0, ARGV[4]) ~= ARGV[1] then return 0 end
         if ARGV[2] == '' then redis.call('DEL', KEYS[1])
         elseif ARGV[3] == '0' then redis.call('SET', KEYS[1], ARGV[2])
         else redis.call('SET', KEYS[1], ARGV[2], 'PX', ARGV[3]) end
@@ -87,16 +103,24 @@ impl Redis {
 
     /// The text of an entry.
     pub(super) async fn text(&self, key: &str) -> RedisResult<Option<Vec<u8>>> {
-        self.clone().get(key).await
+        let text: Vec<u8> = self.clone().getrange(key, 0, LAST_BYTE.cast_signed()).await?;
+        Ok(Some(text).filter(|text| !text.is_empty()))
     }
 
-    /// The texts of entries, in their order.
+    /// The texts of entries, in their order. A Cluster has its keys on several machines, so each is a command there.
     pub(super) async fn texts(&self, keys: &[String]) -> RedisResult<Vec<Option<Vec<u8>>>> {
-        let parts = keys.chunks(KEYS_PER_COMMAND).map(|part| {
-            let mut redis = self.clone();
-            async move { redis.mget::<_, Vec<Option<Vec<u8>>>>(part).await }
-        });
-        Ok(try_join_all(parts).await?.into_iter().flatten().collect())
+        if matches!(self, Self::Cluster(_)) {
+            return try_join_all(keys.iter().map(|key| self.text(key))).await;
+        }
+        let parts =
+            keys.chunks(KEYS_PER_COMMAND).map(|part| {
+                let mut redis = self.clone();
+                async move {
+                    READ.key(part).arg(LAST_BYTE).invoke_async::<Vec<Vec<u8>>>(&mut redis).await
+                }
+            });
+        let texts = try_join_all(parts).await?.into_iter().flatten();
+        Ok(texts.map(|text| Some(text).filter(|text| !text.is_empty())).collect())
     }
 
     /// Stores `new`, or deletes if it is empty, if the text is still `old`; whether it was.
@@ -108,7 +132,8 @@ impl Redis {
         ttl_ms: u64,
     ) -> RedisResult<bool> {
         let mut redis = self.clone();
-        COMPARE_AND_SET.key(key).arg(old).arg(new).arg(ttl_ms).invoke_async(&mut redis).await
+        let mut call = COMPARE_AND_SET.key(key);
+        call.arg(old).arg(new).arg(ttl_ms).arg(LAST_BYTE).invoke_async(&mut redis).await
     }
 
     /// Puts an entry into the sets where it belongs, and takes it out of the others.

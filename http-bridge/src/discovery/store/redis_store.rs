@@ -63,6 +63,12 @@ struct Seen {
 }
 
 impl RedisStore {
+    /// Whether this is the address of a Redis that can be reached from here; nothing is dialled.
+    #[must_use]
+    pub fn is_address(url: &str) -> bool {
+        redis::Client::open(url).is_ok()
+    }
+
     /// Connects to the Redis at a `redis://` or `redis+unix://` address, or, for several addresses, to the Cluster that they
     /// belong to. Methods will wait on the current runtime.
     ///
@@ -106,7 +112,8 @@ impl RedisStore {
     async fn records(&self, set: &str) -> Result<Vec<Arc<Record>>, RedisError> {
         let keys = self.redis.members(set).await?;
         let texts = self.redis.texts(&keys).await?;
-        Ok(texts.into_iter().flatten().filter_map(|text| read(&text)).map(Arc::new).collect())
+        let texts = keys.iter().zip(texts);
+        Ok(texts.filter_map(|(key, text)| read(key, &text?)).map(Arc::new).collect())
     }
 
     /// Whether a new key has room, as far as the last maintenance saw.
@@ -124,7 +131,8 @@ impl RedisStore {
 
     /// Gives an entry its places again that another process took while its predecessor's were removed.
     fn put_back(&self, key: &str, now_ms: i64) -> Result<(), StoreError> {
-        let Some(record) = self.wait(self.redis.text(key))?.and_then(|text| read(&text)) else {
+        let Some(record) = self.wait(self.redis.text(key))?.and_then(|text| read(key, &text))
+        else {
             return Ok(());
         };
         self.wait(self.redis.place(key, places(&record), Some(now_ms + LOOK_AGAIN_MS)))
@@ -149,8 +157,9 @@ impl Store for RedisStore {
     }
 
     fn find(&self, key: &PublicKey, _now: UnixNanos) -> Result<Option<Arc<Record>>, StoreError> {
-        let text = self.wait(self.redis.text(&key.to_string()))?;
-        Ok(text.and_then(|text| read(&text)).map(Arc::new))
+        let key = key.to_string();
+        let text = self.wait(self.redis.text(&key))?;
+        Ok(text.and_then(|text| read(&key, &text)).map(Arc::new))
     }
 
     /// In commands of many keys rather than one by one.
@@ -161,7 +170,8 @@ impl Store for RedisStore {
     ) -> Result<Vec<Option<Arc<Record>>>, StoreError> {
         let keys: Vec<String> = keys.iter().map(ToString::to_string).collect();
         let texts = self.wait(self.redis.texts(&keys))?;
-        Ok(texts.into_iter().map(|text| text.and_then(|text| read(&text)).map(Arc::new)).collect())
+        let texts = keys.iter().zip(texts);
+        Ok(texts.map(|(key, text)| read(key, &text?).map(Arc::new)).collect())
     }
 
     fn put(&self, record: Record, now: UnixNanos) -> Result<Written, StoreError> {
@@ -173,7 +183,7 @@ impl Store for RedisStore {
             deadline_ms.map_or(0, |at| (at - now.0 / NANOS_PER_MILLI).max(1).unsigned_abs());
         for _ in 0..WRITE_TRIES_MAX {
             let old = self.wait(self.redis.text(&key))?.unwrap_or_default();
-            let stored = read(&old);
+            let stored = read(&key, &old);
             match &stored {
                 Some(stored) => check_newer(&record, stored)?,
                 None => self.check_room(&record)?,
@@ -199,7 +209,7 @@ impl Store for RedisStore {
         let key = key.to_string();
         for _ in 0..WRITE_TRIES_MAX {
             let old = self.wait(self.redis.text(&key))?.unwrap_or_default();
-            let Some(stored) = read(&old) else { return Ok(false) };
+            let Some(stored) = read(&key, &old) else { return Ok(false) };
             guard(&stored)?;
             if self.wait(self.redis.compare_and_set(&key, &old, b"", 0))? {
                 self.wait(self.redis.place(&key, NOWHERE, None))?;
@@ -298,9 +308,13 @@ fn check_newer(record: &Record, stored: &Record) -> Result<(), StoreError> {
 }
 
 /// A record as it is served. It says itself which label it has; how long it stays is known to Redis alone. A text that
-/// does not parse is as good as absent, and is replaced by the next registration.
-fn read(text: &[u8]) -> Option<Record> {
+/// does not parse, is longer than an entry, or is the entry of another key, is as good as absent, and is replaced by the next
+/// registration.
+fn read(key: &str, text: &[u8]) -> Option<Record> {
     let raw = RawEntry::parse(text).ok()?;
+    if raw.entry().key?.to_string() != key {
+        return None;
+    }
     let official = ServerLabel::Official.as_str();
     let claimed = raw.entry().server.as_ref().map(|server| server.server_type.as_str());
     let label =

@@ -109,8 +109,11 @@ impl Guard {
         address: Option<IpAddr>,
     ) -> Result<Authority, Refusal> {
         let key: PublicKey = parsed(headers, PUBLIC, "SW-Public")?;
-        let signature: Signature = parsed(headers, SIGNATURE, "SW-Sig")?;
-        let nonce: u64 = parsed(headers, NONCE, "SW-Nonce")?;
+        let text = given(headers, SIGNATURE, "SW-Sig")?;
+        let signature: Signature =
+            text.parse().map_err(|error| format!("error parsing SW-Sig:'{text}': {error}"))?;
+        let nonce = decimal(given(headers, NONCE, "SW-Nonce")?)
+            .ok_or("error parsing SW-Nonce: invalid syntax")?;
         if nonce != self.next_nonce(&key) {
             return Err("SW-Nonce does not match".to_owned());
         }
@@ -172,6 +175,12 @@ fn parsed<T: FromStr>(headers: &HeaderMap, header: HeaderName, name: &str) -> Re
 where
     T::Err: std::fmt::Display,
 {
+    let text = given(headers, header, name)?;
+    text.parse().map_err(|error| format!("error parsing {name}: {error}"))
+}
+
+/// The text of a header that has to be there.
+fn given<'a>(headers: &'a HeaderMap, header: HeaderName, name: &str) -> Result<&'a str, Refusal> {
     let Some(value) = headers.get(&header).filter(|value| !value.is_empty()) else {
         return Err(format!("{name} missing"));
     };
@@ -179,8 +188,13 @@ where
     if headers.get_all(&header).iter().count() > 1 {
         return Err(format!("{name} given twice"));
     }
-    let text = value.to_str().map_err(|_| format!("error parsing {name}: no text"))?;
-    text.parse().map_err(|error| format!("error parsing {name}: {error}"))
+    value.to_str().map_err(|_| format!("error parsing {name}: no text"))
+}
+
+/// A number of digits alone: what is signed is the number as we write it, which `+5` and `05` are not.
+fn decimal(text: &str) -> Option<u64> {
+    let number: u64 = text.parse().ok()?;
+    (number.to_string() == text).then_some(number)
 }
 
 #[cfg(test)]
@@ -278,7 +292,11 @@ mod tests {
             });
             assert_eq!(twice, format!("{name} given twice"));
             let broken = refusal(&set(header.clone(), "-1"));
-            assert!(broken.starts_with(&format!("error parsing {name}: ")), "{broken}");
+            assert!(broken.starts_with(&format!("error parsing {name}:")), "{broken}");
+        }
+        assert!(refusal(&set(SIGNATURE, "zz")).starts_with("error parsing SW-Sig:'zz': "));
+        for nonce in ["x", "-1", "1e3", "+1700000000000000", "01700000000000000"] {
+            assert_eq!(refusal(&set(NONCE, nonce)), "error parsing SW-Nonce: invalid syntax");
         }
         assert!(refusal(&set(NONCE, "99999999999999999999")).contains("error parsing SW-Nonce"));
         let zeros = "000000000000000000000000000000000000000000000000000000000000000000";

@@ -11,11 +11,12 @@ use axum::{
     Router,
     body::Body,
     extract::{Path, Request, State},
+    middleware,
     response::{IntoResponse, Response},
     routing::{delete, get},
 };
 use dmsg_engine::identity::PublicKey;
-use http::{HeaderMap, StatusCode};
+use http::{HeaderMap, HeaderValue, StatusCode, header};
 use rand::seq::SliceRandom;
 
 use super::{Offer, OfferAddr};
@@ -166,9 +167,10 @@ impl Service for ServiceDiscovery {
 
     fn paths(self: Arc<Self>) -> Router {
         Router::new()
-            .route("/api/services", get(offers).post(register))
-            .route("/api/services/{address}", get(offer).delete(remove))
-            .route("/api/services/deregister/{kind}", delete(deregister))
+            .route("/api/services", get(offers).post(register).options(preflight))
+            .route("/api/services/{address}", get(offer).delete(remove).options(preflight))
+            .route("/api/services/deregister/{kind}", delete(deregister).options(preflight))
+            .layer(middleware::map_response(readable_by_pages))
             .with_state(Arc::clone(&self))
             .merge(summaries(Arc::clone(&self.uptimes), self.host.config().clock.clone()))
     }
@@ -182,6 +184,27 @@ impl Service for ServiceDiscovery {
     fn tables(&self) -> Vec<(&'static str, usize, usize)> {
         vec![("offers", self.offers.count(), self.offers.max()), self.uptimes.table()]
     }
+}
+
+/// Any site's page may read what everybody may: there are no cookies that a browser would add, and who changes something
+/// signs it.
+async fn readable_by_pages(mut response: Response) -> Response {
+    let anybody = HeaderValue::from_static("*");
+    response.headers_mut().insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, anybody);
+    response
+}
+
+/// What a browser asks before a page may send more than a plain GET.
+async fn preflight() -> impl IntoResponse {
+    let allowed = [
+        (header::ACCESS_CONTROL_ALLOW_METHODS, "GET, POST, DELETE"),
+        (
+            header::ACCESS_CONTROL_ALLOW_HEADERS,
+            "content-type, sw-public, sw-nonce, sw-sig, nm-pk, nm-sign",
+        ),
+        (header::ACCESS_CONTROL_MAX_AGE, "300"),
+    ];
+    (StatusCode::NO_CONTENT, allowed)
 }
 
 /// Which offers are asked for.

@@ -370,3 +370,46 @@ impl Session {
         self.link.send(message).map_err(|Broken(why)| why)
     }
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    /// The first segment of a conversation, with one byte in it, from the address with this number.
+    fn beginning(number: usize) -> ([u8; KCP_HEAD_BYTES + 1], SocketAddr) {
+        const PUSH: u8 = 81;
+        let mut segment = [0; KCP_HEAD_BYTES + 1];
+        segment[0] = 7;
+        segment[4] = PUSH;
+        segment[6] = 128;
+        segment[20] = 1;
+        segment[KCP_HEAD_BYTES] = GET_NONCE[0];
+        let [high, low] = u16::try_from(number).unwrap().to_be_bytes();
+        // The discard port of addresses of this machine.
+        (segment, SocketAddr::from(([127, 77, high, low], 9)))
+    }
+
+    #[tokio::test]
+    async fn conversations_that_never_bind_are_few_and_make_room_in_time() {
+        let socket = Arc::new(UdpSocket::bind("127.0.0.1:0").await.unwrap());
+        let (sessions, busy, unbound) = (HashMap::new(), HashSet::new(), 0);
+        let mut table = Table { registry: Sudph::default(), socket, sessions, busy, unbound };
+        for number in 0..=UNBOUND_MAX {
+            let (segment, from) = beginning(number);
+            table.received(&segment, from);
+        }
+        assert_eq!((table.sessions.len(), table.unbound), (UNBOUND_MAX, UNBOUND_MAX));
+        let (segment, late) = beginning(UNBOUND_MAX);
+        assert!(!table.sessions.keys().any(|(from, _)| *from == late), "one too many");
+        // What is there goes on.
+        let (_, first) = beginning(0);
+        table.received(&segment, first);
+        assert_eq!(table.sessions.len(), UNBOUND_MAX);
+
+        table.sweep(Instant::now() + HANDSHAKE_TIMEOUT + Duration::from_secs(1));
+        assert_eq!((table.sessions.len(), table.unbound, table.busy.len()), (0, 0, 0));
+        table.received(&segment, late);
+        assert_eq!((table.sessions.len(), table.unbound), (1, 1));
+    }
+}
