@@ -50,8 +50,8 @@ const GREEDY: u64 = u64::MAX;
 pub(super) fn pairs(bench: &Bench, report: &mut Report) -> Result<()> {
     let shape = Shape { pairs: 64, streams: 8, in_flight_max: IN_FLIGHT };
     let method = "64 sources, 64 sinks; our relay and the peer server carry the frames of each source in turns to 8 sinks \
-        over 512 streams, with credit; rivals have one sink per source, but for tokio-regroup, which has eight too. At most 2 MiB are under way. CPU time of the \
-        server's process around whole deliveries, all bytes compared on arrival.";
+        over 512 streams, with credit; rivals have one sink per source, but for tokio-regroup, which has eight too. At most \
+        2 MiB are under way. CPU time of the server's process around whole deliveries, all bytes compared on arrival.";
     let title = "Relay, 64 pairs, frames spread over other sessions";
     let [mut cost, mut rate] = sections("relay-64-pairs", title, method);
     for (frame_bytes, column) in FRAMES.into_iter().filter(|f| bench.wants_frames(f.0)) {

@@ -38,8 +38,8 @@ const OBJECTS_QUEUED_BYTES_MAX: usize = 4 * SEND_HIGH_BYTES;
 /// which saves both sides a segment and the client a wake-up. Openers wait for at least 20 s (`wire.md §4.8`).
 const ACK_DELAY: Duration = Duration::from_secs(1);
 
-/// ACKs held back for one session at most. Openers have a bound on streams without an ACK (256 where deployed, 200 ours): dials to
-/// peers that do not answer must not use it up.
+/// ACKs held back for one session at most. Openers have a bound on streams without an ACK (256 where deployed, 200 ours): dials
+/// to peers that do not answer must not use it up.
 const UNACKED_MAX: usize = 64;
 
 impl Relay {

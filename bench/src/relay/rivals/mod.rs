@@ -1,8 +1,8 @@
 //! Ceilings and rivals: the same frames through programs that do less, or do it otherwise.
 //!
 //! Each is a thread that accepts connections, reads a hello of eight bytes (pair and role), and moves bytes between the two ends
-//! of each pair. None has sessions, credit or budgets, and only one a choice of destination. The proxies move bytes without looking at them;
-//! the relays find each frame's header and rewrite its stream id, as ours must.
+//! of each pair. None has sessions, credit or budgets, and only one a choice of destination. The proxies move bytes without
+//! looking at them; the relays find each frame's header and rewrite its stream id, as ours must.
 //!
 //! | rival | how | looks at frames |
 //! | --- | --- | --- |
