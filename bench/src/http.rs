@@ -38,7 +38,7 @@ use tokio::net::{TcpListener, TcpStream};
 /// Bytes of each answer's body.
 const BODY_BYTES: usize = 1024;
 
-/// Requests per second of the Go implementation, one stream each (`dmsg-http.md`, measured on a machine of this kind).
+/// Requests per second of the Go implementation, one stream each (`dmsg-http.md`, measured on another machine of this kind).
 const GO_PER_SECOND: f64 = 160.0;
 
 /// What is measured, and how.
@@ -50,6 +50,9 @@ pub(crate) struct Args {
     /// Rounds, in each of which every contender has a turn.
     #[arg(long, default_value_t = 5)]
     rounds: usize,
+    /// Requests per second of a Go client, relay and service on this machine, to be compared with.
+    #[arg(long, default_value_t = GO_PER_SECOND, value_name = "RATE")]
+    go: f64,
     #[command(flatten)]
     output: OutputArgs,
 }
@@ -104,16 +107,16 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         "x",
         ratio,
     ));
-    let go = |row: &str| at(row).map(|value| value / GO_PER_SECOND);
+    let go = |row: &str| at(row).map(|value| value / args.go);
     report.targets.push(Target::at_least(
-        "keep-alive, 64 at once, beside Go's 160/s",
+        &format!("keep-alive, 64 at once, beside Go's {}/s", args.go),
         100.0,
         "x",
         go("DMSG, keep-alive"),
     ));
     let fresh = go("DMSG, one stream per request");
     report.targets.push(Target::at_least(
-        "one stream per request beside Go's 160/s",
+        &format!("one stream per request beside Go's {}/s", args.go),
         15.0,
         "x",
         fresh,

@@ -46,7 +46,7 @@ pub use self::{
 use crate::http::{
     BreakOff, Socket,
     expect::{self, Gate},
-    length::{has_two_lengths, state_chunks},
+    length::{framing_problem, state_chunks},
     progress::Progress,
     server::CallerKey,
 };
@@ -148,9 +148,11 @@ impl Proxy {
             }
             Ok(response) => {
                 let (mut head, body) = response.into_parts();
-                if has_two_lengths(&head.headers) {
-                    let why = "the service states the length of its answer twice\n";
-                    return problem(StatusCode::BAD_GATEWAY, why);
+                if let Some(why) = framing_problem(&head.headers) {
+                    return problem(
+                        StatusCode::BAD_GATEWAY,
+                        format!("the service's answer {why}\n"),
+                    );
                 }
                 strip_hop_by_hop(&mut head.headers);
                 self.localise_redirect(&mut head.headers);
@@ -160,6 +162,9 @@ impl Proxy {
             }
             Err(error) => {
                 tracing::debug!(target = %self.target.authority, %error, "upstream failed");
+                if is_callers_fault(&error) {
+                    return problem(StatusCode::BAD_REQUEST, "the request's body broke off\n");
+                }
                 let why = if error.is_connect() {
                     "the service is not running\n"
                 } else {
@@ -226,8 +231,14 @@ impl Proxy {
     }
 }
 
-fn problem(status: StatusCode, why: &'static str) -> Response<Body> {
+fn problem(status: StatusCode, why: impl IntoResponse) -> Response<Body> {
     (status, why).into_response()
+}
+
+/// Whether the body to be sent failed, and not who was to get it.
+fn is_callers_fault(error: &hyper_util::client::legacy::Error) -> bool {
+    let cause = std::error::Error::source(error).and_then(|cause| cause.downcast_ref());
+    cause.is_some_and(hyper::Error::is_user)
 }
 
 /// What the answer's side knows of a request on its way.

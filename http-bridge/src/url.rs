@@ -34,7 +34,8 @@ fn is_port(text: &str) -> bool {
 /// Whether an authority of an `http://` address has no port or one from 1 to 65535. (`http::Uri` takes any number, and
 /// clients then use port 80.)
 pub(crate) fn has_valid_port(authority: &str) -> bool {
-    let behind_host = authority.rsplit_once(']').map_or(authority, |(_, rest)| rest);
+    let host_port = authority.rsplit_once('@').map_or(authority, |(_, rest)| rest);
+    let behind_host = host_port.rsplit_once(']').map_or(host_port, |(_, rest)| rest);
     match behind_host.rsplit_once(':') {
         None => true,
         Some((_, port)) => is_port(port),
@@ -459,6 +460,8 @@ mod tests {
             ("a:80", true),
             ("[::1]", true),
             ("[::1]:65535", true),
+            ("user:pass@a", true),
+            ("user:80@a:0", false),
             ("a:", false),
             ("a:+80", false),
             ("a:0", false),

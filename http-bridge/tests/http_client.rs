@@ -288,6 +288,7 @@ async fn malformed_replies_are_refused() {
         "HTTP/1.1 200 OK\r\nContent-Length: 2\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
         "HTTP/1.1 200 OK\r\nContent-Length: 2\r\nContent-Length: 3\r\n\r\nok",
         "HTTP/1.1 200 OK\r\nContent-Length: -2\r\n\r\nok",
+        "HTTP/1.1 200 OK\r\nTransfer-Encoding: gzip, chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n",
         &*huge,
         &*many,
     ] {
@@ -380,7 +381,9 @@ async fn idle_streams_expire() {
 #[tokio::test]
 async fn no_more_idle_streams_are_kept_than_allowed() {
     let (dial, mut listener) = pipe();
-    let client = HttpClient::new(dial.clone());
+    let mut config = HttpConfig::default();
+    config.idle_per_destination_max = 4;
+    let client = HttpClient::with_config(dial.clone(), config);
     tokio::spawn(async move {
         loop {
             answer(&mut listener, OK, 1).await;
@@ -395,6 +398,38 @@ async fn no_more_idle_streams_are_kept_than_allowed() {
     }
     dial.wait_open(4).await;
     assert_eq!(client.stream_counts(), (4, 0));
+}
+
+#[tokio::test]
+async fn a_client_that_keeps_no_streams_says_so() {
+    let (dial, mut listener) = pipe();
+    let mut config = HttpConfig::default();
+    config.idle_per_destination_max = 0;
+    let client = HttpClient::with_config(dial.clone(), config);
+    let reply = tokio::spawn(async move { get(&client, "/").await });
+    let mut stream = listener.next().await;
+    let head = read_head(&mut stream).await;
+    assert!(head.contains("\r\nConnection: close\r\n"), "{head}");
+    stream.write_all(OK.as_bytes()).await.unwrap();
+    assert_eq!(reply.await.unwrap().unwrap(), "ok");
+    dial.wait_open(0).await;
+}
+
+#[tokio::test]
+async fn who_waited_for_a_place_takes_the_stream_that_became_idle() {
+    let (dial, mut listener) = pipe();
+    let mut config = HttpConfig::default();
+    config.streams_per_destination_max = 3;
+    let client = HttpClient::with_config(dial.clone(), config);
+    tokio::spawn(async move {
+        loop {
+            answer(&mut listener, OK, 100).await;
+        }
+    });
+    let requests = (0..60).map(|_| get(&client, "/"));
+    let replies = futures_util::future::join_all(requests).await;
+    assert!(replies.iter().all(Result::is_ok));
+    assert_eq!(dial.dial_count(), 3);
 }
 
 #[tokio::test(start_paused = true)]

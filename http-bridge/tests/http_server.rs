@@ -288,3 +288,42 @@ async fn whoever_is_not_listed_takes_no_place_of_those_who_are() {
     friends.read_exact(&mut reply).await.unwrap();
     assert_eq!(&reply, b"HTTP/1.1 200 OK");
 }
+
+#[tokio::test]
+async fn a_caller_that_still_sends_gets_its_answer_and_no_reset() {
+    // Only a real socket loses an answer behind which something unread is thrown away.
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let router = Router::new().route("/full", post(|| async { "no room" }));
+    let stats = Arc::<ServeStats>::default();
+    tokio::spawn(serve(listener, router, ServeConfig::default(), stats, future::pending()));
+    let long = format!("GET /full HTTP/1.1\r\nHost: a\r\nX: {}", "y".repeat(40 << 10));
+    for (request, status) in [
+        ("POST /full HTTP/1.1\r\nHost: a\r\nContent-Length: 90000000\r\n\r\n", 200),
+        ("POST /full HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n5000000\r\n", 200),
+        ("POST /full HTTP/1.1\r\nHost: a\r\nContent-Length: 9000000000\r\n\r\n", 413),
+        (&long, 431),
+    ] {
+        let mut caller = tokio::net::TcpStream::connect(address).await.unwrap();
+        caller.write_all(request.as_bytes()).await.unwrap();
+        // More than is read along with the head.
+        caller.write_all(&[b'x'; 1 << 20]).await.unwrap();
+        let mut reply = String::new();
+        caller.read_to_string(&mut reply).await.unwrap();
+        assert!(reply.starts_with(&format!("HTTP/1.1 {status} ")), "{reply}");
+        caller.write_all(&[b'x'; 1 << 20]).await.unwrap();
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_caller_that_sends_on_and_on_behind_its_answer_is_cut() {
+    let running = start(ServeConfig::default());
+    let mut caller = running.dial.dial(caller()).await.unwrap();
+    let request = "POST /nowhere HTTP/1.1\r\nHost: a\r\nContent-Length: 900000000\r\n\r\n";
+    caller.write_all(request.as_bytes()).await.unwrap();
+    let begun = tokio::time::Instant::now();
+    while caller.write_all(b"more").await.is_ok() {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    assert!(begun.elapsed() < Duration::from_secs(6), "{:?}", begun.elapsed());
+}

@@ -26,6 +26,7 @@ mod up;
 use std::{ffi::OsString, io::IsTerminal, path::PathBuf, process::ExitCode};
 
 use clap::{Parser, Subcommand, error::ErrorKind};
+use rustix::io::Errno;
 use tracing_subscriber::{EnvFilter, filter::LevelFilter};
 
 use self::exit::{Exit, Failure};
@@ -137,6 +138,7 @@ pub fn run(args: Vec<OsString>) -> ExitCode {
             return if asked { Exit::Ok } else { Exit::Usage }.into();
         }
     };
+    raise_file_limit();
     match start_logging(cli.log()).and_then(|()| dispatch(cli.command, cli.config)) {
         Ok(()) => Exit::Ok.into(),
         Err(failure) => {
@@ -164,6 +166,15 @@ fn dispatch(command: Command, config: Option<PathBuf>) -> Result<(), Failure> {
     }
 }
 
+/// Raises the limit of open files to what the system allows: a connection is a file, and the usual limit is 1,024, for the
+/// sake of programs that use `select`.
+fn raise_file_limit() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let maximum = getrlimit(Resource::Nofile).maximum;
+    // If it is refused, the limit stays, and who meets it says so.
+    let _ = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum });
+}
+
 /// Runs a subcommand to its end. What blocks behind it (a file being read) is not waited for.
 fn on_runtime(work: impl Future<Output = Result<(), Failure>>) -> Result<(), Failure> {
     let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -171,10 +182,23 @@ fn on_runtime(work: impl Future<Output = Result<(), Failure>>) -> Result<(), Fai
         .thread_name("dmsg-http")
         .enable_all()
         .build()
-        .map_err(|error| Failure::new(Exit::Other, format!("no threads: {error}")))?;
+        .map_err(|error| {
+            let what = format!("cannot start the program's threads: {}", with_cause(&error));
+            Failure::new(Exit::Other, what)
+        })?;
     let result = runtime.block_on(work);
     runtime.shutdown_background();
     result
+}
+
+/// An error, and what to do about it where that is not obvious.
+fn with_cause(error: &std::io::Error) -> String {
+    match Errno::from_io_error(error) {
+        Some(Errno::MFILE | Errno::NFILE) => {
+            format!("{error}; raise the open-files limit (ulimit -n)")
+        }
+        _ => error.to_string(),
+    }
 }
 
 fn start_logging(level: &str) -> Result<(), Failure> {

@@ -172,6 +172,8 @@ async fn pass_on<D: Dial>(
             if let Some(switch) = &switch {
                 switch::set(&mut headers, switch.clone());
             }
+            // A program that does not say what it is has its reasons.
+            headers.entry(header::USER_AGENT).or_insert(HeaderValue::from_static(""));
             let request = DmsgRequest { method: head.method, url, headers, body };
             let response = shared.client.send(request).await?;
             if response.status() == StatusCode::SWITCHING_PROTOCOLS {

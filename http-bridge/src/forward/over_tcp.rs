@@ -24,7 +24,7 @@ use tokio::{
 
 use crate::http::{
     BoxError,
-    length::{has_two_lengths, state_chunks},
+    length::{framing_problem, state_chunks},
     progress::Progress,
 };
 
@@ -44,8 +44,8 @@ pub(super) enum Failed {
     Broken(#[from] hyper::Error),
     #[error("the host sent no response for {0:?}")]
     TimedOut(Duration),
-    #[error("the host states the length of its answer twice")]
-    TwoLengths,
+    #[error("the host's answer {0}")]
+    Framing(&'static str),
     #[error("the request cannot be sent: {0}")]
     Unsendable(#[from] ::http::Error),
 }
@@ -85,8 +85,8 @@ where
         response = sender.send_request(request) => response?,
         () = progress.stalled(limits.answer) => return Err(Failed::TimedOut(limits.answer)),
     };
-    if has_two_lengths(response.headers()) {
-        return Err(Failed::TwoLengths);
+    if let Some(why) = framing_problem(response.headers()) {
+        return Err(Failed::Framing(why));
     }
     Ok(response.map(|incoming| Body::new(Patient { incoming, limit: limits.idle, waiting: None })))
 }

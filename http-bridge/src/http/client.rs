@@ -17,10 +17,10 @@ use tokio::time::{Instant, timeout, timeout_at};
 
 use super::{
     Dial, HttpError, POOL_IDLE_TIMEOUT, Request, ResponseBody, SERVER_IDLE_TIMEOUT,
-    length::has_two_lengths,
+    length::framing_problem,
     list::is_named,
     live::{BodyLimits, Live},
-    pool::{Conn, Pool},
+    pool::{Conn, Lease, Pool},
     request::SentBody,
 };
 use crate::url::DmsgUrl;
@@ -58,7 +58,8 @@ pub struct HttpConfig {
     pub idle_timeout: Duration,
     /// A response that nobody reads or drops for this long loses its stream. Default 5 min.
     pub abandoned_timeout: Duration,
-    /// Idle streams kept per destination. Default 4.
+    /// Idle streams kept per destination. Default 64: with those in use, the 256 that our servers take of one caller. With 0,
+    /// requests say `Connection: close`.
     pub idle_per_destination_max: usize,
     /// Idle streams kept in all. Default 256.
     pub idle_max: usize,
@@ -92,7 +93,7 @@ impl Default for HttpConfig {
             headers_max: 100,
             idle_timeout: POOL_IDLE_TIMEOUT,
             abandoned_timeout: Duration::from_secs(300),
-            idle_per_destination_max: 4,
+            idle_per_destination_max: 64,
             idle_max: 256,
             label: "http".into(),
             waiting_max: 1024,
@@ -210,20 +211,24 @@ impl<D: Dial> HttpClient<D> {
         deadline: Option<(Instant, Duration)>,
     ) -> Result<Response<ResponseBody>, HttpError> {
         let to = request.url.addr();
-        if let Some(conn) = self.pooled(to).await? {
-            let replay = request.replay().filter(|request| request.method.is_idempotent());
-            match self.exchange(conn, request, deadline).await {
-                Ok(response) => return Ok(response),
-                Err(Failed { error, unsent }) => {
-                    request = match unsent.or_else(|| replay.filter(|_| error.is_stale())) {
-                        Some(again) => again,
-                        None => return Err(error),
-                    };
-                    tracing::debug!(%to, %error, "pooled stream was stale, dialling a fresh one");
+        let place = match self.stream_or_place(to).await? {
+            Err(place) => place,
+            Ok(conn) => {
+                let replay = request.replay().filter(|request| request.method.is_idempotent());
+                match self.exchange(conn, request, deadline).await {
+                    Ok(response) => return Ok(response),
+                    Err(Failed { error, unsent }) => {
+                        request = match unsent.or_else(|| replay.filter(|_| error.is_stale())) {
+                            Some(again) => again,
+                            None => return Err(error),
+                        };
+                        tracing::debug!(%to, %error, "pooled stream was stale, dialling a fresh one");
+                    }
                 }
+                self.inner.pool.lease(to).await?
             }
-        }
-        let conn = self.connect(to).await?;
+        };
+        let conn = self.connect(to, place).await?;
         self.exchange(conn, request, deadline).await.map_err(|failed| failed.error)
     }
 
@@ -267,18 +272,25 @@ impl<D: Dial> HttpClient<D> {
         Err(HttpError::TooManyRedirects(REDIRECTS_MAX))
     }
 
-    async fn pooled(&self, to: Addr) -> Result<Option<Conn>, HttpError> {
-        while let Some(mut conn) = self.inner.pool.take(to).await? {
-            if matches!(timeout(POOLED_READY_TIMEOUT, conn.sender.ready()).await, Ok(Ok(()))) {
-                return Ok(Some(conn));
+    /// A stream that was idle, or a place for a new one. The place comes first, since a stream may become idle while it is
+    /// waited for.
+    async fn stream_or_place(&self, to: Addr) -> Result<Result<Conn, Lease>, HttpError> {
+        let pool = &self.inner.pool;
+        loop {
+            match pool.take(to, pool.lease(to).await?) {
+                Ok(mut conn) => {
+                    let ready = timeout(POOLED_READY_TIMEOUT, conn.sender.ready()).await;
+                    if matches!(ready, Ok(Ok(()))) {
+                        return Ok(Ok(conn));
+                    }
+                }
+                Err(place) => return Ok(Err(place)),
             }
         }
-        Ok(None)
     }
 
-    async fn connect(&self, to: Addr) -> Result<Conn, HttpError> {
+    async fn connect(&self, to: Addr, lease: Lease) -> Result<Conn, HttpError> {
         let Inner { dial, config, pool } = &*self.inner;
-        let lease = pool.lease(to).await?;
         let after = config.connect_timeout;
         let stream = timeout(after, dial.dial_for(to, &config.label))
             .await
@@ -303,10 +315,15 @@ impl<D: Dial> HttpClient<D> {
     async fn exchange(
         &self,
         mut conn: Conn,
-        request: Request,
+        mut request: Request,
         deadline: Option<(Instant, Duration)>,
     ) -> Result<Response<ResponseBody>, Failed> {
         let (to, config) = (conn.to, &self.inner.config);
+        if config.idle_per_destination_max == 0 && !request.headers.contains_key(header::CONNECTION)
+        {
+            // The peer's end comes along with its answer then, and not as an answer to ours.
+            request.headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
+        }
         let lease = Arc::clone(conn.state());
         let url = request.url.clone();
         let keeps_alive = !wants_close(&request.headers);
@@ -376,13 +393,9 @@ fn wants_close(headers: &HeaderMap) -> bool {
     is_named(headers, "close")
 }
 
-/// Two statements of the length are one too many: whoever reads them otherwise than we do sees another message.
 fn check_framing(to: Addr, headers: &HeaderMap) -> Result<(), HttpError> {
-    if has_two_lengths(headers) {
-        let reason = "it states its length twice, or as a list".to_owned();
-        return Err(HttpError::Malformed { to, reason });
-    }
-    Ok(())
+    framing_problem(headers)
+        .map_or(Ok(()), |why| Err(HttpError::Malformed { to, reason: format!("it {why}") }))
 }
 
 /// A head of its own: hyper's keeps the read buffer alive, which its values lie in, and the table of the request's headers,

@@ -10,12 +10,26 @@ pub(crate) fn state_chunks(headers: &mut HeaderMap, body: &impl Body) {
     }
 }
 
-/// Whoever reads such a response otherwise than we do sees another one behind it.
-pub(crate) fn has_two_lengths(headers: &HeaderMap) -> bool {
+/// Why a response can be read in two ways, or not at all by whoever takes its framing off: what comes behind it, or in it,
+/// would be something else for the next reader.
+pub(crate) fn framing_problem(headers: &HeaderMap) -> Option<&'static str> {
     let mut lengths = headers.get_all(header::CONTENT_LENGTH).iter();
-    let Some(length) = lengths.next() else { return false };
-    // A list of equal lengths is still more than one.
-    lengths.next().is_some()
-        || !length.as_bytes().iter().all(u8::is_ascii_digit)
-        || headers.contains_key(header::TRANSFER_ENCODING)
+    let mut codings = headers.get_all(header::TRANSFER_ENCODING).iter();
+    let coding = codings.next();
+    if let Some(length) = lengths.next() {
+        // A list of equal lengths is still more than one.
+        let is_one = lengths.next().is_none() && length.as_bytes().iter().all(u8::is_ascii_digit);
+        if !is_one || coding.is_some() {
+            return Some("states its length twice, or as a list");
+        }
+    }
+    let is_known = |coding: &HeaderValue| {
+        let coding = coding.as_bytes();
+        coding.eq_ignore_ascii_case(b"chunked") || coding.eq_ignore_ascii_case(b"identity")
+    };
+    if coding.is_some_and(|coding| !is_known(coding)) || codings.next().is_some() {
+        // Nobody asked for gzip hop by hop, and the next hop would not be told of it.
+        return Some("uses a transfer coding other than chunked");
+    }
+    None
 }

@@ -202,8 +202,8 @@ impl Pool {
         conn
     }
 
-    /// The newest idle stream to `to`, leased again.
-    pub(super) async fn take(self: &Arc<Self>, to: Addr) -> Result<Option<Conn>, HttpError> {
+    /// The newest idle stream to `to`, leased again, or the lease back for a new one.
+    pub(super) fn take(&self, to: Addr, lease: Lease) -> Result<Conn, Lease> {
         let mut dead = Vec::new();
         let found = {
             let mut state = lock(&self.state);
@@ -220,9 +220,9 @@ impl Pool {
             }
         };
         drop(dead);
-        let Some(mut conn) = found else { return Ok(None) };
-        conn.bind(self.lease(to).await?);
-        Ok(Some(conn))
+        let Some(mut conn) = found else { return Err(lease) };
+        conn.bind(lease);
+        Ok(conn)
     }
 
     fn put(self: &Arc<Self>, mut conn: Conn) {

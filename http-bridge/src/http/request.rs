@@ -68,7 +68,7 @@ pub struct Request {
     pub method: Method,
     /// Where.
     pub url: DmsgUrl,
-    /// Headers; `Host`, `User-Agent` and the framing are added if they are missing.
+    /// Headers; `Host`, `User-Agent` and the framing are added if they are missing. An empty `User-Agent` stands for none.
     pub headers: HeaderMap,
     /// The body.
     pub body: RequestBody,
@@ -160,10 +160,10 @@ impl Request {
         let mut rest = self.headers;
         headers.insert(header::HOST, rest.remove(header::HOST).unwrap_or(host));
         let agent = rest.remove(header::USER_AGENT);
-        headers.insert(
-            header::USER_AGENT,
-            agent.unwrap_or_else(|| HeaderValue::from_static(USER_AGENT)),
-        );
+        let agent = agent.unwrap_or_else(|| HeaderValue::from_static(USER_AGENT));
+        if !agent.is_empty() {
+            headers.insert(header::USER_AGENT, agent);
+        }
         // The framing is hyper's: what a caller wrote there could contradict the body.
         rest.remove(header::CONTENT_LENGTH);
         rest.remove(header::TRANSFER_ENCODING);

@@ -163,6 +163,7 @@ impl Accept for TcpListener {
     type Peer = SocketAddr;
 
     async fn accept(&mut self) -> Result<(TcpStream, SocketAddr), BoxError> {
+        let mut is_told = false;
         loop {
             match Self::accept(self).await {
                 Ok((stream, peer)) => {
@@ -170,7 +171,9 @@ impl Accept for TcpListener {
                     return Ok((stream, peer));
                 }
                 Err(error) => {
-                    tracing::warn!(%error, "a connection could not be accepted");
+                    if !std::mem::replace(&mut is_told, true) {
+                        tracing::warn!(%error, "a connection could not be accepted");
+                    }
                     tokio::time::sleep(ACCEPT_PAUSE).await;
                 }
             }

@@ -214,7 +214,8 @@ impl<P: Peer> Connection<P> {
             let (stats, remote) = (Arc::clone(&stats), remote.clone());
             let break_off = self.break_off.clone();
             async move {
-                let in_request = clock.begin_request();
+                let has_body = !request.body().is_end_stream();
+                let in_request = clock.begin_request(!has_body);
                 stats.note_request();
                 let bound = |body| ClockedBody::new(body, clock.clone(), body_max_bytes);
                 let mut request = request.map(|body| Body::new(bound(body)));
@@ -225,7 +226,7 @@ impl<P: Peer> Connection<P> {
                 let break_off = break_off.filter(|_| request.version() < Version::HTTP_11);
                 let checked = check_request(&request, clock.ambiguity(), is_proxy)
                     .and_then(|()| check_size(&request, body_max_bytes));
-                let expects = expect::asks_first(request.headers());
+                let expects = has_body && expect::asks_first(request.headers());
                 let mut response = match checked {
                     Ok(()) => respond(service, request, remote, &stats, &clock).await,
                     Err((status, why)) => {

@@ -22,9 +22,12 @@ pub(super) fn request_headers(
 ) -> HeaderMap {
     let asked_host = headers.get(header::HOST).cloned();
     strip_hop_by_hop(&mut headers);
-    let claims: Vec<HeaderName> =
-        headers.keys().filter(|name| is_claim(name.as_str())).cloned().collect();
-    for name in claims {
+    let unwanted: Vec<HeaderName> = headers
+        .keys()
+        .filter(|name| is_claim(name.as_str()) || is_disguised(name))
+        .cloned()
+        .collect();
+    for name in unwanted {
         headers.remove(name);
     }
     announce_allowed_trailers(&mut headers);
@@ -49,6 +52,11 @@ fn is_claim(name: &str) -> bool {
     let name = name.replace('_', "-");
     ["dmsg-", "x-forwarded-"].iter().any(|prefix| name.starts_with(prefix))
         || matches!(name.as_str(), "forwarded" | "x-real-ip")
+}
+
+/// Whether a name is another spelling, for services that take `_` for `-`, of one that decides how a message is read.
+fn is_disguised(name: &HeaderName) -> bool {
+    name.as_str().contains('_') && !may_trail(name)
 }
 
 /// Whether a field may come behind a caller's body. Services that merge trailers into the head must find nothing there that

@@ -96,3 +96,23 @@ async fn that_trailers_are_taken_is_said_on() {
         "{got}"
     );
 }
+
+/// As curl leaves them behind, other programs do not.
+#[tokio::test]
+async fn a_name_and_password_are_for_the_program_and_its_own_name_is_its_own() {
+    let (world, record) = recording(b"\r\n\r\n").await;
+    let host = host();
+    let ask = |head: &str| {
+        format!(
+            "GET http://me:secret@{host}/ HTTP/1.1\r\nHost: {host}\r\n{head}Connection: close\r\n\r\n"
+        )
+    };
+    for (said, agents) in [("", 0), ("User-Agent: mine\r\n", 1)] {
+        let answer = world.exchange(ask(said)).await;
+        assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
+        let got = taken(&record).to_lowercase();
+        assert!(!got.contains("secret"), "{got}");
+        assert_eq!(got.matches("user-agent: ").count(), agents, "{got}");
+        assert_eq!(got.matches("user-agent: mine\r\n").count(), agents, "{got}");
+    }
+}

@@ -182,6 +182,21 @@ async fn absolute_form_and_origin_form_reach_the_origin_alike() {
     }
 }
 
+/// Services behind CGI, WSGI and the like cannot tell `_` from `-`.
+#[tokio::test]
+async fn framing_is_not_said_in_other_spellings() {
+    let bridge = Bridge::start().await;
+    let mut stream = bridge.connect().await;
+    let sent = "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\nContent_Length: 0\r\n\
+        Transfer_Encoding: chunked\r\nProxy_Connection: close\r\nX_Own: 1\r\n\r\na";
+    stream.write_all(sent.as_bytes()).await.unwrap();
+    let got = head(&mut bridge.accept().await).await.to_lowercase();
+    assert!(got.contains("\r\nx_own: 1\r\n"), "{got}");
+    for name in ["content_length", "transfer_encoding", "proxy_connection"] {
+        assert!(!got.contains(name), "{got}");
+    }
+}
+
 #[tokio::test]
 async fn a_request_that_was_here_before_is_a_loop() {
     let bridge = Bridge::start().await;

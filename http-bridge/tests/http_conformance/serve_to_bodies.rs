@@ -38,6 +38,10 @@ async fn answers_that_state_their_length_twice_or_not_at_all() {
         "Content-Length: 4\r\nTransfer-Encoding: chunked\r\n\r\n4\r\nhalf\r\n0\r\n\r\n",
         "Content-Length: 4\r\nContent-Length: 5\r\n\r\nhalf!",
         "Content-Length: 4, 4\r\n\r\nhalf",
+        // The caller would not be told of the coding.
+        "Transfer-Encoding: gzip, chunked\r\n\r\n4\r\nhalf\r\n0\r\n\r\n",
+        "Transfer-Encoding: gzip\r\n\r\nhalf",
+        "Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n\r\n4\r\nhalf\r\n0\r\n\r\n",
     ] {
         let reply = exchange(&format!("HTTP/1.1 200 OK\r\n{twice}")).await;
         assert!(reply.starts_with("HTTP/1.1 502 "), "{twice:?} gave {reply:?}");
@@ -154,6 +158,19 @@ async fn an_early_answer_to_half_an_upload_reaches_the_caller() {
         .unwrap();
     let reply = head(&mut caller).await;
     assert!(reply.starts_with("HTTP/1.1 413 "), "{reply}");
+}
+
+#[tokio::test]
+async fn a_body_that_is_no_body_is_the_callers_fault() {
+    let bridge = Bridge::start().await;
+    let mut caller = bridge.connect().await;
+    let request = "PUT / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n1\r\na\r\n";
+    caller.write_all(request.as_bytes()).await.unwrap();
+    let mut origin = bridge.accept().await;
+    head(&mut origin).await;
+    caller.write_all(b"0\r\nX-Sum: 1\r\n 2\r\n\r\n").await.unwrap();
+    let reply = head(&mut caller).await;
+    assert!(reply.starts_with("HTTP/1.1 400 "), "{reply}");
 }
 
 #[tokio::test]

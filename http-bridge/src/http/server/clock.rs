@@ -37,6 +37,12 @@ const BODY_RATE_MIN: u64 = 256;
 pub(super) const TOO_LARGE: &str = "the request's body is larger than this service takes\n";
 const TOO_SLOW: &str = "the request's body stopped coming, or comes too slowly\n";
 
+/// How long a caller that still sends is listened to behind an answer that did not wait for all of it.
+const LINGER_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Bytes thrown away at a time meanwhile.
+const LINGER_BYTES: usize = 8 * 1024;
+
 /// A clock without a limit looks again after this long.
 const LOOK_AGAIN: Duration = Duration::from_secs(5);
 
@@ -63,6 +69,8 @@ struct State {
     body_problem: Option<(StatusCode, &'static str)>,
     /// Whether the handler asked for that body.
     is_body_asked: bool,
+    /// Whether all of that body came.
+    is_body_over: bool,
     /// How often all that was written has been flushed, and who waits for the next time.
     flushes: u64,
     on_flush: Option<Waker>,
@@ -97,6 +105,7 @@ impl Clock {
                 ambiguity: None,
                 body_problem: None,
                 is_body_asked: false,
+                is_body_over: true,
                 flushes: 0,
                 on_flush: None,
             })),
@@ -134,12 +143,13 @@ impl Clock {
         phase.into_iter().chain(write).min_by_key(|(at, _)| *at)
     }
 
-    /// A request's head is complete. The guard ends the request when its reply is sent.
-    pub(super) fn begin_request(&self) -> InRequest {
+    /// A request's head is complete, and maybe all of it. The guard ends the request when its reply is sent.
+    pub(super) fn begin_request(&self, is_body_over: bool) -> InRequest {
         let mut state = self.lock();
         state.phase = Phase::Request;
         state.body_problem = None;
         state.is_body_asked = false;
+        state.is_body_over = is_body_over;
         InRequest(self.clone())
     }
 
@@ -160,6 +170,12 @@ impl Clock {
     /// Which rule a request of this connection breaks.
     pub(super) fn ambiguity(&self) -> Option<&'static str> {
         self.lock().ambiguity
+    }
+
+    /// Whether the caller may be sending a part of its request still: a head that was refused, a body that was not awaited.
+    fn is_caller_sending(&self) -> bool {
+        let state = self.lock();
+        matches!(state.phase, Phase::Head { .. }) || !state.is_body_over
     }
 
     /// Whether the handler asked for the body of the request under way.
@@ -285,6 +301,9 @@ where
             if let Some((since, _)) = this.waiting.take() {
                 this.waited += since.elapsed();
             }
+            if frame.is_none() || this.body.is_end_stream() {
+                this.clock.lock().is_body_over = true;
+            }
             if let Some(Ok(piece)) = &frame {
                 this.read_bytes += piece.data_ref().map_or(0, Bytes::len) as u64;
                 if this.read_bytes > this.max_bytes {
@@ -310,10 +329,15 @@ where
 }
 
 /// The stream of a connection, which tells the clock of reads and writes.
+///
+/// It ends in two steps where the caller may still be sending: whoever closes a socket with something unread in it resets it,
+/// and the answer may be lost with it. So the caller is told the end first, and has a while to take the answer and stop.
 pub(super) struct Clocked<T, P> {
     stream: T,
     clock: Clock,
     framing: FramingWatch,
+    /// Runs once our end is said.
+    linger: Option<Pin<Box<Sleep>>>,
     /// Ends an upgraded stream, which no connection task looks after.
     cut: Pin<Box<WaitForCancellationFutureOwned>>,
     _permit: P,
@@ -323,7 +347,7 @@ impl<T, P> Clocked<T, P> {
     /// `permit` lives as long as the stream, also behind an upgrade.
     pub(super) fn new(stream: T, clock: Clock, cut: CancellationToken, permit: P) -> Self {
         let cut = Box::pin(cut.cancelled_owned());
-        Self { stream, clock, framing: FramingWatch::new(), cut, _permit: permit }
+        Self { stream, clock, framing: FramingWatch::new(), linger: None, cut, _permit: permit }
     }
 }
 
@@ -351,7 +375,7 @@ impl<T: AsyncRead + Unpin, P: Unpin> AsyncRead for Clocked<T, P> {
     }
 }
 
-impl<T: AsyncWrite + Unpin, P: Unpin> AsyncWrite for Clocked<T, P> {
+impl<T: AsyncRead + AsyncWrite + Unpin, P: Unpin> AsyncWrite for Clocked<T, P> {
     fn poll_write(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -383,6 +407,26 @@ impl<T: AsyncWrite + Unpin, P: Unpin> AsyncWrite for Clocked<T, P> {
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(cx)
+        let this = &mut *self;
+        let over = match &mut this.linger {
+            Some(over) => over,
+            none => {
+                ready!(Pin::new(&mut this.stream).poll_shutdown(cx))?;
+                if !this.clock.is_caller_sending() {
+                    return Poll::Ready(Ok(()));
+                }
+                none.insert(Box::pin(sleep(LINGER_TIMEOUT)))
+            }
+        };
+        let mut scratch = [0; LINGER_BYTES];
+        // However fast it comes.
+        while over.as_mut().poll(cx).is_pending() {
+            let mut unread = ReadBuf::new(&mut scratch);
+            let read = ready!(Pin::new(&mut this.stream).poll_read(cx, &mut unread));
+            if read.is_err() || unread.filled().is_empty() {
+                break;
+            }
+        }
+        Poll::Ready(Ok(()))
     }
 }
