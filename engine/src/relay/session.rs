@@ -72,6 +72,8 @@ pub(super) struct Up {
     /// Answers of the mux that were queued since the queue was last low.
     answer_bytes: usize,
     streams_max: usize,
+    /// Streams of the client whose ACK is held back.
+    pub(super) unacked_count: usize,
 }
 
 impl Session {
@@ -222,6 +224,7 @@ impl Relay {
             answer_bytes: 0,
             plan_list: 0,
             streams_max,
+            unacked_count: 0,
         }));
         self.proven(conn);
         self.sessions_up += 1;

@@ -92,6 +92,8 @@ pub(super) struct Half {
     pub(super) active: Instant,
     /// Credit of our client from before the stream was relayed; the peer half gets it then.
     pub(super) early_credit: u32,
+    /// Our client opened it and has no ACK yet.
+    pub(super) unacked: bool,
     /// Where the mux has the stream.
     pub(super) mux_hint: Hint,
     /// Where the deadline of its stage is.
@@ -100,7 +102,14 @@ pub(super) struct Half {
 
 impl Half {
     pub(super) fn new(stage: Stage, now: Instant) -> Self {
-        Self { stage, active: now, early_credit: 0, mux_hint: Hint::default(), timer: Place::NONE }
+        Self {
+            stage,
+            active: now,
+            early_credit: 0,
+            unacked: false,
+            mux_hint: Hint::default(),
+            timer: Place::NONE,
+        }
     }
 
     /// Whether it relays what `from` sends.

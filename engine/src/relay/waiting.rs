@@ -190,3 +190,27 @@ impl Relay {
         streams.max().filter(|(waiting, _)| *waiting > 0).map(|(_, id)| (conn, id))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn queues_beyond_the_spare_ones_are_let_go() {
+        let mut spare = SpareQueues::new();
+        let mut waiting: Vec<_> = (0..SPARE_MAX + 10).map(|_| Pending::default()).collect();
+        for pending in &mut waiting {
+            pending.queue(&mut spare).push_bytes(b"x");
+            pending.tidy(&mut spare);
+            assert_eq!(pending.len(), 1, "what waits stays");
+        }
+        for pending in &mut waiting {
+            pending.queue(&mut spare).clear();
+            pending.tidy(&mut spare);
+            assert!(pending.is_empty());
+        }
+        assert_eq!(spare.len(), SPARE_MAX);
+        waiting[0].queue(&mut spare);
+        assert_eq!(spare.len(), SPARE_MAX - 1, "and used again");
+    }
+}

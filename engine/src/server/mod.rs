@@ -124,6 +124,8 @@ pub struct ServerStats {
     pub receive_buffers_lent: u64,
     /// Receives since start that found no shared buffer and were begun anew.
     pub receive_buffers_missed: u64,
+    /// Peers since start for whom there was no descriptor.
+    pub turned_away: u64,
     /// Streams ended since start, by reason; reasons that never happened are left out.
     pub refused: Vec<(&'static str, u64)>,
     /// Sessions ended since start, by reason; reasons that never happened are left out.
@@ -269,6 +271,7 @@ impl Server {
             receive_buffers: sum(|driver| driver.buffers_count.load(Relaxed) as u64),
             receive_buffers_lent: sum(|driver| driver.buffers_lent.load(Relaxed) as u64),
             receive_buffers_missed: sum(|driver| driver.buffers_missed.load(Relaxed)),
+            turned_away: sum(|driver| driver.turned_away.load(Relaxed)),
             refused: RefuseReason::ALL
                 .iter()
                 .filter_map(|why| nonzero((why.label(), stats.refused_count(*why))))
@@ -372,8 +375,8 @@ fn listener(address: SocketAddr, shared: bool) -> io::Result<TcpListener> {
                 thread::sleep(PORT_PAUSE);
             }
             Err(error) => {
-                let what = format!("cannot listen on {address}: {error}");
-                return Err(io::Error::new(error.kind(), what));
+                let (kind, error) = (error.kind(), driver::explained(error));
+                return Err(io::Error::new(kind, format!("cannot listen on {address}: {error}")));
             }
             Ok(listener) => return Ok(listener),
         }

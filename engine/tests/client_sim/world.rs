@@ -121,6 +121,12 @@ impl World {
         self.servers.push(SimServer { node, key, address });
     }
 
+    /// Lists a server that is played by hand.
+    pub fn add_raw_server(&mut self, address: SocketAddr, key: PublicKey) {
+        let node = self.net.add(ScriptedServer::new(SecretKey::from_seed(b"idle"), self.mux));
+        self.servers.push(SimServer { node, key, address });
+    }
+
     pub fn add_servers(&mut self, count: usize) {
         for _ in 0..count {
             self.add_server();

@@ -7,6 +7,7 @@
 mod memory;
 mod peer;
 
+mod acks;
 mod announced_lengths;
 mod bad_requests;
 mod bounds;

@@ -28,6 +28,9 @@ use crate::{
 /// Withdrawing the entry at the end may take this long, so that all is over within 2 s.
 const WITHDRAW_TIMEOUT: Duration = Duration::from_millis(1500);
 
+/// Open files that no session has: connections in their handshake, listeners, threads, the log.
+const FILES_BESIDE_SESSIONS: u64 = 256;
+
 /// How often the advertised capacity is compared with the true one.
 const CAPACITY_INTERVAL: Duration = Duration::from_secs(1);
 
@@ -115,6 +118,7 @@ pub(super) async fn run(args: ServerArgs) -> Result<(), Failure> {
     let server = Server::start(config).map_err(|error| {
         Failure::new(Exit::Other, format!("cannot serve on {}: {error}", args.listen))
     })?;
+    warn_of_few_files(args.sessions_max);
     let address = args.public_address.unwrap_or_else(|| reachable(server.local_addr()).to_string());
     println_server(&server, &address)?;
     let server = Arc::new(server);
@@ -156,6 +160,19 @@ pub(super) async fn run(args: ServerArgs) -> Result<(), Failure> {
         return Err(Failure::new(Exit::Other, what.to_owned()));
     }
     Ok(())
+}
+
+/// Sessions are open files: says so when there are not enough for what is advertised.
+fn warn_of_few_files(sessions_max: u32) {
+    let Some(files) = rustix::process::getrlimit(rustix::process::Resource::Nofile).current else {
+        return;
+    };
+    if files < u64::from(sessions_max) + FILES_BESIDE_SESSIONS {
+        tracing::warn!(
+            "the open-files limit (ulimit -n) of {files} is too small for the {sessions_max} sessions that are advertised: \
+             raise it, or lower --sessions-max"
+        );
+    }
 }
 
 /// A host and a port for others to connect to.

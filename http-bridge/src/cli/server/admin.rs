@@ -286,6 +286,12 @@ fn exposition(server: &Server, watchdog: &Watchdog) -> String {
             stats.receive_buffers_missed,
         ),
         (
+            "turned_away_total",
+            "counter",
+            "Peers for whom there was no file descriptor.",
+            stats.turned_away,
+        ),
+        (
             "stuck_cores",
             "gauge",
             "Worker threads that do not answer.",
