@@ -6,12 +6,16 @@ mod driver_support;
 
 use std::{
     io::{ErrorKind, Read, Write},
-    net::{Ipv4Addr, Shutdown, TcpListener},
+    net::{Ipv4Addr, Shutdown, TcpListener, TcpStream},
+    os::fd::{BorrowedFd, OwnedFd, RawFd},
     time::{Duration, Instant},
 };
 
 use dmsg_engine::{
-    driver::{DriverConfig, PostError, spawn},
+    driver::{
+        DriverConfig, KEEPALIVE_COUNT, KEEPALIVE_IDLE, KEEPALIVE_INTERVAL, PostError,
+        SocketOptions, spawn,
+    },
     io::{CloseMode, SEND_HIGH_BYTES},
 };
 use driver_support::*;
@@ -483,5 +487,48 @@ fn a_driver_with_nothing_to_do_sleeps() {
         let used = cpu_time(&bed) - before;
         assert!(used < Duration::from_millis(60), "{used:?} of CPU time to wait 0.3 s");
         bed.order(Order::Close(conn, CloseMode::Abort));
+    });
+}
+
+/// The driver's end of a connection whose other end is `peer`; both are in this process.
+fn other_end(peer: &TcpStream) -> OwnedFd {
+    let address = peer.local_addr().unwrap().into();
+    let is_it = |fd: &RawFd| {
+        // SAFETY: only asked for its peer; a descriptor that is closed meanwhile gives an error.
+        let fd = unsafe { BorrowedFd::borrow_raw(*fd) };
+        SockRef::from(&fd).peer_addr().is_ok_and(|to| to == address)
+    };
+    let entries = std::fs::read_dir("/proc/self/fd").unwrap();
+    let mut fds = entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
+    let fd = fds.find(is_it).expect("it was accepted");
+    // SAFETY: the driver keeps it open while its peer is.
+    unsafe { BorrowedFd::borrow_raw(fd) }.try_clone_to_owned().unwrap()
+}
+
+/// They are set on the listener, once.
+#[test]
+fn accepted_connections_have_the_options_that_were_asked_for() {
+    on_each(|variant| {
+        for user_timeout in [Some(Duration::from_secs(45)), None] {
+            let sockets = SocketOptions {
+                user_timeout,
+                send_buffer_bytes: Some(20_000),
+                recv_buffer_bytes: Some(30_000),
+                ..SocketOptions::default()
+            };
+            let config = DriverConfig { sockets, ..variant.config() };
+            let mut bed = Bed::start_with(config, Role::Sink, variant.kind);
+            let (peer, _) = bed.connected_pair();
+            let socket = other_end(&peer);
+            let socket = SockRef::from(&socket);
+            assert!(socket.tcp_nodelay().unwrap() && socket.keepalive().unwrap());
+            assert_eq!(socket.tcp_keepalive_time().unwrap(), KEEPALIVE_IDLE);
+            assert_eq!(socket.tcp_keepalive_interval().unwrap(), KEEPALIVE_INTERVAL);
+            assert_eq!(socket.tcp_keepalive_retries().unwrap(), KEEPALIVE_COUNT);
+            assert_eq!(socket.tcp_user_timeout().unwrap(), user_timeout);
+            // The kernel doubles them for its own use.
+            assert_eq!(socket.send_buffer_size().unwrap(), 40_000);
+            assert_eq!(socket.recv_buffer_size().unwrap(), 60_000);
+        }
     });
 }

@@ -372,6 +372,45 @@ fn nobody_to_connect_to_ends_with_7_in_time() {
     assert_exit(&output, 28);
 }
 
+/// `dmsg server` behind a shell that sets limits of open files.
+fn server_with_files(limit: &str) -> std::process::Command {
+    let mut shell = std::process::Command::new("sh");
+    let server = env!("CARGO_BIN_EXE_dmsg");
+    let script =
+        format!("ulimit {limit} && exec '{server}' server --listen 127.0.0.1:0 --log warn");
+    shell.args(["-c", &script]).env("DMSG_SECRET_KEY", "11".repeat(32));
+    shell
+}
+
+#[test]
+fn too_few_open_files_are_an_error_that_says_what_to_do() {
+    // Too few for the threads; enough for them, but not for the server.
+    for files in [8, 10] {
+        let output = server_with_files(&format!("-n {files}")).output().unwrap();
+        if output.status.code() == Some(127) {
+            continue; // Too few to load the program.
+        }
+        assert_exit(&output, 1);
+        assert!(stderr(&output).contains("raise the open-files limit (ulimit -n)"), "{output:?}");
+    }
+}
+
+#[test]
+fn a_server_with_fewer_open_files_than_sessions_says_so() {
+    let mut server = server_with_files("-n 900");
+    let mut server = server
+        .stdout(std::process::Stdio::piped())
+        .stderr(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut said = String::new();
+    let stderr = server.stderr.take().unwrap();
+    std::io::BufRead::read_line(&mut std::io::BufReader::new(stderr), &mut said).unwrap();
+    server.kill().unwrap();
+    server.wait().unwrap();
+    assert!(said.contains("(ulimit -n) of 900 is too small for the 2048 sessions"), "{said}");
+}
+
 #[test]
 fn the_limit_of_open_files_is_raised() {
     let server = format!("{KEY}@127.0.0.1:1");

@@ -7,6 +7,7 @@
 
 use std::{
     collections::VecDeque,
+    io,
     sync::{Arc, atomic::Ordering::Relaxed},
     time::{Duration, Instant},
 };
@@ -19,7 +20,10 @@ use crate::io::{CloseMode, Closed, ConnId, FLUSH_TIMEOUT, Io, Machine};
 const COMMANDS_PER_TURN: usize = 1024;
 
 /// How long a listener rests after descriptors ran out, unless a connection closes before.
-pub(super) const ACCEPT_REST: Duration = Duration::from_millis(100);
+const ACCEPT_REST: Duration = Duration::from_millis(100);
+
+/// Between two warnings that descriptors ran out: it may last, and each rest would be a line of the log.
+const ACCEPT_WARNING_INTERVAL: Duration = Duration::from_secs(10);
 
 enum Due {
     Closed(ConnId, Closed),
@@ -38,6 +42,8 @@ pub(super) struct Host<M: Machine> {
     /// Flushing connections, in the order of their deadlines. Those that are gone stay until then.
     flushing: VecDeque<(Instant, ConnId)>,
     stopping: bool,
+    /// When the last warning about descriptors was given.
+    accept_warned: Option<Instant>,
 }
 
 impl<M: Machine> Host<M> {
@@ -58,6 +64,7 @@ impl<M: Machine> Host<M> {
             stats,
             flushing: VecDeque::new(),
             stopping: false,
+            accept_warned: None,
         }
     }
 
@@ -126,6 +133,20 @@ impl<M: Machine> Host<M> {
     /// Whether the driver may return: asked to stop, and every `closed` was delivered.
     pub(super) fn is_done(&self) -> bool {
         self.stopping && self.due.is_empty() && self.io.conn_count() == 0
+    }
+
+    /// Nothing can be accepted, and `turned_away` peers were told so: says it in the log, now and then, and until when to rest.
+    pub(super) fn cannot_accept(&mut self, error: &io::Error, turned_away: usize) -> Instant {
+        let now = self.io.now();
+        let in_all = self.stats.turned_away.fetch_add(turned_away as u64, Relaxed);
+        if self.accept_warned.is_none_or(|at| now >= at + ACCEPT_WARNING_INTERVAL) {
+            self.accept_warned = Some(now);
+            tracing::warn!(
+                turned_away = in_all + turned_away as u64,
+                "cannot accept: {error}; if descriptors ran out, raise the open-files limit (ulimit -n)"
+            );
+        }
+        now + ACCEPT_REST
     }
 
     /// Starts the clock of a flush.

@@ -34,7 +34,7 @@ use std::{
     time::Duration,
 };
 
-pub(crate) use self::arena::Lease;
+pub(crate) use self::{arena::Lease, sys::explained};
 use self::{host::Host, mailbox::Inbox};
 pub use self::{
     mailbox::{Mailbox, PostError},
@@ -134,6 +134,14 @@ where
     M: Machine + 'static,
     F: FnOnce(Mailbox<M::Command>) -> M + Send + 'static,
 {
+    spawn_thread(config, build).map_err(sys::explained)
+}
+
+fn spawn_thread<M, F>(config: DriverConfig, build: F) -> io::Result<DriverThread<M::Command>>
+where
+    M: Machine + 'static,
+    F: FnOnce(Mailbox<M::Command>) -> M + Send + 'static,
+{
     let (mailbox, inbox) = Inbox::new(config.mailbox_max)?;
     let (ready, readiness) = mpsc::channel();
     let (own, name) = (mailbox.clone(), config.name.clone());
@@ -178,6 +186,7 @@ impl<C: Send + 'static> Ready<C> {
             sys::pin_thread(cpu)?;
         }
         let (sockets, stats) = (config.sockets, Arc::clone(&config.stats));
+        config.listeners.iter().for_each(|listener| sys::tune(listener, &sockets));
         let back_end = match choose(&config)? {
             Some(mut setup) => {
                 setup.listen(config.listeners)?;

@@ -45,4 +45,6 @@ pub struct DriverStats {
     pub buffers_count: AtomicUsize,
     /// Receives that found no shared buffer and were begun anew.
     pub buffers_missed: AtomicU64,
+    /// Peers that were accepted and hung up on at once, since there was no descriptor for them.
+    pub turned_away: AtomicU64,
 }

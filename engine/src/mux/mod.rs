@@ -106,7 +106,7 @@ impl MuxKind {
 /// `Data` (as often as the frame was cut on its way), `Finished`.
 #[derive(Debug)]
 pub enum Event {
-    /// The peer opened a stream; call [`Mux::accept`] (or [`Mux::reset`]) at once.
+    /// The peer opened a stream; call [`Mux::accept`] (or [`Mux::reset`]) soon, well below [`ACCEPT_BACKLOG`] more.
     Opened(StreamId),
     /// The peer acknowledged a stream that we opened (yamux only).
     Acked(StreamId),

@@ -60,6 +60,7 @@ impl Relay {
 
     /// Finishes our direction and waits for the client's FIN.
     pub(super) fn close_half(&mut self, io: &mut Io, conn: ConnId, id: StreamId) {
+        self.acknowledge(io, conn, id);
         let linger = io.now() + self.limits.linger_timeout;
         let Some(up) = self.up(conn) else { return };
         let Some(half) = up.streams.get_mut(id) else { return };
@@ -93,6 +94,7 @@ impl Relay {
         let up = self.up(conn)?;
         let mut half = up.streams.remove(id)?;
         let waiting = pending_len(&half);
+        up.unacked_count -= usize::from(half.unacked);
         up.pending_bytes -= waiting;
         up.owing.remove(&id);
         if matches!(&half.stage, Stage::Relaying(relaying) if relaying.queued) {
@@ -115,11 +117,17 @@ impl Relay {
         }
     }
 
-    /// The deadline of a half's stage has come.
+    /// The deadline of a half's stage has come, or of its ACK.
     pub(super) fn stream_deadline(&mut self, io: &mut Io, conn: ConnId, id: StreamId) {
         let now = io.now();
         let (idle, linger) = (self.limits.idle_timeout, self.limits.linger_timeout);
+        let dial_timeout = self.limits.dial_timeout;
+        let was_unacked = self.acknowledge(io, conn, id);
         let Some(half) = self.half(conn, id) else { return };
+        if was_unacked && let Some(due) = half.dial_deadline(dial_timeout).filter(|due| *due > now)
+        {
+            return self.set_deadline(conn, id, due);
+        }
         match &half.stage {
             Stage::Request(_) => self.refuse(io, conn, id, RefuseReason::RequestTimeout),
             Stage::Dialing { .. } => self.refuse(io, conn, id, RefuseReason::AnswerTimeout),

@@ -1,6 +1,6 @@
 //! The two halves of a relayed stream, and what they say to each other.
 
-use std::time::Instant;
+use std::{sync::mpsc::SyncSender, time::Instant};
 
 use crate::{
     identity::PublicKey,
@@ -12,7 +12,7 @@ use crate::{
     wire::SignedObject,
 };
 
-use super::{RefuseReason, waiting::Pending};
+use super::{RefuseReason, census::ClientInfo, waiting::Pending};
 
 /// One half of a stream, anywhere on the server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -77,6 +77,10 @@ pub enum Command {
     Mail(u16),
     /// A lane that this core waits for has room.
     LaneHasRoom,
+    /// Tell which clients this core has.
+    Census(SyncSender<Vec<ClientInfo>>),
+    /// Tell that this core still does its work.
+    Probe(SyncSender<()>),
     /// Close everything and end.
     Stop,
 }
@@ -88,6 +92,8 @@ pub(super) struct Half {
     pub(super) active: Instant,
     /// Credit of our client from before the stream was relayed; the peer half gets it then.
     pub(super) early_credit: u32,
+    /// Our client opened it and has no ACK yet.
+    pub(super) unacked: bool,
     /// Where the mux has the stream.
     pub(super) mux_hint: Hint,
     /// Where the deadline of its stage is.
@@ -96,7 +102,14 @@ pub(super) struct Half {
 
 impl Half {
     pub(super) fn new(stage: Stage, now: Instant) -> Self {
-        Self { stage, active: now, early_credit: 0, mux_hint: Hint::default(), timer: Place::NONE }
+        Self {
+            stage,
+            active: now,
+            early_credit: 0,
+            unacked: false,
+            mux_hint: Hint::default(),
+            timer: Place::NONE,
+        }
     }
 
     /// Whether it relays what `from` sends.

@@ -141,6 +141,7 @@ impl Relay {
         pending.move_front(len, queue);
         relaying.pending.tidy(&mut self.spare_queues);
         up.budget.note_data_sent(1);
+        up.account.sent_bytes += u64::from(frame.len);
         up.pending_bytes -= len;
         relaying.queued = !relaying.pending.is_empty();
         if relaying.queued {
@@ -187,5 +188,29 @@ impl Relay {
         };
         let streams = self.up(conn)?.streams.iter().map(|(id, half)| (pending_len(half), id));
         streams.max().filter(|(waiting, _)| *waiting > 0).map(|(_, id)| (conn, id))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn queues_beyond_the_spare_ones_are_let_go() {
+        let mut spare = SpareQueues::new();
+        let mut waiting: Vec<_> = (0..SPARE_MAX + 10).map(|_| Pending::default()).collect();
+        for pending in &mut waiting {
+            pending.queue(&mut spare).push_bytes(b"x");
+            pending.tidy(&mut spare);
+            assert_eq!(pending.len(), 1, "what waits stays");
+        }
+        for pending in &mut waiting {
+            pending.queue(&mut spare).clear();
+            pending.tidy(&mut spare);
+            assert!(pending.is_empty());
+        }
+        assert_eq!(spare.len(), SPARE_MAX);
+        waiting[0].queue(&mut spare);
+        assert_eq!(spare.len(), SPARE_MAX - 1, "and used again");
     }
 }

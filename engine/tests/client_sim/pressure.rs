@@ -2,7 +2,13 @@
 
 use std::{io::ErrorKind, time::Duration};
 
-use dmsg_engine::{client::machine::HOLD_MAX, mux::MuxKind};
+use dmsg_engine::{
+    client::machine::HOLD_MAX,
+    identity::SecretKey,
+    mux::{Mux, MuxConfig, MuxKind, Role},
+    pool::{SendQueue, Slice},
+    session::{SessionHandshake, Step},
+};
 use futures_util::FutureExt;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
@@ -166,4 +172,44 @@ fn an_idle_limit_ends_what_receives_nothing_and_is_off_by_default() {
         let read = near.read_u8().now_or_never().map(|read| read.unwrap_err().kind());
         assert_eq!(read, limit.map(|_| ErrorKind::TimedOut));
     }
+}
+
+/// Its answers would pile up here: it is not read any more instead.
+#[test]
+fn a_server_that_pings_and_never_reads_is_not_read_from_any_more() {
+    let mut world = World::new(76);
+    let (address, listener) = world.net.raw_listen();
+    let key = SecretKey::from_seed(b"a server that floods");
+    world.add_raw_server(address, key.public_key());
+    let client = world.add_client(|_| {});
+    world.list_servers(client);
+    let mut server = SessionHandshake::responder(&key, SecretKey::from_seed(b"ephemeral"));
+    let conn = loop {
+        world.pass(Duration::from_millis(1));
+        if let Some(conn) = world.net.raw_accept(&listener) {
+            break conn;
+        }
+    };
+    loop {
+        let mut answer = Vec::new();
+        world.pass(Duration::from_millis(1));
+        let heard = Slice::from_vec(world.net.raw_read(&conn));
+        let step = server.receive(heard, &mut answer).unwrap();
+        world.net.raw_write(&conn, &answer);
+        if matches!(step, Step::Done(_)) {
+            break;
+        }
+    }
+    world.net.raw_stop_reading(&conn);
+    let mut mux = Mux::new(MuxKind::Yamux, Role::Server, MuxConfig::default());
+    for _ in 0..300 {
+        let mut queue = SendQueue::default();
+        (0..1000).for_each(|value| mux.ping(value, &mut queue));
+        let bytes: Vec<u8> = queue.pieces().flatten().copied().collect();
+        world.net.raw_write(&conn, &bytes);
+        world.pass(Duration::from_millis(5));
+    }
+    // 3.6 MB were offered; what the client took beyond both sockets is bounded by `CONTROL_FLOOD_BYTES`.
+    assert!(world.net.raw_unsent_bytes(&conn) > 2_000_000, "the client stopped reading");
+    assert_eq!(world.sessions(client), 1, "which is no reason to end the session at once");
 }

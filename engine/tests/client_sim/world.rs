@@ -121,6 +121,12 @@ impl World {
         self.servers.push(SimServer { node, key, address });
     }
 
+    /// Lists a server that is played by hand.
+    pub fn add_raw_server(&mut self, address: SocketAddr, key: PublicKey) {
+        let node = self.net.add(ScriptedServer::new(SecretKey::from_seed(b"idle"), self.mux));
+        self.servers.push(SimServer { node, key, address });
+    }
+
     pub fn add_servers(&mut self, count: usize) {
         for _ in 0..count {
             self.add_server();
@@ -245,6 +251,14 @@ impl World {
             deadline: started + Duration::from_secs(20),
         })));
         PendingDial { id, lease, outcome }
+    }
+
+    /// A stream that waits to be accepted, if there is one.
+    pub fn try_accept(&mut self, listener: &mut Listener) -> Option<Stream> {
+        match pin!(listener.accept()).poll(&mut Context::from_waker(Waker::noop())) {
+            Poll::Ready(stream) => Some(stream.unwrap()),
+            Poll::Pending => None,
+        }
     }
 
     pub fn dial(&mut self, client: usize, to: Addr) -> Result<Stream, DialError> {

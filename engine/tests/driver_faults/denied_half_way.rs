@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use dmsg_engine::{
-    driver::{DriverConfig, DriverKind, Features, probe, spawn},
+    driver::{DriverConfig, DriverKind, probe, spawn},
     identity::SecretKey,
     server::{Server, ServerConfig},
 };
@@ -50,20 +50,6 @@ fn a_forbidden_half_of_io_uring_means_epoll_and_a_reason() {
         .join()
         .unwrap();
     }
-}
-
-/// As on a kernel that has none; what they forbid is tested where they are made.
-#[test]
-fn a_ring_without_restrictions_serves_the_same() {
-    if probe().is_err() {
-        return println!("skipped: no io_uring here at all");
-    }
-    let features = Features { restrictions: false, ..Features::ALL };
-    let bed = Bed::start(&Variant::uring("no restrictions", features), Role::Echo);
-    let peer = bed.connect();
-    let writer = write_pattern(&peer, 4_000_000, 100_000);
-    read_pattern(&peer, 4_000_000, 70_000);
-    writer.join().unwrap();
 }
 
 #[test]

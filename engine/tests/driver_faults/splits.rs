@@ -2,7 +2,7 @@
 
 use std::io::{Read, Write};
 
-use dmsg_engine::driver::{DriverConfig, SocketOptions};
+use dmsg_engine::driver::{DriverConfig, DriverKind, SocketOptions};
 use socket2::SockRef;
 
 use crate::{assert_all_back, driver_support::*, is_uring};
@@ -64,5 +64,33 @@ fn sends_cut_short_by_a_socket_of_the_least_size_go_on_where_they_stopped() {
         read_pattern(&peer, 60_000, 999);
         drop((peer, writer.join().unwrap()));
         assert_all_back(&stats, &mut bed);
+    });
+}
+
+/// A relay plans at most as much at once, and whoever keeps a slice keeps no more alive.
+#[test]
+fn no_slice_of_a_receive_is_longer_than_64_kib() {
+    on_each(|variant| {
+        if variant.kind != DriverKind::Uring {
+            return; // epoll has blocks of up to 192 KiB, whose bound `epoll/scratch.rs` tests.
+        }
+        let mut bed = Bed::start(variant, Role::Sink);
+        let (peer, conn) = bed.connected_pair();
+        bed.order(Order::Pause(conn));
+        bed.settle();
+        // What lies in the socket comes with the first receive.
+        let writer = write_pattern(&peer, 2_000_000, 200_000);
+        bed.order(Order::Resume(conn));
+        let (mut longest, mut received) = (0, 0);
+        while received < 2_000_000 {
+            let len = bed.wait(|seen| match seen {
+                Seen::Received(id, bytes) if *id == conn => Some(bytes.len()),
+                _ => None,
+            });
+            received += len;
+            longest = longest.max(len);
+        }
+        writer.join().unwrap();
+        assert!(longest <= 64 * 1024, "{longest} bytes on {}", variant.name);
     });
 }

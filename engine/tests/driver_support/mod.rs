@@ -409,6 +409,7 @@ pub fn variants() -> Vec<Variant> {
         Variant::uring("no bundles", Features { bundles: false, ..all }),
         Variant::uring("no multishot accept", Features { multishot_accept: false, ..all }),
         Variant::uring("no buffer ring", Features { buffer_ring: false, ..all }),
+        Variant::uring("no restrictions", Features { restrictions: false, ..all }),
         Variant::uring("none", Features::NONE),
         tiny,
     ];

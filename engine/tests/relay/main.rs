@@ -7,15 +7,18 @@
 mod memory;
 mod peer;
 
+mod acks;
 mod announced_lengths;
 mod bad_requests;
 mod bounds;
+mod census;
 mod core_ends;
 mod cut_after_header;
 mod floods;
 mod half_close;
 mod handshake_abuse;
 mod hostile_windows;
+mod idle_memory;
 mod muxes_meet;
 mod newest_session_wins;
 mod relayed_dial;

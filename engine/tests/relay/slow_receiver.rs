@@ -171,3 +171,45 @@ fn a_pair_that_never_reads_holds_no_more_than_the_budget_of_the_process() {
     let beside = move_for_a_while(&mut net, &mut c, &mut d, at_c, at_d);
     assert!(beside * 10 >= quiet * 8, "the neighbours moved {beside} bytes, {quiet} before");
 }
+
+/// Each of them keeps within the bound of its session.
+#[test]
+fn many_stalled_sessions_hold_no_more_than_the_budget_of_their_core() {
+    const SESSION: usize = 1 << 20;
+    const CORE: u64 = 2 << 20;
+    let limits = RelayLimits {
+        session_pending_bytes_max: SESSION,
+        core_pending_bytes_max: CORE as usize,
+        ..RelayLimits::default()
+    };
+    let mut net = Net::new(204);
+    net.set_link(Link { capacity_bytes: 64 * 1024, ..Link::default() });
+    let server = server_with(&mut net, limits);
+    let mut a = Peer::connect(&mut net, &server, b"a", MuxKind::Yamux);
+    let mut brisk = Peer::connect(&mut net, &server, b"brisk", MuxKind::Yamux);
+    let (to_brisk, at_brisk) = connect_through(&mut net, &mut a, &mut brisk);
+    let quiet = move_for_a_while(&mut net, &mut a, &mut brisk, to_brisk, at_brisk);
+    let (mut stalled, mut streams) = (Vec::new(), Vec::new());
+    for number in 0..6_u8 {
+        let mut peer = Peer::connect(&mut net, &server, &[b's', number], MuxKind::Yamux);
+        streams.extend((0..4).map(|_| connect_through(&mut net, &mut a, &mut peer).0));
+        net.raw_stop_reading(&peer.raw);
+        stalled.push(peer);
+    }
+    let mut most = 0;
+    for id in streams {
+        fill(&mut a, id);
+        settle_for(&mut net, &mut [&mut a, &mut brisk], Duration::from_millis(20));
+        let pending = server.stats.pending_bytes.load(Relaxed);
+        assert!(pending <= CORE, "over the budget of the core: {pending}");
+        most = most.max(pending);
+    }
+    assert!(most > CORE / 2, "6 MiB were offered, and {most} waited");
+    assert!(server.stats.refused_count(RefuseReason::SlowReceiver) > 0);
+    let beside = move_for_a_while(&mut net, &mut a, &mut brisk, to_brisk, at_brisk);
+    assert!(beside * 10 >= quiet * 8, "the neighbour moved {beside} bytes, {quiet} before");
+    assert!(stalled.iter().all(|peer| peer.is_open(&net)));
+    drop(stalled.into_iter().map(|peer| net.raw_reset(&peer.raw)).collect::<Vec<_>>());
+    settle(&mut net, &mut [&mut a, &mut brisk]);
+    assert_eq!(server.stats.pending_bytes.load(Relaxed), 0, "all of it is given back");
+}

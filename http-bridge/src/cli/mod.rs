@@ -16,6 +16,7 @@ mod hosting;
 mod invocation;
 mod key;
 mod local;
+mod logging;
 mod page;
 mod proxy;
 mod serve;
@@ -23,9 +24,10 @@ mod server;
 mod service;
 mod up;
 
-use std::{ffi::OsString, io::IsTerminal, path::PathBuf, process::ExitCode};
+use std::{ffi::OsString, path::PathBuf, process::ExitCode};
 
 use clap::{Parser, Subcommand, error::ErrorKind};
+use rustix::io::Errno;
 use tracing_subscriber::{EnvFilter, filter::LevelFilter};
 
 use self::exit::{Exit, Failure};
@@ -138,7 +140,9 @@ pub fn run(args: Vec<OsString>) -> ExitCode {
         }
     };
     raise_file_limit();
-    match start_logging(cli.log()).and_then(|()| dispatch(cli.command, cli.config)) {
+    let outcome = logging::start(cli.log()).and_then(|()| dispatch(cli.command, cli.config));
+    logging::flush();
+    match outcome {
         Ok(()) => Exit::Ok.into(),
         Err(failure) => {
             if !failure.message.is_empty() {
@@ -181,22 +185,23 @@ fn on_runtime(work: impl Future<Output = Result<(), Failure>>) -> Result<(), Fai
         .thread_name("dmsg-http")
         .enable_all()
         .build()
-        .map_err(|error| Failure::new(Exit::Other, format!("no threads: {error}")))?;
+        .map_err(|error| {
+            let what = format!("cannot start the program's threads: {}", with_cause(&error));
+            Failure::new(Exit::Other, what)
+        })?;
     let result = runtime.block_on(work);
     runtime.shutdown_background();
     result
 }
 
-fn start_logging(level: &str) -> Result<(), Failure> {
-    let filter = EnvFilter::try_new(level)
-        .map_err(|error| Failure::new(Exit::Usage, format!("--log {level:?}: {error}")))?;
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr)
-        .with_ansi(std::io::stderr().is_terminal())
-        .with_target(false)
-        .init();
-    Ok(())
+/// An error, and what to do about it where that is not obvious.
+fn with_cause(error: &std::io::Error) -> String {
+    match Errno::from_io_error(error) {
+        Some(Errno::MFILE | Errno::NFILE) => {
+            format!("{error}; raise the open-files limit (ulimit -n)")
+        }
+        _ => error.to_string(),
+    }
 }
 
 /// Ends at a SIGINT or SIGTERM that comes after the call, not only after the first poll. To be called before a command says that

@@ -1,8 +1,8 @@
 //! Ceilings and rivals: the same frames through programs that do less, or do it otherwise.
 //!
 //! Each is a thread that accepts connections, reads a hello of eight bytes (pair and role), and moves bytes between the two ends
-//! of each pair. None has sessions, credit, budgets or a choice of destination. The proxies move bytes without looking at them;
-//! the relays find each frame's header and rewrite its stream id, as ours must.
+//! of each pair. None has sessions, credit or budgets, and only one a choice of destination. The proxies move bytes without
+//! looking at them; the relays find each frame's header and rewrite its stream id, as ours must.
 //!
 //! | rival | how | looks at frames |
 //! | --- | --- | --- |
@@ -11,11 +11,13 @@
 //! | `splice` | epoll and splice(2): the payload never enters user space | no |
 //! | `read-write` | epoll, 64 KiB buffer per direction | no |
 //! | `tokio-256k`, `tokio-64k` | tokio, one task per direction | yes |
+//! | `tokio-regroup` | tokio, each source's frames copied into batches of eight receivers, as ours must | yes |
 //! | `monoio`, `tokio-uring` | one task per direction, 64 KiB owned buffers | yes |
 
 mod frames;
 mod owned;
 mod proxy;
+mod regroup;
 mod tokio_relay;
 
 use std::net::TcpListener;
@@ -39,6 +41,8 @@ pub(crate) enum Rival {
     /// A relay on tokio with buffers of 64 KiB.
     #[value(name = "tokio-64k")]
     Tokio64,
+    /// A relay on tokio that regroups frames by receiver.
+    TokioRegroup,
     /// A relay on monoio.
     Monoio,
     /// A relay on tokio-uring.
@@ -47,11 +51,12 @@ pub(crate) enum Rival {
 
 impl Rival {
     /// Those that forward, in the order of tables.
-    pub(crate) const FORWARDING: [Self; 6] = [
+    pub(crate) const FORWARDING: [Self; 7] = [
         Self::Splice,
         Self::ReadWrite,
         Self::Tokio256,
         Self::Tokio64,
+        Self::TokioRegroup,
         Self::Monoio,
         Self::TokioUring,
     ];
@@ -65,6 +70,7 @@ impl Rival {
             Self::ReadWrite => "read-write",
             Self::Tokio256 => "tokio-256k",
             Self::Tokio64 => "tokio-64k",
+            Self::TokioRegroup => "tokio-regroup",
             Self::Monoio => "monoio",
             Self::TokioUring => "tokio-uring",
         }
@@ -76,18 +82,27 @@ impl Rival {
     }
 }
 
-/// Bytes of a hello: pair (big-endian) and role, source or sink.
+/// Bytes of a hello: pair, role (source or sink), and how many pairs there are; big-endian.
 pub(crate) const HELLO_BYTES: usize = 8;
 
 /// The hello of a connection that asks `discard` how many bytes it has dropped.
 pub(crate) const COUNT_HELLO: [u8; HELLO_BYTES] = [255, 255, 255, 255, 2, 0, 0, 0];
 
 /// What a connection says first.
-pub(crate) fn hello(pair: usize, is_sink: bool) -> [u8; HELLO_BYTES] {
+pub(crate) fn hello(pair: usize, is_sink: bool, pairs: usize) -> [u8; HELLO_BYTES] {
     let mut out = [0; HELLO_BYTES];
     out[..4].copy_from_slice(&u32::try_from(pair).unwrap_or(u32::MAX).to_be_bytes());
     out[4] = u8::from(is_sink);
+    out[5..7].copy_from_slice(&u16::try_from(pairs).unwrap_or(u16::MAX).to_be_bytes());
     out
+}
+
+fn wants_to_sink(hello: [u8; HELLO_BYTES]) -> bool {
+    hello[4] == 1
+}
+
+fn pairs_of(hello: [u8; HELLO_BYTES]) -> usize {
+    usize::from(u16::from_be_bytes([hello[5], hello[6]]))
 }
 
 fn pair_of(hello: [u8; HELLO_BYTES]) -> usize {
@@ -129,6 +144,7 @@ pub(crate) fn serve(rival: Rival) -> Result<()> {
         Rival::ReadWrite => proxy::serve::<proxy::Buffer>(&listener),
         Rival::Tokio256 => tokio_relay::serve(listener, 256 * 1024),
         Rival::Tokio64 => tokio_relay::serve(listener, 64 * 1024),
+        Rival::TokioRegroup => regroup::serve(listener),
         Rival::Monoio => owned::serve_monoio(listener),
         Rival::TokioUring => owned::serve_tokio_uring(listener),
     }

@@ -30,7 +30,7 @@ use self::{
     scratch::Scratch,
 };
 use super::{
-    host::{ACCEPT_REST, Host},
+    host::Host,
     sys::{self, SpareFd},
 };
 use crate::io::{Action, CloseMode, Closed, ConnId, Machine};
@@ -213,11 +213,7 @@ impl<M: Machine> Driver<M> {
                 Ok((stream, peer)) => self.accepted(stream, peer),
                 Err(error) if sys::is_futile(&error) => {
                     let turned_away = self.spare.turn_away(listener);
-                    tracing::warn!(
-                        turned_away,
-                        "cannot accept: {error}; if descriptors ran out, raise the open-files limit"
-                    );
-                    self.rest_until = Some(self.host.io.now() + ACCEPT_REST);
+                    self.rest_until = Some(self.host.cannot_accept(&error, turned_away));
                     return self.poller.arm_listeners(false);
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
@@ -229,7 +225,6 @@ impl<M: Machine> Driver<M> {
     }
 
     fn accepted(&mut self, stream: TcpStream, peer: SocketAddr) {
-        sys::tune(&stream, &self.host.sockets);
         if stream.set_nonblocking(true).is_err() {
             return;
         }

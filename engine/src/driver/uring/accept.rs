@@ -14,10 +14,7 @@ use super::{
     ops::{Kind, Op},
     ring::Completion,
 };
-use crate::{
-    driver::{host::ACCEPT_REST, sys},
-    io::Machine,
-};
+use crate::{driver::sys, io::Machine};
 
 impl<M: Machine> Driver<M> {
     pub(super) fn arm_mailbox(&mut self) {
@@ -96,7 +93,6 @@ impl<M: Machine> Driver<M> {
         if self.dropping || self.host.is_stopping() {
             return;
         }
-        sys::tune(&stream, &self.host.sockets);
         let id = self.host.io.add_conn();
         self.insert(Conn::new(id, stream, Phase::Open));
         self.list(id);
@@ -114,10 +110,6 @@ impl<M: Machine> Driver<M> {
             turned_away = self.spare.turn_away(socket);
             let _ = socket.set_nonblocking(false);
         }
-        tracing::warn!(
-            turned_away,
-            "cannot accept: {error}; if descriptors ran out, raise the open-files limit"
-        );
-        self.rest_until = Some(self.host.io.now() + ACCEPT_REST);
+        self.rest_until = Some(self.host.cannot_accept(error, turned_away));
     }
 }
