@@ -70,6 +70,29 @@ impl Session {
         Ok(Self { socket, secret, sealer, opener, opened: 0, credit, objects })
     }
 
+    /// Connects, and waits until the server has the session: until it answers a ping. A dial to one whose last handshake message
+    /// it has not read yet is refused, and its other threads, or a slower server, may well read the dial first.
+    pub(crate) fn connect_and_wait(
+        address: SocketAddr,
+        server: PublicKey,
+        secret: SecretKey,
+    ) -> Result<Self> {
+        let mut session = Self::connect(address, server, secret)?;
+        session.socket.write_all(&Header::ping(1).encode())?;
+        loop {
+            let mut header = [0; HEADER_BYTES];
+            session.socket.read_exact(&mut header)?;
+            let header = Header::decode(&header);
+            if header.kind != yamux::PING {
+                return Err("the server says something before it is asked".into());
+            }
+            if header.flags & yamux::ACK != 0 {
+                return Ok(session);
+            }
+            session.socket.write_all(&Header::pong(header.length).encode())?;
+        }
+    }
+
     pub(crate) fn key(&self) -> PublicKey {
         self.secret.public_key()
     }
