@@ -1,6 +1,13 @@
 //! Real sockets: two clients, one relay server, every driver this machine has, one and two relay threads.
 #![allow(clippy::unwrap_used, missing_docs)]
 
+#[path = "e2e_relay/idle.rs"]
+mod idle;
+#[path = "e2e_relay/overload.rs"]
+mod overload;
+#[path = "e2e_relay/trouble.rs"]
+mod trouble;
+
 use std::{sync::Arc, time::Duration};
 
 use dmsg_engine::{
@@ -43,7 +50,11 @@ fn client(driver: DriverKind, server: &Server) -> Client {
 }
 
 fn client_with(driver: DriverKind, server: &Server, mux: MuxKind) -> Client {
-    let mut config = ClientConfig::new(SecretKey::generate().unwrap());
+    client_of(SecretKey::generate().unwrap(), driver, server, mux)
+}
+
+fn client_of(key: SecretKey, driver: DriverKind, server: &Server, mux: MuxKind) -> Client {
+    let mut config = ClientConfig::new(key);
     config.driver = driver;
     config.mux = mux;
     let record = ServerRecord {

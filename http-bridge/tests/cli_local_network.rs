@@ -1,8 +1,12 @@
 //! `local`, `serve`, `curl`, `server` and `discovery` as separate processes on loopback.
 #![allow(clippy::unwrap_used)]
 
+#[path = "cli_local_network/admin.rs"]
+mod admin;
 #[path = "cli_local_network/downloads.rs"]
 mod downloads;
+#[path = "cli_local_network/logging.rs"]
+mod logging;
 #[path = "common/program.rs"]
 mod program;
 #[path = "cli_local_network/serving_limits.rs"]

@@ -73,6 +73,52 @@ async fn lists_name_clients_visors_and_their_servers() {
     assert_eq!(count().await, 2);
 }
 
+/// A hundred thousand keys in one answer are 7 MB.
+#[tokio::test]
+async fn long_lists_come_in_pages_to_whoever_asks_for_them() {
+    let discovery = Discovery::start(|_| ()).await;
+    let names: Vec<String> = (0..7).map(|n| format!("client {n}")).collect();
+    for name in &names {
+        let mut entry = discovery.client_entry(name, &[]);
+        entry.client_type = if name < &names[5] { "visor".into() } else { String::new() };
+        discovery.put(entry, name).await;
+    }
+    for name in ["s1", "s2", "s3"] {
+        discovery.put(discovery.server_entry(name, 5), name).await;
+    }
+    for (list, size, all) in [("entries", 7, 3), ("visorEntries", 5, 2), ("all_servers", 3, 1)] {
+        let (mut query, mut seen, mut pages) = ("?limit=3".to_owned(), Vec::new(), 0);
+        loop {
+            let answer = discovery.get(&format!("/dmsg-discovery/{list}{query}")).await;
+            assert_eq!(answer.status, StatusCode::OK);
+            let members = answer.json().as_array().unwrap().clone();
+            seen.extend(
+                members.iter().map(|m| m["static"].as_str().or(m.as_str()).unwrap().to_owned()),
+            );
+            pages += 1;
+            let Some(link) = answer.headers.get("link") else { break };
+            let link = link.to_str().unwrap();
+            query =
+                link.strip_prefix('<').unwrap().strip_suffix(">; rel=\"next\"").unwrap().to_owned();
+        }
+        assert_eq!((seen.len(), pages), (size, all), "{list}");
+        assert!(seen.is_sorted(), "{list}");
+        let beyond = format!("/dmsg-discovery/{list}?after=03{}", "f".repeat(64));
+        // No key of the curve is that large, so it is none.
+        assert_eq!(discovery.get(&beyond).await.status, StatusCode::BAD_REQUEST);
+        let beyond = format!("/dmsg-discovery/{list}?after={}", seen.last().unwrap());
+        assert_eq!(discovery.get(&beyond).await.body, "[]");
+        let bad = discovery.get(&format!("/dmsg-discovery/{list}?limit=0")).await;
+        assert_eq!((bad.status, bad.json()["code"].as_u64()), (StatusCode::BAD_REQUEST, Some(400)));
+    }
+    let client = discovery.client();
+    let first = client.client_keys_after(None, 4).await.unwrap();
+    let second = client.client_keys_after(first.last().copied(), 4).await.unwrap();
+    let mut all = client.client_keys().await.unwrap();
+    all.sort_unstable();
+    assert_eq!([first, second].concat(), all);
+}
+
 #[tokio::test]
 async fn a_batch_answers_what_it_knows() {
     let discovery = Discovery::start(|_| {}).await;

@@ -311,7 +311,11 @@ async fn a_caller_that_still_sends_gets_its_answer_and_no_reset() {
         let mut reply = String::new();
         caller.read_to_string(&mut reply).await.unwrap();
         assert!(reply.starts_with(&format!("HTTP/1.1 {status} ")), "{reply}");
-        caller.write_all(&[b'x'; 1 << 20]).await.unwrap();
+        // Had it been thrown away, the first of these would be answered by a reset.
+        for _ in 0..64 {
+            caller.write_all(&[b'x'; 16 << 10]).await.unwrap();
+            tokio::task::yield_now().await;
+        }
     }
 }
 
@@ -325,5 +329,6 @@ async fn a_caller_that_sends_on_and_on_behind_its_answer_is_cut() {
     while caller.write_all(b"more").await.is_ok() {
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
-    assert!(begun.elapsed() < Duration::from_secs(6), "{:?}", begun.elapsed());
+    let listened = begun.elapsed();
+    assert!((4.9..6.0).contains(&listened.as_secs_f64()), "{listened:?}");
 }

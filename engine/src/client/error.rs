@@ -218,16 +218,25 @@ pub enum DialError {
     #[error("the engine is overloaded: too many commands wait; dial again later")]
     Overloaded,
     /// The peer, or a server in its place, said no.
-    #[error("{peer} refused the stream: {}", Via(tries))]
+    #[error("{peer} refused the stream after {elapsed:.1?}: {}", Via(tries))]
     Refused {
         /// Whom we dialled.
         peer: Addr,
+        /// Time since the dial began.
+        elapsed: Duration,
         /// Every try.
         tries: Tries,
     },
     /// The time of the whole dial is over.
-    #[error("dial timed out after {elapsed:?} waiting for {phase}{}", Before(tries))]
+    #[error(
+        "dial of {} timed out after {elapsed:.1?} waiting for {phase}{}{}",
+        Whom(peer),
+        Through(server),
+        Before(tries)
+    )]
     TimedOut {
+        /// Whom we dialled; `None` when a server was asked for our address.
+        peer: Option<PublicKey>,
         /// What it waited for.
         phase: DialPhase,
         /// Through which server.
@@ -238,10 +247,12 @@ pub enum DialError {
         tries: Tries,
     },
     /// Error 202: none of the servers got us there.
-    #[error("cannot reach {peer}: {}", Via(tries))]
+    #[error("cannot reach {peer} ({elapsed:.1?}): {}", Via(tries))]
     Unreachable {
         /// Whom we dialled (for an IP lookup: the server).
         peer: PublicKey,
+        /// Time since the dial began.
+        elapsed: Duration,
         /// Every try.
         tries: Tries,
     },
@@ -279,6 +290,25 @@ impl DialError {
             Self::Unreachable { .. } => "unreachable",
             Self::Closed => "closed",
         }
+    }
+}
+
+struct Whom<'a>(&'a Option<PublicKey>);
+
+impl fmt::Display for Whom<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            Some(peer) => peer.fmt(f),
+            None => f.write_str("a server, for our address,"),
+        }
+    }
+}
+
+struct Through<'a>(&'a Option<PublicKey>);
+
+impl fmt::Display for Through<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.as_ref().map_or(Ok(()), |server| write!(f, " (server {})", server.short()))
     }
 }
 

@@ -146,7 +146,8 @@ impl Client {
         }
     }
 
-    /// Opens a stream. Dropping the future frees the stream and its port at once.
+    /// Opens a stream. Dropping the future frees the stream and its port at once. A peer that is slow to answer may be asked
+    /// through a second server too, and then sees two streams, of which one is reset at once.
     ///
     /// # Errors
     /// One variant per cause; see [`DialError`]. Within `dial_timeout` in any case.

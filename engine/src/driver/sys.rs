@@ -213,3 +213,19 @@ pub(super) fn unix_nanos() -> i64 {
 pub(super) fn system_random(bytes: &mut [u8]) {
     getrandom::fill(bytes).expect("the kernel gives random bytes");
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// User wishes 60 and 23.
+    #[test]
+    fn connections_send_small_frames_at_once_and_notice_a_peer_that_is_gone() {
+        let to = SocketAddr::from(([127, 0, 0, 1], 1));
+        let options = SocketOptions::default();
+        let socket = stream_socket(to, true, &options).expect("a socket");
+        assert!(socket.tcp_nodelay().is_ok_and(|is_set| is_set));
+        assert_eq!(socket.tcp_user_timeout().ok().flatten(), options.user_timeout);
+        assert!(socket.keepalive().is_ok_and(|is_set| is_set));
+    }
+}

@@ -42,6 +42,9 @@ impl Relay {
                 half.active = now;
                 let (peer, len) = (relaying.peer, data.len() as u32);
                 self.stats.relayed_bytes.fetch_add(u64::from(len), Relaxed);
+                if let Some(up) = self.up(conn) {
+                    up.account.received_bytes += u64::from(len);
+                }
                 self.note_ahead(io, conn, id, len);
                 let here = StreamRef { core: self.core, conn, id };
                 self.tell(io, peer, here, StreamMsg::Data(data));
@@ -227,6 +230,7 @@ impl Relay {
         let bytes = u32::try_from(data.len()).expect("a slice is below 4 GiB");
         let (Some(up), Some(queue)) = (self.up(conn), io.queue(conn)) else { return };
         up.budget.note_data_sent(1);
+        up.account.sent_bytes += u64::from(bytes);
         let mux = up.mux();
         mux.send(id, data, queue);
         if !mux.has_windows() {

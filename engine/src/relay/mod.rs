@@ -24,10 +24,12 @@
 //! Files: `admission.rs` who may begin a handshake · `session.rs` handshake and frames of one connection · `budget.rs`
 //! what a peer may send beside data · `dial.rs` requests and responses · `forward.rs` data and credit · `runs.rs` the
 //! same for frames that need no decision, by the block · `waiting.rs` what cannot be sent yet · `ends.rs` how streams
-//! end · `stream.rs` the two halves · `cores.rs` who is where · `lanes.rs` between cores · `limits.rs` · `stats.rs`.
+//! end · `stream.rs` the two halves · `cores.rs` who is where · `lanes.rs` between cores · `census.rs` who is carried, and
+//! how hard · `limits.rs` · `stats.rs`.
 
 mod admission;
 mod budget;
+mod census;
 mod cores;
 mod dial;
 mod ends;
@@ -46,6 +48,7 @@ use std::{
     sync::{Arc, atomic::Ordering::Relaxed, mpsc::SyncSender},
 };
 
+pub use census::ClientInfo;
 pub use cores::{Cores, SessionRef};
 pub use lanes::{LANE_HIGH_BYTES, LANE_LOW_BYTES};
 pub use limits::RelayLimits;
@@ -186,6 +189,9 @@ impl Relay {
             Command::MuxHint(conn, kind) => self.mux_hint(conn, kind),
             Command::Mail(from) => self.read_mail(io, from),
             Command::LaneHasRoom => self.lane_has_room(io),
+            // Whoever asked may have given up.
+            Command::Census(reply) => drop(reply.try_send(self.census(io.now()))),
+            Command::Probe(reply) => drop(reply.try_send(())),
             Command::Stop => self.stop(io),
         }
     }

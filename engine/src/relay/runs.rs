@@ -263,6 +263,7 @@ impl Relay {
                     None => planner.plan(source, &**data),
                 };
                 let payload_bytes = planner.account(source);
+                source.account.received_bytes += payload_bytes;
                 self.stats.relayed_bytes.fetch_add(payload_bytes, Relaxed);
             }
             self.sessions[conn.index()] = Some(session);
@@ -541,6 +542,7 @@ impl Planner<'_> {
             {
                 mux.spend(far_id, spent, &mut far_half.mux_hint);
                 far.budget.note_data_sent(frames);
+                far.account.sent_bytes += u64::from(spent);
             }
         }
         payload_bytes

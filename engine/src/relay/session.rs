@@ -13,14 +13,14 @@ use std::{
 
 use super::{
     Half, Relay, SessionEnd, SessionRef, Stage, StreamMsg, StreamRef, TimerKey,
-    admission::address_prefix, budget::Budget, stream::Relaying,
+    admission::address_prefix, budget::Budget, census::Account, stream::Relaying,
 };
 use crate::{
     identity::{PublicKey, SecretKey},
     io::{CloseMode, ConnId, Io, SEND_HIGH_BYTES, SEND_LOW_BYTES},
     mux::{Event, Mux, MuxConfig, MuxKind, Role, StreamId, id_map::IdMap},
     noise::{ObjectOpener, Sealer},
-    pool::Slice,
+    pool::{SendQueue, Slice},
     session::{Established, SessionHandshake, Step},
     timers::Place,
 };
@@ -66,6 +66,7 @@ pub(super) struct Up {
     /// Halves with credit that their client has not been told yet.
     pub(super) owing: BTreeSet<StreamId>,
     pub(super) budget: Budget,
+    pub(super) account: Account,
     /// Where a plan of frames may have its list of what goes to this session.
     pub(super) plan_list: u16,
     /// Answers of the mux that were queued since the queue was last low.
@@ -95,6 +96,14 @@ impl Up {
     fn mux_or(&mut self, kind: MuxKind) -> &mut Mux {
         let config = MuxConfig { streams_max: self.streams_max };
         self.mux.get_or_insert_with(|| Mux::new(kind, Role::Server, config))
+    }
+
+    /// Sends a keep-alive; what comes back tells the round trip.
+    fn ping(&mut self, now: Instant, queue: &mut SendQueue) {
+        self.mux();
+        if let Some(mux) = &mut self.mux {
+            self.account.ping(mux, now, queue);
+        }
     }
 }
 
@@ -211,6 +220,7 @@ impl Relay {
             pending_bytes: 0,
             owing: BTreeSet::new(),
             budget: Budget::new(io.now()),
+            account: Account::new(io.now()),
             answer_bytes: 0,
             plan_list: 0,
             streams_max,
@@ -219,7 +229,7 @@ impl Relay {
         self.proven(conn);
         self.sessions_up += 1;
         self.stats.sessions.fetch_add(1, Relaxed);
-        self.set_tick(conn, io.now() + SMUX_KEEPALIVE);
+        self.set_tick(conn, io.now() + SMUX_KEEPALIVE.min(self.limits.ping_interval));
         tracing::debug!(client = %remote.short(), "session up");
         let here = SessionRef { core: self.core, conn };
         if let Some(old) = self.cores.enter(remote, here) {
@@ -314,7 +324,13 @@ impl Relay {
             Event::Opened(id) => self.client_opened(io, conn, id),
             Event::Finished(id) => self.client_finished(io, conn, id),
             Event::Reset(id) => self.client_reset(io, conn, id),
-            Event::Acked(_) | Event::Pong(_) | Event::GoAway => {}
+            Event::Pong(value) => {
+                let now = io.now();
+                if let Some(up) = self.up(conn) {
+                    up.account.pong(value, now);
+                }
+            }
+            Event::Acked(_) | Event::GoAway => {}
         }
     }
 
@@ -337,13 +353,18 @@ impl Relay {
         let smux = up.mux.as_ref().is_some_and(|m| m.kind() != MuxKind::Yamux);
         let next = if smux || quiet >= interval {
             if let Some(queue) = io.queue(conn) {
-                up.mux().ping(0, queue);
+                up.ping(now, queue);
             }
             now + if smux { SMUX_KEEPALIVE } else { timeout }
         } else if up.mux.is_none() {
             // Not known yet; an smux client would speak within its keep-alive.
             now + SMUX_KEEPALIVE
         } else {
+            if up.account.wants_ping(now, interval)
+                && let Some(queue) = io.queue(conn).filter(|queue| queue.is_empty())
+            {
+                up.ping(now, queue);
+            }
             now + (interval - quiet)
         };
         let silent_at = if reading { now - quiet + interval + timeout } else { next };

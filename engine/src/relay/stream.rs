@@ -1,6 +1,6 @@
 //! The two halves of a relayed stream, and what they say to each other.
 
-use std::time::Instant;
+use std::{sync::mpsc::SyncSender, time::Instant};
 
 use crate::{
     identity::PublicKey,
@@ -12,7 +12,7 @@ use crate::{
     wire::SignedObject,
 };
 
-use super::{RefuseReason, waiting::Pending};
+use super::{RefuseReason, census::ClientInfo, waiting::Pending};
 
 /// One half of a stream, anywhere on the server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -77,6 +77,10 @@ pub enum Command {
     Mail(u16),
     /// A lane that this core waits for has room.
     LaneHasRoom,
+    /// Tell which clients this core has.
+    Census(SyncSender<Vec<ClientInfo>>),
+    /// Tell that this core still does its work.
+    Probe(SyncSender<()>),
     /// Close everything and end.
     Stop,
 }

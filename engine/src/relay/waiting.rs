@@ -141,6 +141,7 @@ impl Relay {
         pending.move_front(len, queue);
         relaying.pending.tidy(&mut self.spare_queues);
         up.budget.note_data_sent(1);
+        up.account.sent_bytes += u64::from(frame.len);
         up.pending_bytes -= len;
         relaying.queued = !relaying.pending.is_empty();
         if relaying.queued {

@@ -12,7 +12,11 @@
 use std::{
     io,
     net::{SocketAddr, TcpListener},
-    sync::{Arc, atomic::Ordering::Relaxed, mpsc::SyncSender},
+    sync::{
+        Arc,
+        atomic::Ordering::Relaxed,
+        mpsc::{Receiver, SyncSender, sync_channel},
+    },
     thread,
     time::{Duration, Instant},
 };
@@ -25,7 +29,10 @@ use crate::{
     },
     identity::{PublicKey, SecretKey},
     mux::MuxKind,
-    relay::{Command, Cores, RefuseReason, Relay, RelayConfig, RelayLimits, SessionEnd, Stats},
+    relay::{
+        ClientInfo, Command, Cores, RefuseReason, Relay, RelayConfig, RelayLimits, SessionEnd,
+        Stats,
+    },
 };
 
 /// Hints that may wait for one core: one each for the most sessions that it can have. What cores tell each other goes beyond it
@@ -231,6 +238,12 @@ impl Server {
         if self.has_failed() { 0 } else { self.sessions_max.saturating_sub(up) }
     }
 
+    /// How many sessions are advertised at most.
+    #[must_use]
+    pub fn sessions_max(&self) -> usize {
+        self.sessions_max
+    }
+
     /// Whether a worker thread has ended by itself: its driver failed, or it panicked; the log says why. Its sessions are lost,
     /// the others go on. Whoever runs the server had better start it anew.
     #[must_use]
@@ -274,6 +287,56 @@ impl Server {
     #[must_use]
     pub fn session_keys(&self) -> Vec<PublicKey> {
         self.cores.keys()
+    }
+
+    /// The clients and how much they do, the busiest first. Waits for the cores, `patience` at most; the clients of a core
+    /// that does not answer are missing.
+    #[must_use]
+    pub fn clients(&self, patience: Duration) -> Vec<ClientInfo> {
+        let answers = self.ask(Command::Census, patience);
+        let mut clients: Vec<_> = answers.into_iter().flatten().flatten().collect();
+        clients.sort_by_key(|client| {
+            std::cmp::Reverse((client.received_bytes + client.sent_bytes, client.key))
+        });
+        clients
+    }
+
+    /// The cores that do not answer within `patience`: something holds them up, and their clients wait. One that [has
+    /// ended](Self::has_failed) is none of them.
+    #[must_use]
+    pub fn stuck_cores(&self, patience: Duration) -> Vec<u16> {
+        let answers = self.ask(Command::Probe, patience);
+        (0..)
+            .zip(answers)
+            .filter(|(_, answer)| answer.is_none())
+            .map(|(core, _)| core)
+            .filter(|core| {
+                self.threads
+                    .get(usize::from(*core))
+                    .is_some_and(|thread| !thread.thread.is_finished())
+            })
+            .collect()
+    }
+
+    /// What each core answers, in their order; all of them have the same time.
+    fn ask<T>(
+        &self,
+        question: impl Fn(SyncSender<T>) -> Command,
+        patience: Duration,
+    ) -> Vec<Option<T>> {
+        let deadline = Instant::now() + patience;
+        let posted: Vec<Receiver<T>> = self
+            .threads
+            .iter()
+            .map(|thread| {
+                let (reply, answer) = sync_channel(1);
+                // A core that takes no commands any more does not answer either.
+                let _ = thread.mailbox.post(question(reply));
+                answer
+            })
+            .collect();
+        let left = || deadline.saturating_duration_since(Instant::now());
+        posted.into_iter().map(|answer| answer.recv_timeout(left()).ok()).collect()
     }
 
     /// Tells which mux a client speaks, as its discovery entry has it (`wire.md §3.2`). Used only if the server has to speak

@@ -99,6 +99,11 @@ impl ScriptedServer {
             .sum()
     }
 
+    /// Sessions that are up.
+    pub fn session_count(&self) -> usize {
+        self.conns.values().filter(|conn| matches!(conn, Conn::Up(_))).count()
+    }
+
     fn up(&mut self, conn: ConnId) -> Option<&mut Up> {
         match self.conns.get_mut(&conn)? {
             Conn::Up(up) => Some(up),

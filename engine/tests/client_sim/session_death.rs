@@ -2,7 +2,7 @@
 
 use std::{io::ErrorKind, time::Duration};
 
-use dmsg_engine::client::machine::{CLOSE_FLUSH, Command};
+use dmsg_engine::client::machine::{CLOSE_FLUSH, Command, QUIET_MIN};
 use futures_util::FutureExt;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
@@ -76,6 +76,52 @@ fn closing_ends_connections_that_cannot_be_flushed() {
     world.clients[0].link.post_release(Command::Close);
     world.pass(CLOSE_FLUSH + Duration::from_millis(10));
     assert!(world.net.wires(node).is_empty(), "nothing is left that the driver would wait for");
+}
+
+/// User wish 25. The engine's part of `close()`, which has 2 s in all.
+#[test]
+fn closing_ends_in_time_in_whatever_state_a_client_is() {
+    type Prepare = fn(&mut World);
+    let states: [(&str, Duration, Prepare); 8] = [
+        ("no connection is answered", Duration::from_secs(3), |world| {
+            world.net.lose_connects(world.servers[0].address, true);
+        }),
+        ("waiting after a refusal", Duration::from_secs(3), |world| {
+            world.net.refuse(world.servers[0].address, true);
+        }),
+        ("in the handshake", Duration::from_secs(3), |world| {
+            world.net.freeze(world.servers[0].node);
+        }),
+        ("in the quiet time", QUIET_MIN / 2, |_| {}),
+        ("up", Duration::from_secs(3), |_| {}),
+        ("up, and the server is deaf", Duration::from_secs(3), |world| {
+            world.script(0, Script { deaf: true, ..Script::default() });
+        }),
+        ("a dial waits for its answer", Duration::from_secs(3), |world| {
+            world.script(0, Script { silent: true, ..Script::default() });
+        }),
+        ("the line is dead", Duration::from_secs(3), |world| {
+            let node = world.clients[0].node;
+            world.pass(Duration::from_secs(1));
+            let wire = world.net.wires(node)[0];
+            world.net.black_hole(wire);
+        }),
+    ];
+    for (state, after, prepare) in states {
+        let mut world = World::new(27);
+        world.add_server();
+        world.add_client(|_| {});
+        world.list_servers(0);
+        prepare(&mut world);
+        let to = world.addr(0, 80);
+        let dial = world.dial_via(0, to, &[0]);
+        world.pass(after);
+        world.clients[0].link.post_release(Command::Close);
+        world.pass(CLOSE_FLUSH + Duration::from_millis(10));
+        assert!(world.net.is_stopped(world.clients[0].node), "{state}");
+        assert!(world.finish(dial).is_err(), "{state}");
+        assert_eq!(world.ports(0), 0, "{state}");
+    }
 }
 
 #[test]

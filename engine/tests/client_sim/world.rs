@@ -253,6 +253,14 @@ impl World {
         PendingDial { id, lease, outcome }
     }
 
+    /// A stream that waits to be accepted, if there is one.
+    pub fn try_accept(&mut self, listener: &mut Listener) -> Option<Stream> {
+        match pin!(listener.accept()).poll(&mut Context::from_waker(Waker::noop())) {
+            Poll::Ready(stream) => Some(stream.unwrap()),
+            Poll::Pending => None,
+        }
+    }
+
     pub fn dial(&mut self, client: usize, to: Addr) -> Result<Stream, DialError> {
         let all: Vec<_> = (0..self.servers.len()).collect();
         let pending = self.dial_via(client, to, &all);

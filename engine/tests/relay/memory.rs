@@ -7,6 +7,7 @@ use std::{
 
 thread_local! {
     static LARGEST: Cell<usize> = const { Cell::new(0) };
+    static LIVE: Cell<isize> = const { Cell::new(0) };
 }
 
 struct Measuring;
@@ -15,11 +16,13 @@ struct Measuring;
 unsafe impl GlobalAlloc for Measuring {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         LARGEST.with(|largest| largest.set(largest.get().max(layout.size())));
+        LIVE.with(|live| live.set(live.get() + layout.size() as isize));
         // SAFETY: the caller keeps the rules of `GlobalAlloc`.
         unsafe { System.alloc(layout) }
     }
 
     unsafe fn dealloc(&self, memory: *mut u8, layout: Layout) {
+        LIVE.with(|live| live.set(live.get() - layout.size() as isize));
         // SAFETY: as above.
         unsafe { System.dealloc(memory, layout) }
     }
@@ -33,4 +36,11 @@ pub(crate) fn largest_allocation(work: impl FnOnce()) -> usize {
     LARGEST.set(0);
     work();
     LARGEST.get()
+}
+
+/// Bytes that `work` allocates and does not free.
+pub(crate) fn growth(work: impl FnOnce()) -> usize {
+    let before = LIVE.get();
+    work();
+    usize::try_from(LIVE.get() - before).unwrap_or(0)
 }

@@ -104,12 +104,17 @@ pub(super) fn read_key(path: &std::path::Path) -> Result<SecretKey, Failure> {
     }
     let text = std::str::from_utf8(&text)
         .map_err(|_| fail("no secret key: a key is written in hex digits".to_owned()))?;
+    warn_of_readers(path);
+    text.trim().parse().map_err(|error| fail(format!("no secret key: {error}")))
+}
+
+/// Warns if others can read a file that is secret.
+pub(super) fn warn_of_readers(path: &std::path::Path) {
     if let Ok(meta) = fs::metadata(path)
         && meta.permissions().mode() & 0o077 != 0
     {
         tracing::warn!(file = %path.display(), "other users can access this key file: chmod 600");
     }
-    text.trim().parse().map_err(|error| fail(format!("no secret key: {error}")))
 }
 
 /// CPUs of a list as the kernel writes them: `0,2-3`.
@@ -161,6 +166,25 @@ impl From<DriverFlag> for DriverKind {
             DriverFlag::Auto => Self::Auto,
             DriverFlag::Uring => Self::Uring,
             DriverFlag::Epoll => Self::Epoll,
+        }
+    }
+}
+
+/// What the servers of `--server` are.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
+pub(super) enum ServerChoiceFlag {
+    /// No others are used.
+    #[default]
+    Strict,
+    /// Others are used while none of them can be had.
+    Preferred,
+}
+
+impl From<ServerChoiceFlag> for ServerChoice {
+    fn from(flag: ServerChoiceFlag) -> Self {
+        match flag {
+            ServerChoiceFlag::Strict => Self::Configured,
+            ServerChoiceFlag::Preferred => Self::Preferred,
         }
     }
 }
@@ -224,6 +248,11 @@ pub(super) struct ClientFlags {
     #[arg(long, value_name = "KEY@ADDRESS")]
     pub(super) server: Vec<ServerFlag>,
 
+    /// Whether the servers of --server are the only ones to hold sessions with, or the first choice among those that the
+    /// discovery lists.
+    #[arg(long, value_enum, default_value_t)]
+    pub(super) server_choice: ServerChoiceFlag,
+
     /// Sessions to hold; 0 means one to every server.
     #[arg(long, value_name = "COUNT", default_value_t = 1)]
     pub(super) sessions: usize,
@@ -283,7 +312,7 @@ impl ClientFlags {
                 config
             }
         };
-        config.choice = ServerChoice::Configured;
+        config.choice = self.server_choice.into();
         config.access.ready_wait = READY_WAIT;
         config.client.min_sessions = self.sessions;
         config.client.driver = self.driver.into();

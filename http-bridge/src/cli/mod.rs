@@ -16,6 +16,7 @@ mod hosting;
 mod invocation;
 mod key;
 mod local;
+mod logging;
 mod page;
 mod proxy;
 mod serve;
@@ -23,7 +24,7 @@ mod server;
 mod service;
 mod up;
 
-use std::{ffi::OsString, io::IsTerminal, path::PathBuf, process::ExitCode};
+use std::{ffi::OsString, path::PathBuf, process::ExitCode};
 
 use clap::{Parser, Subcommand, error::ErrorKind};
 use rustix::io::Errno;
@@ -139,7 +140,9 @@ pub fn run(args: Vec<OsString>) -> ExitCode {
         }
     };
     raise_file_limit();
-    match start_logging(cli.log()).and_then(|()| dispatch(cli.command, cli.config)) {
+    let outcome = logging::start(cli.log()).and_then(|()| dispatch(cli.command, cli.config));
+    logging::flush();
+    match outcome {
         Ok(()) => Exit::Ok.into(),
         Err(failure) => {
             if !failure.message.is_empty() {
@@ -199,18 +202,6 @@ fn with_cause(error: &std::io::Error) -> String {
         }
         _ => error.to_string(),
     }
-}
-
-fn start_logging(level: &str) -> Result<(), Failure> {
-    let filter = EnvFilter::try_new(level)
-        .map_err(|error| Failure::new(Exit::Usage, format!("--log {level:?}: {error}")))?;
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr)
-        .with_ansi(std::io::stderr().is_terminal())
-        .with_target(false)
-        .init();
-    Ok(())
 }
 
 /// Ends at a SIGINT or SIGTERM that comes after the call, not only after the first poll. To be called before a command says that

@@ -1,22 +1,23 @@
 //! `dmsg server`: a relay server, listed in a discovery if one is given.
 
+mod admin;
 mod listing;
+mod watchdog;
 
 use std::{
     net::{Ipv4Addr, Ipv6Addr, SocketAddr},
+    path::PathBuf,
     sync::Arc,
     time::Duration,
 };
 
-use axum::{Json, Router, routing::get};
 use clap::Args;
 use dmsg_engine::server::{Server, ServerConfig};
-use tokio::net::TcpListener;
 
-use self::listing::DiscoveryAddress;
+use self::{admin::Admin, listing::DiscoveryAddress, watchdog::Watchdog};
 use super::{
     exit::{Exit, Failure},
-    flags::{CpuList, DriverFlag, IdentityFlags, ServerFlag, driver_name},
+    flags::{CpuList, DriverFlag, IdentityFlags, ServerFlag},
     hints, stop_signal,
 };
 use crate::{
@@ -72,9 +73,21 @@ pub(super) struct ServerArgs {
     #[arg(long, value_enum, default_value_t)]
     driver: DriverFlag,
 
-    /// Where to serve /health and /metrics, such as 127.0.0.1:9091; nowhere if not given.
+    /// Streams that one client may have open at once.
+    #[arg(long, value_name = "COUNT", default_value_t = 2048, value_parser = clap::value_parser!(u32).range(1..=65_536))]
+    streams_per_client: u32,
+
+    /// Memory for what waits for slow receivers, in MiB; beyond it the heaviest streams are reset.
+    #[arg(long, value_name = "MIB", default_value_t = 1024, value_parser = clap::value_parser!(u32).range(1..=1_048_576))]
+    pending_max: u32,
+
+    /// Where to serve /health, /metrics, /clients and /debug, such as 127.0.0.1:9091; nowhere if not given.
     #[arg(long, value_name = "ADDRESS")]
     admin: Option<SocketAddr>,
+
+    /// File with a token that whoever asks for /clients or /debug has to present. Without it they are told on loopback only.
+    #[arg(long, value_name = "FILE", requires = "admin")]
+    admin_token_file: Option<PathBuf>,
 }
 
 pub(super) async fn run(args: ServerArgs) -> Result<(), Failure> {
@@ -89,7 +102,7 @@ pub(super) async fn run(args: ServerArgs) -> Result<(), Failure> {
         )));
     }
     let admin = match args.admin {
-        Some(address) => Some(bind_admin(address).await?),
+        Some(address) => Some(Admin::bind(address, args.admin_token_file.as_deref()).await?),
         None => None,
     };
     let (newcomers, heard) = hints::channel();
@@ -98,6 +111,8 @@ pub(super) async fn run(args: ServerArgs) -> Result<(), Failure> {
     config.cpus = args.cpus.map(|list| list.0).unwrap_or_default();
     config.driver = args.driver.into();
     config.sessions_max = args.sessions_max as usize;
+    config.limits.streams_per_session_max = args.streams_per_client as usize;
+    config.limits.process_pending_bytes_max = u64::from(args.pending_max) << 20;
     config.newcomers = discovery.is_some().then_some(newcomers);
     let stop = stop_signal();
     let server = Server::start(config).map_err(|error| {
@@ -107,8 +122,9 @@ pub(super) async fn run(args: ServerArgs) -> Result<(), Failure> {
     let address = args.public_address.unwrap_or_else(|| reachable(server.local_addr()).to_string());
     println_server(&server, &address)?;
     let server = Arc::new(server);
+    let watchdog = Watchdog::start(&server);
     if let Some(admin) = admin {
-        serve_admin(admin, &server);
+        admin.serve(&server, watchdog);
     }
     let discovery = discovery.map(|at| at.connect(&server, &args.server)).transpose()?;
     let (discovery, overlay) =
@@ -219,102 +235,4 @@ pub(super) async fn follow_capacity(server: &Server, registration: Option<&Serve
             return;
         }
     }
-}
-
-async fn bind_admin(address: SocketAddr) -> Result<TcpListener, Failure> {
-    if !address.ip().to_canonical().is_loopback() {
-        tracing::warn!(%address, "the admin page is open to the network");
-    }
-    TcpListener::bind(address).await.map_err(|error| {
-        Failure::new(Exit::Other, format!("cannot serve the admin page on {address}: {error}"))
-    })
-}
-
-fn serve_admin(listener: TcpListener, server: &Arc<Server>) {
-    if let Ok(address) = listener.local_addr() {
-        tracing::info!(%address, "/health and /metrics are up");
-    }
-    let weak = Arc::downgrade(server);
-    let health = {
-        let weak = weak.clone();
-        move || {
-            let body = weak.upgrade().map(|server| health(&server));
-            async move { Json(body) }
-        }
-    };
-    let metrics = move || {
-        let text = weak.upgrade().map(|server| metrics(&server)).unwrap_or_default();
-        async move { ([("content-type", "text/plain; version=0.0.4")], text) }
-    };
-    let router = Router::new().route("/health", get(health)).route("/metrics", get(metrics));
-    tokio::spawn(async move { axum::serve(listener, router).await });
-}
-
-fn health(server: &Server) -> serde_json::Value {
-    let stats = server.stats();
-    serde_json::json!({
-        "public_key": server.public_key().to_string(),
-        "driver": driver_name(server.driver()),
-        "sessions": stats.sessions,
-        "available_sessions": server.available_sessions(),
-        "streams": stats.streams,
-    })
-}
-
-/// Prometheus text format. Labels are names in the code, never keys of peers: their number is bounded.
-fn metrics(server: &Server) -> String {
-    use std::fmt::Write;
-    let stats = server.stats();
-    let mut text = String::new();
-    for (name, kind, help, value) in [
-        ("sessions", "gauge", "Sessions that are up.", stats.sessions),
-        ("sessions_total", "counter", "Sessions that came up.", stats.sessions_total),
-        ("handshakes", "gauge", "Connections in the handshake.", stats.handshakes),
-        ("streams", "gauge", "Streams open.", stats.streams),
-        ("streams_total", "counter", "Streams accepted.", stats.streams_total),
-        ("relayed_bytes_total", "counter", "Payload bytes relayed.", stats.relayed_bytes),
-        ("pending_bytes", "gauge", "Bytes that wait for slow receivers.", stats.pending_bytes),
-        ("connections", "gauge", "Connections, those being closed included.", stats.connections),
-        (
-            "receive_buffers",
-            "gauge",
-            "Receive buffers that connections share (io_uring).",
-            stats.receive_buffers,
-        ),
-        (
-            "receive_buffers_lent",
-            "gauge",
-            "Of those, how many hold bytes that wait.",
-            stats.receive_buffers_lent,
-        ),
-        (
-            "receive_buffers_missed_total",
-            "counter",
-            "Receives that found no shared buffer and were begun anew.",
-            stats.receive_buffers_missed,
-        ),
-        (
-            "turned_away_total",
-            "counter",
-            "Peers for whom there was no file descriptor.",
-            stats.turned_away,
-        ),
-    ] {
-        let _ = write!(
-            text,
-            "# HELP dmsg_server_{name} {help}\n# TYPE dmsg_server_{name} {kind}\n\
-             dmsg_server_{name} {value}\n"
-        );
-    }
-    for (name, help, counts) in [
-        ("streams_ended_total", "Streams ended, by reason.", &stats.refused),
-        ("sessions_ended_total", "Sessions ended, by reason.", &stats.closed),
-    ] {
-        let _ =
-            write!(text, "# HELP dmsg_server_{name} {help}\n# TYPE dmsg_server_{name} counter\n");
-        for (reason, count) in counts {
-            let _ = writeln!(text, "dmsg_server_{name}{{reason=\"{reason}\"}} {count}");
-        }
-    }
-    text
 }

@@ -15,7 +15,9 @@ use tokio::net::{TcpListener, UdpSocket};
 use super::{
     deployment::DeploymentFlags,
     exit::{Exit, Failure, say},
-    flags::{ClientFlags, DriverFlag, IdentityFlags, ServerFlag, fresh_key, seconds},
+    flags::{
+        ClientFlags, DriverFlag, IdentityFlags, ServerChoiceFlag, ServerFlag, fresh_key, seconds,
+    },
     hosting::Hosted,
     stop_signal,
 };
@@ -377,6 +379,7 @@ impl ServiceArgs {
                     identity: self.identity.clone(),
                     discovery: self.discovery.clone(),
                     server: self.server.clone(),
+                    server_choice: ServerChoiceFlag::Strict,
                     sessions: 0,
                     driver: self.driver,
                 };

@@ -99,7 +99,7 @@ fn named_by_links(path: &Path) -> io::Result<PathBuf> {
     let mut path = path.to_owned();
     for _ in 0..LINKS_MAX {
         match fs::read_link(&path) {
-            Ok(target) => path = path.parent().unwrap_or(Path::new("")).join(target),
+            Ok(target) => path = path.parent().unwrap_or_else(|| Path::new("")).join(target),
             Err(_) => return Ok(path),
         }
     }

@@ -86,8 +86,10 @@ pub async fn probe(
     let probes = subjects(services).into_iter().map(|subject| async move {
         let outcome = match &subject {
             Subject::Server(server) => reach(server.clone(), limit, driver).await,
-            Subject::Service(_, Way::Dmsg, url) => transports.over_dmsg(url, limit).await,
-            Subject::Service(_, Way::Http, url) => ask(&transports.http, url, limit).await,
+            Subject::Service(kind, Way::Dmsg, url) => transports.over_dmsg(*kind, url, limit).await,
+            Subject::Service(kind, Way::Http, url) => {
+                ask(&transports.http, *kind, url, limit).await
+            }
         };
         done(&subject, &outcome);
         (subject, outcome)
@@ -128,26 +130,67 @@ struct Transports<'a> {
 }
 
 impl Transports<'_> {
-    async fn over_dmsg(&self, url: &ServiceUrl, limit: Duration) -> Outcome {
+    async fn over_dmsg(&self, kind: ServiceKind, url: &ServiceUrl, limit: Duration) -> Outcome {
         let client = self.client.clone()?;
         let Some(transport) = &self.dmsg else { return Err("DMSG does not start".to_owned()) };
         match timeout(limit, client.ready()).await {
-            Ok(Ok(())) => ask(transport, url, limit).await,
+            Ok(Ok(())) => ask(transport, kind, url, limit).await,
             Ok(Err(error)) => Err(error.to_string()),
             Err(_) => Err(format!("no session with any server within {limit:?}")),
         }
     }
 }
 
-async fn ask(transport: &dyn HttpTransport, url: &ServiceUrl, limit: Duration) -> Outcome {
+async fn ask(
+    transport: &dyn HttpTransport,
+    kind: ServiceKind,
+    url: &ServiceUrl,
+    limit: Duration,
+) -> Outcome {
     let request = Request::get(format!("{url}/health"))
         .body(Bytes::new())
         .map_err(|error| error.to_string())?;
     let limits = Limits { timeout: limit, body_max_bytes: HEALTH_BYTES_MAX };
     let started = Instant::now();
     match transport.exchange(request, limits).await {
-        Ok(answer) if answer.status().is_success() => Ok(started.elapsed()),
+        Ok(answer) if answer.status().is_success() => {
+            let elapsed = started.elapsed();
+            judge(kind, answer.body()).map(|()| elapsed)
+        }
         Ok(answer) => Err(format!("answers {} to /health", answer.status())),
         Err(error) => Err(error.to_string()),
+    }
+}
+
+/// Whether this is the health page of such a service (`services.md §2`): a web server, or the page of a hotel's network,
+/// answers everything with a 200.
+fn judge(kind: ServiceKind, page: &[u8]) -> Result<(), String> {
+    let page: serde_json::Map<String, serde_json::Value> = serde_json::from_slice(page)
+        .map_err(|_| "its /health is no JSON object: something else answers there".to_owned())?;
+    let name = page.get("service_name").and_then(serde_json::Value::as_str);
+    match ServiceKind::ALL.into_iter().find(|other| Some(other.name()) == name) {
+        Some(other) if other != kind => Err(format!("its /health says that it is the {other}")),
+        _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_health_page_of_such_a_service_counts() {
+        let judge = |page: &str| judge(ServiceKind::DmsgDiscovery, page.as_bytes());
+        for good in [
+            r#"{"build_info":{"version":"v1.3.29"},"started_at":"2024-10-01T00:00:00Z"}"#,
+            r#"{"service_name":"dmsg-discovery"}"#,
+            r#"{"service_name":"what nobody here knows"}"#,
+            "{}",
+        ] {
+            assert_eq!(judge(good), Ok(()), "{good}");
+        }
+        for bad in ["", "<html>", "[]", "null", "\"ok\"", r#"{"service_name":"route-finder"}"#] {
+            assert!(judge(bad).is_err(), "{bad}");
+        }
     }
 }

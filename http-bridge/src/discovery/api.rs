@@ -24,7 +24,7 @@ use serde::Serialize;
 use super::{
     BATCH_BYTES_MAX, CallerKey, ENTRY_BYTES_MAX, EntryError,
     codec::parse_key,
-    service::{DiscoveryService, RequestError},
+    service::{DiscoveryService, Page, RequestError},
     store::{ClientFilter, Written},
 };
 use crate::transport::{TransportError, receive_body};
@@ -109,12 +109,23 @@ async fn delete_entry(
     Ok(message(StatusCode::OK, "deleted entry"))
 }
 
-async fn client_keys(State(service): State<DiscoveryService>) -> Answer {
-    blocking(move || service.client_list(ClientFilter::All)).await.map(json)
+async fn client_keys(State(service): State<DiscoveryService>, query: RawQuery) -> Answer {
+    key_list(service, ClientFilter::All, query).await
 }
 
-async fn visor_keys(State(service): State<DiscoveryService>) -> Answer {
-    blocking(move || service.client_list(ClientFilter::Visors)).await.map(json)
+async fn visor_keys(State(service): State<DiscoveryService>, query: RawQuery) -> Answer {
+    key_list(service, ClientFilter::Visors, query).await
+}
+
+async fn key_list(
+    service: DiscoveryService,
+    which: ClientFilter,
+    RawQuery(query): RawQuery,
+) -> Answer {
+    match Page::of(query.as_deref())? {
+        None => blocking(move || service.client_list(which)).await.map(json),
+        Some(page) => blocking(move || service.client_page(which, page)).await.map(part),
+    }
 }
 
 async fn batch(State(service): State<DiscoveryService>, body: Body) -> Answer {
@@ -128,8 +139,11 @@ async fn available_servers(State(service): State<DiscoveryService>) -> Answer {
     asking(service, DiscoveryService::available_servers).await.map(json)
 }
 
-async fn all_servers(State(service): State<DiscoveryService>) -> Answer {
-    asking(service, DiscoveryService::all_servers).await.map(json)
+async fn all_servers(State(service): State<DiscoveryService>, RawQuery(query): RawQuery) -> Answer {
+    match Page::of(query.as_deref())? {
+        None => asking(service, DiscoveryService::all_servers).await.map(json),
+        Some(page) => asking(service, move |service| service.server_page(page)).await.map(part),
+    }
 }
 
 async fn clients_by_server(State(service): State<DiscoveryService>) -> Answer {
@@ -216,6 +230,17 @@ fn key_texts(body: &[u8]) -> Option<Vec<String>> {
 
 fn json(body: Bytes) -> Response {
     ([(header::CONTENT_TYPE, HeaderValue::from_static("application/json"))], body).into_response()
+}
+
+/// A page; where it goes on is told as RFC 8288 has it, relative to the path that was asked.
+fn part((body, next): (Bytes, Option<String>)) -> Response {
+    let mut response = json(body);
+    let link =
+        next.and_then(|query| HeaderValue::try_from(format!("<?{query}>; rel=\"next\"")).ok());
+    if let Some(link) = link {
+        response.headers_mut().insert(header::LINK, link);
+    }
+    response
 }
 
 fn message(status: StatusCode, text: &str) -> Response {

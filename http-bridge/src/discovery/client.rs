@@ -25,6 +25,7 @@ use crate::{
 mod answer;
 mod calls;
 mod directory;
+mod pace;
 mod registration;
 mod update;
 

@@ -40,7 +40,7 @@ pub use error::EntryError;
 pub use rate_limit::RateLimit;
 pub(crate) use rate_limit::RateLimiter;
 pub(crate) use service::admit_monitor;
-pub use service::{DiscoveryConfig, DiscoveryService};
+pub use service::{DiscoveryConfig, DiscoveryService, PAGE_MAX};
 pub use validate::{TIMESTAMP_AHEAD_MAX, TIMESTAMP_BEHIND_MAX, check_iteration, check_new};
 
 /// Bytes of one entry at most (`discovery.md §3`). 512 delegated servers at 69 bytes are 35 KiB; the

@@ -36,7 +36,7 @@ pub(crate) struct RateLimiter<K> {
     full_at: Mutex<HashMap<K, Instant>>,
 }
 
-impl<K: Eq + Hash + Copy> RateLimiter<K> {
+impl<K: Eq + Hash> RateLimiter<K> {
     pub(crate) fn new(limit: RateLimit) -> Self {
         let cost = Duration::from_secs(1) / limit.per_second.max(1);
         Self::one_each(cost, limit.burst, limit.callers_max)

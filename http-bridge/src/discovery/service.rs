@@ -34,9 +34,12 @@ use super::{
 
 mod config;
 mod lists;
+mod page;
 mod request_error;
 
 pub use config::{DiscoveryConfig, Passphrase, Seen};
+pub use page::PAGE_MAX;
+pub(super) use page::{BadPage, Page};
 pub use request_error::RequestError;
 
 /// For how long a server stays listed without a refresh; twice its refresh interval.

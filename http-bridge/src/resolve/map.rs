@@ -110,10 +110,7 @@ impl StaticMap {
     pub fn servers_of_pinned(&self) -> Vec<ServerRecord> {
         let mut servers = self.servers();
         if servers.len() > SOUGHT_BEHIND_MAX && self.has_configured() {
-            let is_configured = |server: &ServerRecord| {
-                self.configured.iter().any(|configured| configured.key == server.key)
-            };
-            servers.retain(is_configured);
+            servers.retain(|server| self.is_configured(&server.key));
         }
         servers
     }
@@ -127,6 +124,10 @@ impl StaticMap {
             }
         }
         servers
+    }
+
+    pub(super) fn is_configured(&self, server: &PublicKey) -> bool {
+        self.configured.iter().any(|configured| configured.key == *server)
     }
 
     pub(super) fn has_configured(&self) -> bool {

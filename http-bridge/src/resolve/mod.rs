@@ -44,6 +44,8 @@ pub enum ServerChoice {
     Configured,
     /// Those of the configuration at first, then those of the discovery too.
     Merged,
+    /// The same, and those of the configuration come first as long as they can be had.
+    Preferred,
 }
 
 /// How long a service's entry is waited for; a discovery answers within some tens of milliseconds.
@@ -93,7 +95,7 @@ impl Resolver {
         let is_first = self.map.begin();
         let asks = match self.choice {
             ServerChoice::Configured => !self.map.has_configured(),
-            ServerChoice::Merged => !self.map.has_servers() || !is_first,
+            ServerChoice::Merged | ServerChoice::Preferred => !self.map.has_servers() || !is_first,
         };
         if let Some(discovery) = self.discovery.as_ref().filter(|_| asks) {
             match discovery.servers().await {
@@ -102,7 +104,16 @@ impl Resolver {
                 Err(error) => tracing::debug!(%error, "the known list of servers stands"),
             }
         }
-        Ok(self.map.servers())
+        let mut servers = self.map.servers();
+        if self.choice == ServerChoice::Preferred {
+            // What has the most room is drawn first, and moved to if it comes back.
+            for server in &mut servers {
+                if self.map.is_configured(&server.key) {
+                    server.available_sessions = u32::MAX;
+                }
+            }
+        }
+        Ok(servers)
     }
 }
 
@@ -264,6 +275,20 @@ mod tests {
             );
             assert_eq!(asked.0.load(SeqCst), asked_at_last, "{choice:?}");
         }
+    }
+
+    #[tokio::test]
+    async fn preferred_servers_have_more_room_than_any_whatever_the_discovery_says_of_them() {
+        let (asked, resolver) = layered(vec![server()], ServerChoice::Preferred);
+        resolver.servers().await.unwrap();
+        let other = ServerRecord { key: key("other").public_key(), ..server() };
+        let listed = ServerRecord { address: "127.0.0.1:2".to_owned(), ..server() };
+        resolver.map.learn(vec![other.clone(), listed.clone()]);
+        let mut servers = resolver.servers().await.unwrap();
+        assert_eq!(asked.0.load(SeqCst), 1);
+        servers.sort_by_key(|server| server.available_sessions);
+        let preferred = ServerRecord { available_sessions: u32::MAX, ..listed };
+        assert_eq!(servers, [other, preferred]);
     }
 
     #[tokio::test]

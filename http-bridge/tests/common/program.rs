@@ -49,8 +49,13 @@ impl Running {
         Self::spawn(dmsg(args))
     }
 
-    pub fn spawn(mut command: Command) -> Self {
-        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::inherit()).spawn().unwrap();
+    pub fn spawn(command: Command) -> Self {
+        Self::spawn_to(command, Stdio::inherit())
+    }
+
+    /// The same, with its stderr somewhere else. What is piped stays unread.
+    pub fn spawn_to(mut command: Command, stderr: Stdio) -> Self {
+        let mut child = command.stdout(Stdio::piped()).stderr(stderr).spawn().unwrap();
         let stdout = BufReader::new(child.stdout.take().unwrap());
         Self { child, stdout }
     }
@@ -120,9 +125,14 @@ pub struct LocalNetwork {
 
 impl LocalNetwork {
     pub fn start(extra: &[&str]) -> Self {
-        let mut args = vec!["local", "--port", "0", "--discovery-port", "0", "--log", "warn"];
+        Self::start_to(&[&["--log", "warn"], extra].concat(), Stdio::inherit())
+    }
+
+    /// The same, with another level of the log, and its stderr somewhere else.
+    pub fn start_to(extra: &[&str], stderr: Stdio) -> Self {
+        let mut args = vec!["local", "--port", "0", "--discovery-port", "0"];
         args.extend(extra);
-        let mut program = Running::start(&args);
+        let mut program = Running::spawn_to(dmsg(&args), stderr);
         let page = program.line_with("http://").trim().to_owned();
         let first = program.line_with(" curl --discovery http");
         let (discovery, web) = (word_after(&first, "--discovery"), last_word(&first));

@@ -151,4 +151,12 @@ async fn the_probe_tries_everything_and_prints_a_table() {
     assert_eq!(table.matches(" failed ").count(), 3, "{table}");
     assert_eq!(table.matches(" ms ").count(), 3, "{table}");
     assert!(stderr(&output).contains("3 of 6 did not answer"));
+    // What answers everything is no discovery.
+    let portal = Router::new().fallback(|| async { "<html>welcome to our network</html>" });
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    tokio::spawn(async move { axum::serve(listener, portal).await });
+    let output = probe(format!(r#"{{"prod":{{"dmsg_discovery":"{url}"}}}}"#)).await.unwrap();
+    assert_exit(&output, 7);
+    assert!(stdout(&output).contains("something else answers there"), "{}", stdout(&output));
 }

@@ -44,6 +44,7 @@ impl Dial for ToOrigin {
         if to.port.get() == 10 {
             let (phase, elapsed) = (DialPhase::Response, Duration::from_secs(20));
             return Err(DialError::TimedOut {
+                peer: Some(to.key),
                 phase,
                 server: None,
                 elapsed,

@@ -118,7 +118,7 @@ async fn our_clients_find_each_other_at_a_go_address_resolver() {
             match client.resolve(Network::Sudph, key("b")).await {
                 Ok(found) => break found,
                 Err(ServiceError::NotFound(_)) => {
-                    tokio::time::sleep(Duration::from_millis(20)).await
+                    tokio::time::sleep(Duration::from_millis(20)).await;
                 }
                 Err(error) => panic!("{error}"),
             }

@@ -4,19 +4,21 @@
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use dmsg_http::{
+    deployment::load,
     service::ServiceKind,
     services::{
-        ServiceError,
+        Bound, ServiceError,
         address_resolver::{
             AddressResolver, AddressResolverClient, Binding, Network,
             sudph::{SudphError, SudphLink},
         },
         records::Database,
     },
+    transport::TcpTransport,
 };
 use tokio::{net::UdpSocket, time::timeout};
 
-use crate::support::*;
+use crate::{program, support::*};
 
 struct Resolver {
     running: Running,
@@ -178,4 +180,20 @@ async fn a_resolver_that_does_not_answer_is_given_up_in_time() {
     let binding = Binding { port: "7777".into(), addresses: Vec::new() };
     let bound = SudphLink::bind(socket, silent, &secret("a"), &binding).await;
     assert!(matches!(bound, Err(SudphError::Silent(at)) if at == silent));
+}
+
+/// Visors that know a resolver by `http://` go to the port of that address (`services.md §6.2`).
+#[tokio::test]
+async fn a_local_network_listens_over_udp_where_its_http_address_leads() {
+    let folder = tempfile::tempdir().unwrap();
+    let document = folder.path().join("deployment.json");
+    let args = ["local", "--port", "0", "--discovery-port", "0", "--deployment-out"];
+    let mut network = program::Running::start(&[&args[..], &[document.to_str().unwrap()]].concat());
+    network.line_with("Its services");
+    let loaded = load(Some(&document), None).unwrap().document;
+    let http = loaded.prod.endpoints(ServiceKind::AddressResolver).http.unwrap();
+    let transport = Bound::new(&http.to_string(), TcpTransport::new()).unwrap();
+    let client = AddressResolverClient::new(Arc::new(transport), secret("a"), options());
+    let udp = client.udp_address().await.unwrap().unwrap();
+    assert_eq!(udp, http.authority().unwrap().as_str());
 }

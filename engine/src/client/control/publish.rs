@@ -1,7 +1,7 @@
 //! Publishing which servers we have sessions with (`discovery.md §7.1`).
 //!
 //! One publication is under way at a time. The first goes out with the first session; later changes
-//! are gathered for [`COALESCE`], and nothing is sent if the set equals the last one acknowledged,
+//! are gathered for one to two times [`COALESCE`], and nothing is sent if the set equals the last one acknowledged,
 //! but for the periodic refresh.
 
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
@@ -18,7 +18,8 @@ use crate::{
     identity::PublicKey,
 };
 
-/// Changes of the set of sessions within this time make one publication.
+/// Changes of the set of sessions within this time make one publication. As much again is random, as it is with the other
+/// times here: the clients of a server that was restarted all change at once.
 const COALESCE: Duration = Duration::from_secs(1);
 
 /// Limit of one publication.
@@ -40,6 +41,7 @@ pub(super) async fn keep_published(
     mut sessions: watch::Receiver<Vec<Arc<SessionGauge>>>,
     notes: Notes,
 ) {
+    // And when it is due again.
     let mut acknowledged: Option<(BTreeSet<PublicKey>, Instant)> = None;
     let mut retry = RETRY_FIRST;
     loop {
@@ -48,7 +50,7 @@ pub(super) async fn keep_published(
         // An entry without servers helps nobody: the old one stands until there is a session again.
         let due = match &acknowledged {
             _ if current.is_empty() => None,
-            Some((set, at)) if *set == current => Some(*at + REFRESH),
+            Some((set, refresh_at)) if *set == current => Some(*refresh_at),
             _ => Some(Instant::now()),
         };
         if due.is_none_or(|at| at > Instant::now()) {
@@ -64,7 +66,7 @@ pub(super) async fn keep_published(
                         return;
                     }
                     if acknowledged.is_some() {
-                        sleep(COALESCE).await;
+                        sleep(COALESCE + jitter(COALESCE)).await;
                     }
                 }
                 () = refresh => {}
@@ -75,7 +77,8 @@ pub(super) async fn keep_published(
         let trouble = match timeout(PUBLISH_TIMEOUT, directory.publish(servers)).await {
             Ok(Ok(())) => {
                 debug!(servers = current.len(), "entry published");
-                acknowledged = Some((current, Instant::now()));
+                let refresh_at = Instant::now() + REFRESH - jitter(REFRESH / 5);
+                acknowledged = Some((current, refresh_at));
                 notes.note_publication(true);
                 retry = RETRY_FIRST;
                 continue;
@@ -85,7 +88,13 @@ pub(super) async fn keep_published(
         };
         warn!(trouble, ?retry, "the entry was not published");
         notes.note_publication(false);
-        sleep(retry).await;
+        sleep(retry / 2 + jitter(retry / 2)).await;
         retry = (retry * 2).min(RETRY_MAX);
     }
+}
+
+/// A random time up to `most`. Without randomness there is none, and everybody comes in step.
+fn jitter(most: Duration) -> Duration {
+    let random = getrandom::u32().unwrap_or_default();
+    most.mul_f64(f64::from(random) / f64::from(u32::MAX))
 }

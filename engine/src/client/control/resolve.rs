@@ -147,7 +147,7 @@ impl Resolver {
         tokio::spawn(async move {
             let answer = tokio::select! {
                 answer = answer_from => answer.unwrap_or(Err(DialError::Closed)),
-                () = sleep_until(deadline.into()) => Err(timed_out(started.elapsed())),
+                () = sleep_until(deadline.into()) => Err(timed_out(peer, started.elapsed())),
             };
             drop(reply.send(answer));
         });
@@ -177,8 +177,14 @@ impl Resolver {
     }
 }
 
-fn timed_out(elapsed: Duration) -> DialError {
-    DialError::TimedOut { phase: DialPhase::Resolve, server: None, elapsed, tries: Tries::new() }
+fn timed_out(peer: PublicKey, elapsed: Duration) -> DialError {
+    DialError::TimedOut {
+        peer: Some(peer),
+        phase: DialPhase::Resolve,
+        server: None,
+        elapsed,
+        tries: Tries::new(),
+    }
 }
 
 async fn look_up(directory: &dyn Directory, peer: PublicKey) -> Answer {
@@ -187,7 +193,7 @@ async fn look_up(directory: &dyn Directory, peer: PublicKey) -> Answer {
         Ok(Ok(records)) => Ok(names::resolve_all(records).await.into()),
         Ok(Err(DirectoryError::NotFound(_))) => Err(DialError::NotFound(peer)),
         Ok(Err(DirectoryError::Unavailable(reason))) => Err(DialError::Directory { peer, reason }),
-        Err(_) => Err(timed_out(LOOKUP_TIMEOUT)),
+        Err(_) => Err(timed_out(peer, LOOKUP_TIMEOUT)),
     }
 }
 

@@ -7,14 +7,16 @@
 //!        └──▶ nobody left: Refused, Unreachable
 //! ```
 //!
-//! Candidates are tried one after the other, never in parallel: a peer would accept the losers too.
-//! Order: sessions that are up, lowest round trip first; then at most [`CONNECTS_MAX`] servers
-//! without one; servers through which the peer failed just now, last (`patience.rs`). A port is taken only when there is a
-//! session to use it on, so that dials before the first session hold none. On a session, destinations take turns
-//! (`turns.rs`).
+//! Candidates are tried one after the other. A request that is not answered soon has a second one beside it, through another
+//! session (`hedge.rs`).
+//! Order: sessions that are up, lowest round trip first, but behind the others those through which the peer failed within a
+//! minute, and last those whose server is silent (`liveness.rs`); then at most [`CONNECTS_MAX`] servers without one; servers
+//! through which the peer failed just now, last of all (`patience.rs`). A port is taken only when there is a session to use it
+//! on, so that dials before the first session hold none. On a session, destinations take turns (`turns.rs`).
 
 mod attempt;
 mod ending;
+mod hedge;
 mod patience;
 mod turns;
 
@@ -27,6 +29,7 @@ use std::{
 
 use tokio::sync::oneshot;
 
+use self::hedge::Beside;
 pub(super) use self::{patience::Patience, turns::Turns};
 use super::{ClientMachine, ServerTarget, Session, Timer, servers::draw};
 use crate::{
@@ -98,6 +101,18 @@ pub(super) struct Dial {
     connects_left: usize,
     wait: Wait,
     try_started: Instant,
+    /// The second of two requests that are out.
+    beside: Option<Beside>,
+    /// A session for a second request is on its way to this server.
+    seeks: Option<PublicKey>,
+}
+
+/// What speaks against a session, the worst first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct Rank {
+    is_suspect: bool,
+    has_failed: bool,
+    rtt: Duration,
 }
 
 enum Wait {
@@ -160,6 +175,8 @@ impl ClientMachine {
             connects_left: CONNECTS_MAX,
             wait: Wait::Nothing,
             try_started: io.now(),
+            beside: None,
+            seeks: None,
             request,
         };
         self.dials.insert(id, dial);
@@ -217,23 +234,41 @@ impl ClientMachine {
         self.patience.until(dial.peer()?, server, io.now())
     }
 
-    /// The next candidate: the session with the lowest round trip, or else a server to open one
-    /// with.
-    fn choose(&self, io: &mut Io, id: DialId) -> Option<ServerTarget> {
+    /// The session to try next, of those that are up.
+    fn best_session(&self, io: &Io, id: DialId) -> Option<(Rank, ServerTarget)> {
+        let now = io.now();
         let dial = self.dials.get(&id)?;
         let due = |target: &&ServerTarget| self.patience_with(io, dial, target.key).is_none();
         let held = dial.untried().filter(due).filter_map(|target| {
             let conn = self.usable_session(target.key)?;
-            let rtt = self.sessions.get(&conn)?.up()?.gauge.rtt();
-            Some((rtt.unwrap_or(Duration::MAX), target))
+            let up = self.sessions.get(&conn)?.up()?;
+            let has_failed =
+                dial.peer().is_some_and(|to| self.patience.has_failed(to, target.key, now));
+            let rtt = up.gauge.rtt().unwrap_or(Duration::MAX);
+            Some((Rank { is_suspect: up.is_suspect, has_failed, rtt }, target))
         });
-        if let Some((_, target)) = held.min_by_key(|(rtt, _)| *rtt) {
-            return Some(target.clone());
+        held.min_by_key(|(rank, _)| *rank).map(|(rank, target)| (rank, target.clone()))
+    }
+
+    /// The next candidate: the best session, or else a server to open one with.
+    fn choose(&self, io: &mut Io, id: DialId) -> Option<ServerTarget> {
+        if let Some((_, target)) = self.best_session(io, id) {
+            return Some(target);
         }
+        self.choose_server(io, id)
+    }
+
+    /// A server to open a session with, drawn by its room.
+    fn choose_server(&self, io: &mut Io, id: DialId) -> Option<ServerTarget> {
+        let now = io.now();
+        let dial = self.dials.get(&id)?;
+        let due = |target: &&ServerTarget| {
+            self.patience_with(io, dial, target.key).is_none()
+                && self.usable_session(target.key).is_none()
+        };
         if dial.connects_left == 0 {
             return None;
         }
-        let now = io.now();
         let due: Vec<_> = dial.untried().filter(due).collect();
         let mut best: Option<((bool, bool, f64), &ServerTarget)> = None;
         for target in due {

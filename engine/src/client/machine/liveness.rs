@@ -1,6 +1,6 @@
 //! Is the server still there: pings, round trips, and what their clock decides on the side.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::{ClientMachine, Session, Timer, servers::SETTLED};
 use crate::{
@@ -61,6 +61,19 @@ impl ClientMachine {
         }
         if idle && self.is_spare(server) {
             self.end_session(io, conn, SessionEnd::Idle, Some(CloseMode::Flush));
+        }
+    }
+
+    /// A request through this session was not answered, and nothing was heard of the server since it went out: dials go elsewhere
+    /// first, and a ping tells whether the server is dead, sooner than the next would.
+    pub(super) fn suspect(&mut self, io: &mut Io, conn: ConnId, asked_at: Instant) {
+        let Some(up) = self.sessions.get_mut(&conn).and_then(Session::up_mut) else { return };
+        if up.heard_at.unwrap_or(up.since) > asked_at {
+            return;
+        }
+        up.is_suspect = true;
+        if up.ping_sent.is_none() {
+            self.keep_alive(io, conn);
         }
     }
 

@@ -21,6 +21,7 @@ mod accept;
 mod backoff;
 mod dial;
 mod liveness;
+mod moving;
 mod servers;
 mod session;
 mod streams;
@@ -34,6 +35,7 @@ use std::{
 
 pub use dial::{DialId, DialRequest, Purpose};
 pub use liveness::{KEEP_ALIVE_INTERVAL, PONG_TIMEOUT};
+pub use moving::MOVE_INTERVAL;
 pub use servers::ServerTarget;
 pub use session::{QUIET_MAX, QUIET_MIN};
 pub use streams::{HOLD_MAX, LINGER};
@@ -123,6 +125,8 @@ impl Shared {
 enum Timer {
     /// Open the sessions that are wanted.
     Maintain,
+    /// Look whether another server has much more room.
+    Move,
     /// A connection's or handshake's limit, or the end of its quiet time.
     Session(ConnId),
     /// Send a ping.
@@ -133,6 +137,8 @@ enum Timer {
     Dial(DialId),
     /// A try's time is over.
     Try(DialId),
+    /// A request waits for long enough to send another beside it.
+    Hedge(DialId),
     /// An inbound request is overdue.
     Inbound(StreamKey),
     /// A stream whose handle is gone did not end by itself.
@@ -159,6 +165,8 @@ pub struct ClientMachine {
     patience: Patience,
     /// Whom we had handshakes with.
     peers: Peers,
+    /// [`Timer::Move`] is set, since there are more servers than we hold sessions with.
+    looks_around: bool,
     /// Empty between verbs.
     wakes: Wakes,
     /// Connections that still flush, once the client closes.
@@ -180,6 +188,7 @@ impl ClientMachine {
             dials: BTreeMap::new(),
             patience: Patience::default(),
             peers: Peers::default(),
+            looks_around: false,
             wakes: Wakes::default(),
             closing: None,
         }
@@ -203,11 +212,13 @@ impl ClientMachine {
     fn on_timer(&mut self, io: &mut Io, timer: Timer) {
         match timer {
             Timer::Maintain => self.maintain(io),
+            Timer::Move => self.consider_move(io),
             Timer::Session(conn) => self.session_due(io, conn),
             Timer::KeepAlive(conn) => self.keep_alive(io, conn),
             Timer::Pong(conn) => self.pong_due(io, conn),
             Timer::Dial(id) => self.dial_due(io, id),
             Timer::Try(id) => self.try_due(io, id),
+            Timer::Hedge(id) => self.hedge_due(io, id),
             Timer::Inbound(key) => self.refuse(io, key, "timed_out"),
             Timer::Linger(key) => self.linger_due(io, key),
             Timer::Idle(key) => self.idle_due(io, key),

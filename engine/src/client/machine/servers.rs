@@ -12,7 +12,7 @@ use std::{
 use tracing::{debug, info, warn};
 
 use super::{
-    ClientMachine, Timer,
+    ClientMachine, Session, Timer,
     backoff::{Backoff, LONELY_MAX, jittered},
     session::QUIET_MAX,
     session::QUIET_MIN,
@@ -56,6 +56,8 @@ pub(super) struct Server {
     pub(super) wanted: bool,
     /// The session in use, or on its way.
     pub(super) session: Option<ConnId>,
+    /// The server from which a session is moved here.
+    pub(super) replaces: Option<PublicKey>,
     /// When the session dial began.
     dialled_at: Option<Instant>,
     /// Not dialled before this.
@@ -74,6 +76,7 @@ impl Server {
             listed: false,
             wanted: false,
             session: None,
+            replaces: None,
             dialled_at: None,
             retry_at: None,
             backoff: Backoff::default(),
@@ -87,6 +90,10 @@ impl Server {
     fn forget_failures(&mut self) {
         self.retry_at = None;
         self.backoff.reset();
+    }
+
+    pub(super) fn is_listed(&self) -> bool {
+        self.listed
     }
 
     pub(super) fn may_dial(&self, now: Instant) -> bool {
@@ -140,6 +147,7 @@ impl ClientMachine {
                 server.forget_failures();
             }
         }
+        self.look_around(io);
         self.maintain(io);
     }
 
@@ -201,7 +209,7 @@ impl ClientMachine {
 
     fn is_held(&self, server: &Server, now: Instant) -> bool {
         let Some(conn) = server.session else { return false };
-        self.sessions.get(&conn).is_some_and(|session| session.up().is_some())
+        self.sessions.get(&conn).and_then(Session::up).is_some_and(|up| !up.leaving)
             || server.dialled_at.is_some_and(|at| now < at + HEDGE)
     }
 
@@ -267,6 +275,7 @@ impl ClientMachine {
             return false;
         };
         server.session = None;
+        server.replaces = None;
         let settled = ended.uptime.is_some_and(|uptime| uptime >= SETTLED);
         if settled {
             server.backoff.reset();
@@ -315,12 +324,17 @@ impl ClientMachine {
 
     /// Whether the session with this server may be closed when it carries nothing.
     pub(super) fn is_spare(&self, key: PublicKey) -> bool {
+        if self.is_leaving(key) {
+            return true;
+        }
         let listed = self.servers.get(&key).is_some_and(|server| server.listed);
         let up: BTreeSet<_> = self
             .servers
             .values()
             .filter_map(|s| s.session)
-            .filter(|conn| self.sessions.get(conn).is_some_and(|s| s.up().is_some()))
+            .filter(|conn| {
+                self.sessions.get(conn).and_then(Session::up).is_some_and(|up| !up.leaving)
+            })
             .collect();
         match self.config.min_sessions {
             0 => !listed,

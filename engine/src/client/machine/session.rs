@@ -25,6 +25,7 @@ use super::{ClientMachine, DialId, Timer, dial::Turns, servers::Ended, streams::
 use crate::{
     client::{
         error::{SessionEnd, StreamEnd, TryCause},
+        link::StreamKey,
         stats::SessionGauge,
     },
     identity::PublicKey,
@@ -87,6 +88,10 @@ pub(super) struct Up {
     pub(super) holds: usize,
     /// The server takes no new streams.
     pub(super) draining: bool,
+    /// Another session has taken its place (`moving.rs`).
+    pub(super) leaving: bool,
+    /// A request was not answered, and nothing else was heard since.
+    pub(super) is_suspect: bool,
     pub(super) idle_since: Instant,
     pub(super) since: Instant,
     pub(super) heard_at: Option<Instant>,
@@ -210,6 +215,8 @@ impl ClientMachine {
             inbound_count: 0,
             holds: 0,
             draining: false,
+            leaving: false,
+            is_suspect: false,
             idle_since: io.now(),
             since: io.now(),
             heard_at: None,
@@ -217,6 +224,7 @@ impl ClientMachine {
             next_ping: 0,
         }));
         info!(server = %server.short(), %address, "session is up");
+        self.complete_move(server);
         self.show_sessions();
         self.keep_alive(io, conn);
         self.advance_waiting(io, server);
@@ -231,6 +239,7 @@ impl ClientMachine {
             let Some(up) = self.sessions.get_mut(&conn).and_then(Session::up_mut) else { return };
             let Some(queue) = io.queue(conn) else { return };
             up.heard_at = Some(now);
+            up.is_suspect = false;
             match up.mux.next_event(&mut data, queue) {
                 Ok(Some(event)) => self.on_event(io, conn, event),
                 Ok(None) => break,
@@ -295,7 +304,8 @@ impl ClientMachine {
 
     /// Shows the sessions that are up to whoever watches.
     fn show_sessions(&self) {
-        let up = self.sessions.values().filter_map(Session::up).filter(|up| !up.draining);
+        let up =
+            self.sessions.values().filter_map(Session::up).filter(|up| !up.draining && !up.leaving);
         self.shared.board.sessions.send_replace(up.map(|up| Arc::clone(&up.gauge)).collect());
     }
 }
@@ -355,8 +365,8 @@ impl ClientMachine {
         }
         let was_in_use = self.note_ended(io, key, &Ended { conn, why: &why, uptime, is_noted });
         self.show_sessions();
-        for id in broken {
-            self.fail_try(io, id, TryCause::Session(why.clone()));
+        for (id, key) in broken {
+            self.fail_request(io, id, key, TryCause::Session(why.clone()));
         }
         // Nobody waits for a session that a go-away has ended before, but perhaps for the one that follows it.
         if was_in_use {
@@ -374,7 +384,7 @@ impl ClientMachine {
 
     /// Ends the streams of a session, and returns the dials whose request was out on it. Those that wait for their turn wait
     /// for any session with the server, or have gone on to another since.
-    fn end_streams(&mut self, conn: ConnId, up: Up, why: &SessionEnd) -> Vec<DialId> {
+    fn end_streams(&mut self, conn: ConnId, up: Up, why: &SessionEnd) -> Vec<(DialId, StreamKey)> {
         up.gauge.streams.store(0, Ordering::Relaxed);
         let mut dials = Vec::new();
         for (id, slot) in up.streams {
@@ -383,7 +393,7 @@ impl ClientMachine {
                 Slot::Open(open) => open
                     .pipe
                     .end(StreamEnd::Session { server: up.gauge.server.short(), why: why.clone() }),
-                Slot::Dialing { dial, .. } => dials.push(dial),
+                Slot::Dialing { dial, .. } => dials.push((dial, (conn, id))),
                 Slot::Inbound { .. } => {}
             }
         }

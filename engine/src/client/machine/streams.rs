@@ -132,7 +132,7 @@ impl ClientMachine {
             }
             Some(&mut Slot::Dialing { dial, .. }) => {
                 self.reset_on_wire(io, key);
-                self.fail_try(io, dial, TryCause::Refused);
+                self.fail_request(io, dial, key, TryCause::Refused);
             }
             Some(Slot::Inbound { .. }) => self.refuse(io, key, "closed_before_request"),
             None => {}
@@ -147,7 +147,7 @@ impl ClientMachine {
             }
             Some(&mut Slot::Dialing { dial, .. }) => {
                 self.forget_stream(io, key);
-                self.fail_try(io, dial, TryCause::Refused);
+                self.fail_request(io, dial, key, TryCause::Refused);
             }
             Some(Slot::Inbound { .. }) => {
                 self.shared.board.inbound_refused.count("closed_before_request");

@@ -7,7 +7,7 @@ use dmsg_engine::identity::PublicKey;
 use http::Method;
 
 use super::{ClientError, DiscoveryClient, FetchedEntry, Health, answer};
-use crate::discovery::{ENTRY_BYTES_MAX, EntryError, RawEntry};
+use crate::discovery::{ENTRY_BYTES_MAX, EntryError, PAGE_MAX, RawEntry};
 
 /// Bytes of an answer that carries one entry or one message.
 const SMALL_BYTES_MAX: usize = ENTRY_BYTES_MAX + 1024;
@@ -65,6 +65,23 @@ impl DiscoveryClient {
     /// Keys of all clients.
     pub async fn client_keys(&self) -> Result<Vec<PublicKey>, ClientError> {
         self.key_list("/dmsg-discovery/entries").await
+    }
+
+    /// Keys of clients above `after`, ascending, at most `limit` and at most [`PAGE_MAX`]: a page of the list. Fewer are
+    /// the last page. A discovery that knows no pages answers with the whole list each time, of which the page is cut.
+    pub async fn client_keys_after(
+        &self,
+        after: Option<PublicKey>,
+        limit: usize,
+    ) -> Result<Vec<PublicKey>, ClientError> {
+        let limit = limit.clamp(1, PAGE_MAX);
+        let from = after.map(|after| format!("&after={after}")).unwrap_or_default();
+        let path = format!("/dmsg-discovery/entries?limit={limit}{from}");
+        let mut keys = self.key_list(&path).await?;
+        keys.retain(|key| after.is_none_or(|after| *key > after));
+        keys.sort_unstable();
+        keys.truncate(limit);
+        Ok(keys)
     }
 
     /// Keys of all visors.

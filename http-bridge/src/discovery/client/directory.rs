@@ -11,7 +11,7 @@ use dmsg_engine::{
     identity::{PublicKey, SecretKey},
 };
 
-use super::{ClientError, DiscoveryClient, FetchedEntry};
+use super::{ClientError, DiscoveryClient, FetchedEntry, pace::Pace};
 use crate::discovery::{ClientPart, DELEGATED_SERVERS_MAX, Entry, EntryError};
 
 /// Servers of one peer that are looked up one by one when the list lacks them. A peer holds a few sessions;
@@ -52,6 +52,7 @@ pub struct HttpDirectory {
     client: Arc<DiscoveryClient>,
     secret: SecretKey,
     options: DirectoryOptions,
+    pace: Pace,
     /// Until when the list is good, and the list.
     servers: tokio::sync::Mutex<Option<(Instant, ServerMap)>>,
 }
@@ -60,7 +61,8 @@ impl HttpDirectory {
     /// A directory for the client with this secret key.
     #[must_use]
     pub fn new(client: Arc<DiscoveryClient>, secret: SecretKey, options: DirectoryOptions) -> Self {
-        Self { client, secret, options, servers: tokio::sync::Mutex::default() }
+        let (pace, servers) = (Pace::default(), tokio::sync::Mutex::default());
+        Self { client, secret, options, pace, servers }
     }
 
     async fn servers(&self) -> Result<Vec<ServerRecord>, ClientError> {
@@ -74,6 +76,12 @@ impl HttpDirectory {
             Err(ClientError::Refused(EntryError::NoServers)) => Ok(Vec::new()),
             Err(error) => Err(error),
         }
+    }
+
+    /// Looks a key up, when it is our turn.
+    async fn entry(&self, key: PublicKey) -> Result<FetchedEntry, ClientError> {
+        self.pace.turn().await?;
+        self.client.entry(key).await
     }
 
     /// The servers that the entry of `peer` names, where the discovery says they are. It may know a server less well than we do,
@@ -92,7 +100,7 @@ impl HttpDirectory {
         at_hand: &[ServerRecord],
     ) -> Result<Vec<ServerRecord>, ClientError> {
         let at_hand = |key: &PublicKey| at_hand.iter().find(|server| server.key == *key).cloned();
-        let fetched = self.client.entry(peer).await?;
+        let fetched = self.entry(peer).await?;
         let delegated = fetched.entry().delegated_servers();
         if delegated.is_empty() {
             return Ok(Vec::new());
@@ -106,7 +114,7 @@ impl HttpDirectory {
                 records.push(server.clone());
             } else if let Some(left) = lookups_left.checked_sub(1) {
                 lookups_left = left;
-                let found = match self.client.entry(*key).await {
+                let found = match self.entry(*key).await {
                     Ok(entry) => record(&entry),
                     Err(error) if error.is_not_found() => None,
                     Err(error) => {

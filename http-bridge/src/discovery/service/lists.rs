@@ -15,7 +15,7 @@ use dmsg_engine::identity::PublicKey;
 use rand::seq::SliceRandom;
 use serde_json::json;
 
-use super::{DiscoveryService, RequestError};
+use super::{DiscoveryService, Page, RequestError};
 use crate::discovery::{
     EntryError, UnixNanos,
     store::{ClientFilter, Record, StoreError},
@@ -40,7 +40,12 @@ pub(super) struct Lists {
     all: Cached<Bytes>,
     visors: Cached<Bytes>,
     by_server: Cached<ByServer>,
+    /// In ascending order, for pages.
+    sorted: [Cached<Arc<Vec<PublicKey>>>; 2],
 }
+
+/// A part of a list, and the query of the next one if there is one.
+pub(in crate::discovery) type Part = (Bytes, Option<String>);
 
 /// Which clients each server has: the text of all, and its parts.
 #[derive(Clone)]
@@ -109,6 +114,24 @@ impl DiscoveryService {
         Ok(cached.value(store.membership(), now, KEYS_TTL, make)?)
     }
 
+    /// A page of the same, at most a second old.
+    pub(in crate::discovery) fn client_page(
+        &self,
+        which: ClientFilter,
+        page: Page,
+    ) -> Result<Part, RequestError> {
+        let (store, now) = (&self.0.store, self.now());
+        let make = || {
+            let mut keys = store.client_keys(which, now)?;
+            keys.sort_unstable();
+            Ok(Arc::new(keys))
+        };
+        let sorted = &self.0.lists.sorted[usize::from(which == ClientFilter::Visors)];
+        let keys = sorted.value(0, now, KEYS_TTL, make)?;
+        let (keys, next) = page.cut(&keys, |key| *key);
+        Ok((keys_text(keys), next))
+    }
+
     /// `["<key>",…]`.
     pub(in crate::discovery) fn clients_of(
         &self,
@@ -148,6 +171,17 @@ impl DiscoveryService {
         let mut servers = self.0.store.servers(self.now())?;
         servers.shuffle(&mut rand::rng());
         servers_text(&servers)
+    }
+
+    /// A page of all servers, in the order of their keys.
+    pub(in crate::discovery) fn server_page(&self, page: Page) -> Result<Part, RequestError> {
+        let mut servers = self.0.store.servers(self.now())?;
+        servers.sort_unstable_by_key(|record| record.key);
+        let (servers, next) = page.cut(&servers, |record| record.key);
+        if servers.is_empty() && page.goes_on() {
+            return Ok((Bytes::from_static(b"[]"), None));
+        }
+        Ok((servers_text(servers)?, next))
     }
 
     /// `{"<key>":<entry>,…}`; unknown keys are left out.
@@ -227,8 +261,35 @@ fn object<'a>(members: impl Iterator<Item = (&'a PublicKey, Bytes)>) -> Bytes {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used)]
 mod tests {
+    use dmsg_engine::identity::SecretKey;
+
     use super::*;
+    use crate::discovery::{
+        DELEGATED_SERVERS_MAX, DiscoveryConfig, Entry, RawEntry, Signed,
+        store::{MemoryStore, ServerLabel, Store, StoreLimits},
+    };
+
+    #[test]
+    fn a_batch_of_the_longest_entries_stays_within_its_bytes() {
+        let store = MemoryStore::new(StoreLimits::default());
+        let key = |n: u32| SecretKey::from_seed(&n.to_be_bytes()).public_key();
+        // 35 KiB each: 17 MiB.
+        let keys: Vec<_> = (0..500).map(key).collect();
+        for key in &keys {
+            let entry = Entry::client(*key, vec![keys[0]; DELEGATED_SERVERS_MAX]);
+            let label = ServerLabel::Community;
+            let record =
+                Record::new(&RawEntry::of(entry), Signed::Text, label, UnixNanos::NEVER).unwrap();
+            store.put(record, UnixNanos(0)).unwrap();
+        }
+        let service = DiscoveryService::new(DiscoveryConfig::default(), Arc::new(store));
+        let answer = service.batch(&keys).unwrap();
+        let known: HashMap<String, serde_json::Value> = serde_json::from_slice(&answer).unwrap();
+        assert!((400..500).contains(&known.len()), "{}", known.len());
+        assert!(answer.len() < BATCH_ANSWER_BYTES_MAX + known.len() * 80);
+    }
 
     #[test]
     fn a_cached_text_is_made_anew_when_members_change_or_time_is_over() {

@@ -2,6 +2,7 @@
 
 use http::StatusCode;
 
+use super::BadPage;
 use crate::discovery::{EntryError, store::StoreError};
 
 /// Why a request is refused.
@@ -56,6 +57,12 @@ impl RequestError {
             Self::StoreUnavailable => "store_unavailable",
             _ => "refused",
         }
+    }
+}
+
+impl From<BadPage> for RequestError {
+    fn from(_: BadPage) -> Self {
+        Self::Entry(EntryError::BadInput)
     }
 }
 

@@ -65,6 +65,7 @@ impl ClientMachine {
                 if let Some(dial) = self.dials.get_mut(&id) {
                     dial.wait = Wait::Response(Box::new(outstanding));
                 }
+                self.plan_hedge(io, id, conn);
             }
             Err(cause) => self.file_try(id, cause),
         }
@@ -156,6 +157,7 @@ impl ClientMachine {
             let taken = u32::try_from(before - data.len()).unwrap_or(u32::MAX);
             up.mux.grant(key.1, taken, false, queue);
         }
+        self.turn_to(id, key);
         let Some(Dial { wait: Wait::Response(outstanding), .. }) = self.dials.get_mut(&id) else {
             return;
         };
@@ -174,6 +176,9 @@ impl ClientMachine {
 
     fn dial_done(&mut self, io: &mut Io, id: DialId, keys: &TransportKeys, rest: Slice) {
         let Some(dial) = self.take_dial(id) else { return };
+        if let Some(beside) = &dial.beside {
+            self.beaten(io, beside);
+        }
         let Wait::Response(outstanding) = dial.wait else { return };
         let Purpose::Stream { reply, .. } = dial.request.purpose else { return };
         let Outstanding { key, server, local, to, .. } = *outstanding;

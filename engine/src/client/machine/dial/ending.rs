@@ -6,6 +6,7 @@ use super::{Dial, DialId, Purpose, Wait, patience};
 use crate::{
     client::{
         error::{DialError, TryCause},
+        link::StreamKey,
         machine::{ClientMachine, Session, Timer, servers::random_u32},
     },
     identity::PublicKey,
@@ -23,7 +24,21 @@ impl ClientMachine {
     ) {
         self.note_failure(io, id, &cause);
         self.file_try(id, cause);
-        self.advance_dial(io, id);
+        if !self.go_on_with_the_other(io, id) {
+            self.advance_dial(io, id);
+        }
+    }
+
+    /// The same for the request on stream `key`, which may be the one beside.
+    pub(in crate::client::machine) fn fail_request(
+        &mut self,
+        io: &mut Io,
+        id: DialId,
+        key: StreamKey,
+        cause: TryCause,
+    ) {
+        self.turn_to(id, key);
+        self.fail_try(io, id, cause);
     }
 
     /// Has the peer left alone for a while, if it was its fault.
@@ -50,16 +65,17 @@ impl ClientMachine {
     pub(super) fn exhausted(&mut self, io: &mut Io, id: DialId) {
         let Some(dial) = self.dials.get_mut(&id) else { return };
         let tries = std::mem::take(&mut dial.tries);
+        let elapsed = io.now().duration_since(dial.request.started);
         let refused = |cause: &TryCause| matches!(cause, TryCause::Refused | TryCause::Response(_));
         let error = match dial.peer() {
             Some(to) if tries.is_empty() => DialError::NoDelegatedServers(to.key),
             Some(peer) if tries.iter().any(|(_, cause)| refused(cause)) => {
-                DialError::Refused { peer, tries }
+                DialError::Refused { peer, elapsed, tries }
             }
-            Some(to) => DialError::Unreachable { peer: to.key, tries },
+            Some(to) => DialError::Unreachable { peer: to.key, elapsed, tries },
             None => {
                 let server = tries.last().map_or(self.key, |(server, _)| *server);
-                DialError::Unreachable { peer: server, tries }
+                DialError::Unreachable { peer: server, elapsed, tries }
             }
         };
         self.fail_dial(io, id, error);
@@ -90,6 +106,9 @@ impl ClientMachine {
     fn end_dial(&mut self, io: &mut Io, id: DialId) -> Option<Dial> {
         let dial = self.take_dial(id)?;
         dial.request.lease.release();
+        if let Some(beside) = &dial.beside {
+            self.reset_on_wire(io, beside.outstanding.key);
+        }
         match &dial.wait {
             Wait::Response(outstanding) => self.reset_on_wire(io, outstanding.key),
             Wait::Session(server) if self.waiting_for(*server).is_empty() => {
@@ -105,7 +124,7 @@ impl ClientMachine {
         Some(dial)
     }
 
-    fn give_up_turn(&mut self, id: DialId, to: &Addr, server: PublicKey) {
+    pub(super) fn give_up_turn(&mut self, id: DialId, to: &Addr, server: PublicKey) {
         if let Some(conn) = self.servers.get(&server).and_then(|server| server.session)
             && let Some(up) = self.sessions.get_mut(&conn).and_then(Session::up_mut)
         {
@@ -116,15 +135,20 @@ impl ClientMachine {
     pub(super) fn take_dial(&mut self, id: DialId) -> Option<Dial> {
         self.timers.cancel(Timer::Dial(id));
         self.timers.cancel(Timer::Try(id));
+        self.timers.cancel(Timer::Hedge(id));
         self.dials.remove(&id)
     }
 
     pub(in crate::client::machine) fn dial_due(&mut self, io: &mut Io, id: DialId) {
+        if self.dials.get(&id).is_some_and(|dial| dial.beside.is_some()) {
+            self.time_out_request(io, id);
+        }
         let Some(dial) = self.dials.get(&id) else { return };
         let (phase, after) = (self.phase(dial), io.now().duration_since(dial.try_started));
         self.note_failure(io, id, &TryCause::TimedOut { phase, after });
         let Some(dial) = self.dials.get_mut(&id) else { return };
         let error = DialError::TimedOut {
+            peer: dial.peer().map(|peer| peer.key),
             phase,
             server: dial.server(),
             elapsed: io.now().duration_since(dial.request.started),
@@ -135,20 +159,31 @@ impl ClientMachine {
 
     pub(in crate::client::machine) fn try_due(&mut self, io: &mut Io, id: DialId) {
         let Some(dial) = self.dials.get(&id) else { return };
-        if let Wait::Patience = dial.wait {
-            return self.advance_dial(io, id);
+        match dial.wait {
+            Wait::Patience => {}
+            // The one beside has waited for longer.
+            Wait::Response(_) => while self.time_out_request(io, id) {},
+            Wait::Session(server) => {
+                let (phase, to) = (self.phase(dial), dial.to(server));
+                let after = io.now().duration_since(dial.try_started);
+                self.give_up_turn(id, &to, server);
+                return self.fail_try(io, id, TryCause::TimedOut { phase, after });
+            }
+            Wait::Nothing => {}
         }
-        let phase = self.phase(dial);
-        if let Wait::Session(server) = dial.wait {
-            let to = dial.to(server);
-            self.give_up_turn(id, &to, server);
-        }
-        let Some(dial) = self.dials.get(&id) else { return };
-        let cause = TryCause::TimedOut { phase, after: io.now().duration_since(dial.try_started) };
-        if let Wait::Response(outstanding) = &dial.wait {
-            let key = outstanding.key;
-            self.reset_on_wire(io, key);
-        }
-        self.fail_try(io, id, cause);
+        self.advance_dial(io, id);
+    }
+
+    /// Gives the request at hand up and goes on with the one beside; false if there was none.
+    fn time_out_request(&mut self, io: &mut Io, id: DialId) -> bool {
+        let Some(dial) = self.dials.get(&id) else { return false };
+        let Wait::Response(outstanding) = &dial.wait else { return false };
+        let (key, asked_at, phase) = (outstanding.key, dial.try_started, self.phase(dial));
+        let cause = TryCause::TimedOut { phase, after: io.now().duration_since(asked_at) };
+        self.reset_on_wire(io, key);
+        self.suspect(io, key.0, asked_at);
+        self.note_failure(io, id, &cause);
+        self.file_try(id, cause);
+        self.dials.get_mut(&id).is_some_and(Dial::go_on_with_the_other)
     }
 }

@@ -64,6 +64,12 @@ impl Patience {
         self.failing.get(&(to, server)).map(|failing| failing.until).filter(|&until| until > now)
     }
 
+    /// Whether the last try of `to` through `server` failed, not long ago: others come first.
+    pub(super) fn has_failed(&self, to: Addr, server: PublicKey, now: Instant) -> bool {
+        let failing = self.failing.get(&(to, server));
+        failing.is_some_and(|failing| now.duration_since(failing.filed) <= MEMORY)
+    }
+
     /// A try that began at `began` failed.
     pub(super) fn fail(
         &mut self,
