@@ -3,6 +3,8 @@
 
 #[path = "e2e_relay/idle.rs"]
 mod idle;
+#[path = "e2e_relay/overload.rs"]
+mod overload;
 #[path = "e2e_relay/trouble.rs"]
 mod trouble;
 

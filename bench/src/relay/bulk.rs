@@ -208,7 +208,7 @@ impl Lane {
 /// Sessions with a server, and streams through it: stream `k` of source `i` goes to sink `i + k`.
 pub(super) fn relayed_flow(running: &Running, shape: Shape, frame_bytes: usize) -> Result<Flow> {
     let key = running.server_key()?;
-    let session = || Session::connect(running.address, key, SecretKey::generate()?);
+    let session = || Session::connect_and_wait(running.address, key, SecretKey::generate()?);
     let sessions = || (0..shape.pairs).map(|_| session()).collect::<Result<Vec<_>>>();
     let (mut sources, mut sinks) = (sessions()?, sessions()?);
     for stream in 0..shape.streams {

@@ -73,7 +73,7 @@ pub(super) fn fairness(bench: &Bench, report: &mut Report) -> Result<()> {
 /// Fills streams whose receivers do not read; they stay so as long as the sessions are held.
 fn stall(running: &Running) -> Result<Vec<Session>> {
     let key = running.server_key()?;
-    let session = || Session::connect(running.address, key, SecretKey::generate()?);
+    let session = || Session::connect_and_wait(running.address, key, SecretKey::generate()?);
     let mut held = Vec::new();
     for _ in 0..STALLED_SESSIONS {
         let (mut a, mut b) = (session()?, session()?);

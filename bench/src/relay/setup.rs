@@ -73,7 +73,7 @@ type Pair = (Session, Session);
 
 fn session_pair(running: &Running) -> Result<Pair> {
     let key = running.server_key()?;
-    let session = || Session::connect(running.address, key, SecretKey::generate()?);
+    let session = || Session::connect_and_wait(running.address, key, SecretKey::generate()?);
     Ok((session()?, session()?))
 }
 

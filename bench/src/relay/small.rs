@@ -77,7 +77,7 @@ fn pair(running: &Running, at: usize) -> Result<(Talker, Talker)> {
         let end = |is_sink| plain_connection(running, at, is_sink);
         return Ok((Talker::new(end(false)?, 1, false), Talker::new(end(true)?, 2, false)));
     };
-    let session = || Session::connect(running.address, key, SecretKey::generate()?);
+    let session = || Session::connect_and_wait(running.address, key, SecretKey::generate()?);
     let (mut a, mut b) = (session()?, session()?);
     let (at_a, at_b) = dial(&mut a, &mut b)?;
     Ok((Talker::new(a.socket, at_a, true), Talker::new(b.socket, at_b, true)))

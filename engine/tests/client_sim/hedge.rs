@@ -171,3 +171,49 @@ fn a_crowd_of_dials_to_a_silent_peer_ends_with_nothing_held() {
     assert_eq!((streams(&mut world), world.ports(0)), ([0, 0], 0));
     assert_eq!((world.held(0).0, world.held(0).1), (0, 0));
 }
+
+/// One session is the default, so that the other server of a peer has to be connected to first.
+#[test]
+fn without_another_session_one_is_opened_after_a_second() {
+    let mut world = World::new(457);
+    world.add_servers(2);
+    world.add_client(|_| {});
+    world.add_client(|config| config.min_sessions = 0);
+    let ours = vec![world.servers[0].target()];
+    world.clients[0].link.post_release(Command::Servers(ours));
+    world.list_servers(1);
+    world.pass(Duration::from_secs(5));
+    world.script(0, silent());
+    let _listener = world.listen(1, 80, 4);
+    let (to, begun) = (world.addr(1, 80), world.net.now());
+    let stream = world.dial(0, to).unwrap();
+    let took = world.net.now() - begun;
+    assert_eq!(stream.server(), world.servers[1].key);
+    assert!((1000..2000).contains(&took.as_millis()), "{took:?}");
+    drop(stream);
+    // The session was for that dial.
+    world.pass(Duration::from_secs(200));
+    assert_eq!((world.sessions(0), streams(&mut world), world.ports(0)), (1, [0, 0], 0));
+}
+
+/// Nobody there: the dial ends as it would have, and no timer is left.
+#[test]
+fn a_second_server_that_is_not_there_costs_nothing_more() {
+    let mut world = World::new(458);
+    world.add_servers(2);
+    world.add_client(|_| {});
+    world.add_client(|_| {});
+    let ours = vec![world.servers[0].target()];
+    for client in [0, 1] {
+        world.clients[client].link.post_release(Command::Servers(ours.clone()));
+    }
+    let address = world.servers[1].address;
+    world.net.lose_connects(address, true);
+    world.pass(Duration::from_secs(5));
+    world.script(0, silent());
+    let (to, begun) = (world.addr(1, 80), world.net.now());
+    let error = world.dial(0, to).unwrap_err();
+    assert!(world.net.now() - begun <= Duration::from_secs(20), "{error}");
+    world.pass(Duration::from_secs(60));
+    assert_eq!((world.sessions(0), world.held(0).0, world.held(0).1), (1, 0, 0));
+}

@@ -33,13 +33,13 @@ const PING_INTERVAL: Duration = Duration::from_secs(1);
 const TIME: Duration = Duration::from_secs(4);
 
 /// A client that answers pings and nothing else.
-struct Idler {
+pub(crate) struct Idler {
     stream: TcpStream,
     mux: Mux,
 }
 
 impl Idler {
-    fn connect(address: SocketAddr, server: PublicKey) -> Self {
+    pub(crate) fn connect(address: SocketAddr, server: PublicKey) -> Self {
         let mut stream = TcpStream::connect(address).unwrap();
         let (key, ephemeral) = (SecretKey::generate().unwrap(), SecretKey::generate().unwrap());
         let mut out = Vec::new();
@@ -57,12 +57,16 @@ impl Idler {
             }
         }
         stream.set_nonblocking(true).unwrap();
-        let mut idler =
-            Self { stream, mux: Mux::new(MuxKind::Yamux, Role::Client, MuxConfig::default()) };
-        let mut queue = SendQueue::default();
-        idler.mux.ping(0, &mut queue);
-        idler.send(&queue);
+        let mux = Mux::new(MuxKind::Yamux, Role::Client, MuxConfig::default());
+        let mut idler = Self { stream, mux };
+        idler.ping();
         idler
+    }
+
+    pub(crate) fn ping(&mut self) {
+        let mut queue = SendQueue::default();
+        self.mux.ping(0, &mut queue);
+        self.send(&queue);
     }
 
     fn send(&mut self, queue: &SendQueue) {
@@ -71,7 +75,7 @@ impl Idler {
     }
 
     /// Answers what came; true if anything did.
-    fn answer(&mut self) -> bool {
+    pub(crate) fn answer(&mut self) -> bool {
         let mut bytes = [0; 256];
         let Ok(count) = self.stream.read(&mut bytes) else { return false };
         assert!(count > 0, "the server gave this client up");

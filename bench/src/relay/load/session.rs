@@ -2,8 +2,9 @@
 
 use std::{
     collections::HashMap,
-    io::{Read, Write},
+    io::{ErrorKind, Read, Write},
     net::{SocketAddr, TcpStream},
+    thread,
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
@@ -23,6 +24,10 @@ use super::{
 
 /// A server that does not answer a step of the set-up within this is broken.
 const STEP_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How long a server that hangs up on a new session is given before the first frame: doubled with each try, up to the latter.
+const QUIET_MIN: Duration = Duration::from_millis(5);
+const QUIET_MAX: Duration = Duration::from_millis(320);
 
 /// A session with a server, between dials.
 pub(crate) struct Session {
@@ -68,6 +73,44 @@ impl Session {
         let Established { sealer, opener, .. } = established;
         let (credit, objects) = (Vec::new(), HashMap::new());
         Ok(Self { socket, secret, sealer, opener, opened: 0, credit, objects })
+    }
+
+    /// Connects, and waits until the server has the session: until it answers a ping. A dial to one whose last handshake message
+    /// it has not read yet is refused, and its other threads, or a slower server, may well read the dial first.
+    ///
+    /// Some servers hang up when anything lies right behind that message (`wire.md §2.4`): they are given more and more time.
+    pub(crate) fn connect_and_wait(
+        address: SocketAddr,
+        server: PublicKey,
+        secret: SecretKey,
+    ) -> Result<Self> {
+        let mut quiet = Duration::ZERO;
+        loop {
+            let mut session = Self::connect(address, server, secret.clone())?;
+            thread::sleep(quiet);
+            match session.wait_for_pong() {
+                Ok(()) => return Ok(session),
+                Err(error) if quiet >= QUIET_MAX || error.kind() == ErrorKind::WouldBlock => {
+                    return Err(format!("a new session is of no use: {error}").into());
+                }
+                Err(_) => quiet = (2 * quiet).max(QUIET_MIN),
+            }
+        }
+    }
+
+    fn wait_for_pong(&mut self) -> std::io::Result<()> {
+        self.socket.write_all(&Header::ping(1).encode())?;
+        loop {
+            let mut header = [0; HEADER_BYTES];
+            self.socket.read_exact(&mut header)?;
+            let header = Header::decode(&header);
+            if header.kind == yamux::PING && header.flags & yamux::ACK != 0 {
+                return Ok(());
+            }
+            if header.kind == yamux::PING {
+                self.socket.write_all(&Header::pong(header.length).encode())?;
+            }
+        }
     }
 
     pub(crate) fn key(&self) -> PublicKey {

@@ -42,6 +42,10 @@ impl Header {
         Self { kind: WINDOW_UPDATE, flags, id, length }
     }
 
+    pub(crate) fn ping(value: u32) -> Self {
+        Self { kind: PING, flags: SYN, id: 0, length: value }
+    }
+
     pub(crate) fn pong(value: u32) -> Self {
         Self { kind: PING, flags: ACK, id: 0, length: value }
     }

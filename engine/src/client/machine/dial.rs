@@ -103,6 +103,8 @@ pub(super) struct Dial {
     try_started: Instant,
     /// The second of two requests that are out.
     beside: Option<Beside>,
+    /// A session for a second request is on its way to this server.
+    seeks: Option<PublicKey>,
 }
 
 /// What speaks against a session, the worst first.
@@ -174,6 +176,7 @@ impl ClientMachine {
             wait: Wait::Nothing,
             try_started: io.now(),
             beside: None,
+            seeks: None,
             request,
         };
         self.dials.insert(id, dial);
@@ -252,9 +255,17 @@ impl ClientMachine {
         if let Some((_, target)) = self.best_session(io, id) {
             return Some(target);
         }
+        self.choose_server(io, id)
+    }
+
+    /// A server to open a session with, drawn by its room.
+    fn choose_server(&self, io: &mut Io, id: DialId) -> Option<ServerTarget> {
         let now = io.now();
         let dial = self.dials.get(&id)?;
-        let due = |target: &&ServerTarget| self.patience_with(io, dial, target.key).is_none();
+        let due = |target: &&ServerTarget| {
+            self.patience_with(io, dial, target.key).is_none()
+                && self.usable_session(target.key).is_none()
+        };
         if dial.connects_left == 0 {
             return None;
         }

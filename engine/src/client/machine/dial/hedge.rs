@@ -7,8 +7,9 @@
 //!                        one that fails leaves the other; the next candidate may come in its place
 //! ```
 //!
-//! Only through sessions that are up, not silent, and through which the peer did not just fail; never more than two at once;
-//! both with the dial's one port and place. A peer that was only slow accepts both and sees one of them reset at once.
+//! Only through sessions that are not silent, and through which the peer did not just fail; where there is none, one is
+//! opened after a second. Never more than two at once; both with the dial's one port and place. A peer that was only slow
+//! accepts both and sees one of them reset at once.
 //!
 //! Of the two, [`Dial::wait`] has the one that the last event was about, and [`Dial::beside`] the other.
 
@@ -28,6 +29,9 @@ const HEDGE_MIN: Duration = Duration::from_millis(300);
 
 /// … or for so many round trips to its server: the way from there to the peer may be as long again.
 const HEDGE_ROUND_TRIPS: u32 = 3;
+
+/// A session of its own costs a handshake at both ends, so it is sought only after this.
+const SEEK_AFTER: Duration = Duration::from_secs(1);
 
 /// The other of two requests.
 pub(super) struct Beside {
@@ -68,12 +72,14 @@ impl ClientMachine {
     }
 
     pub(in crate::client::machine) fn hedge_due(&mut self, io: &mut Io, id: DialId) {
-        let Some((rank, target)) = self.best_session(io, id) else { return };
-        let Some(conn) = self.usable_session(target.key) else { return };
-        let Some(dial) = self.dials.get_mut(&id).filter(|dial| dial.beside.is_none()) else {
-            return;
+        let best = self.best_session(io, id);
+        let Some((_, target)) = best.filter(|(rank, _)| !rank.is_suspect && !rank.has_failed)
+        else {
+            return self.seek(io, id);
         };
-        if rank.is_suspect || rank.has_failed || !matches!(dial.wait, Wait::Response(_)) {
+        let Some(conn) = self.usable_session(target.key) else { return };
+        let Some(dial) = self.dials.get_mut(&id) else { return };
+        if dial.beside.is_some() || !matches!(dial.wait, Wait::Response(_)) {
             return;
         }
         if let Wait::Response(outstanding) =
@@ -96,6 +102,31 @@ impl ClientMachine {
             let to = dial.to(target.key);
             self.give_up_turn(id, &to, target.key);
         }
+    }
+
+    /// No session that is up will do: opens one, and looks again while it is on its way.
+    fn seek(&mut self, io: &mut Io, id: DialId) {
+        let now = io.now();
+        let Some(dial) = self.dials.get(&id) else { return };
+        if !matches!(dial.wait, Wait::Response(_)) || dial.beside.is_some() {
+            return;
+        }
+        match dial.seeks {
+            None if now < dial.try_started + SEEK_AFTER => {
+                return self.timers.set(Timer::Hedge(id), dial.try_started + SEEK_AFTER);
+            }
+            None => {
+                let Some(target) = self.choose_server(io, id) else { return };
+                if let Some(dial) = self.dials.get_mut(&id) {
+                    dial.seeks = Some(target.key);
+                    dial.connects_left -= 1;
+                }
+                self.want_session(io, target);
+            }
+            Some(server) if self.servers.get(&server).is_none_or(|s| s.session.is_none()) => return,
+            Some(_) => {}
+        }
+        self.timers.set(Timer::Hedge(id), now + HEDGE_MIN);
     }
 
     /// The other request of a dial was answered first. Its server comes behind the others for a while, and if nothing was heard
