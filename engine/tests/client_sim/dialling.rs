@@ -28,13 +28,7 @@ fn end_of_stream_before_the_response_is_a_refusal() {
 
 #[test]
 fn the_next_server_is_tried_after_a_refusal() {
-    let mut world = World::new(42);
-    world.add_servers(2);
-    for _ in 0..2 {
-        world.add_client(|config| config.min_sessions = 0);
-    }
-    world.connect_all();
-    world.pass(Duration::from_secs(5));
+    let mut world = World::all_connected(42, 2);
     world.script(0, Script { refuse: true, ..Script::default() });
     let (near, _far) = world.pair(0, 1);
     assert_eq!(near.server(), world.servers[1].key);
@@ -43,13 +37,7 @@ fn the_next_server_is_tried_after_a_refusal() {
 
 #[test]
 fn a_silent_server_costs_300_ms_if_there_is_another_and_else_the_whole_time() {
-    let mut world = World::new(43);
-    world.add_servers(2);
-    for _ in 0..2 {
-        world.add_client(|config| config.min_sessions = 0);
-    }
-    world.connect_all();
-    world.pass(Duration::from_secs(5));
+    let mut world = World::all_connected(43, 2);
     sick(&mut world, 0);
     let start = world.net.now();
     let (near, _far) = world.pair(0, 1);
@@ -72,13 +60,7 @@ fn a_server_through_which_the_peer_failed_is_not_the_first_again() {
     for script in
         [Script { silent: true, ..Script::default() }, Script { refuse: true, ..Script::default() }]
     {
-        let mut world = World::new(412);
-        world.add_servers(2);
-        for _ in 0..2 {
-            world.add_client(|config| config.min_sessions = 0);
-        }
-        world.connect_all();
-        world.pass(Duration::from_secs(5));
+        let mut world = World::all_connected(412, 2);
         let to = world.addr(1, 80);
         for server in [0, 1] {
             world.script(server, script.clone());
@@ -99,13 +81,7 @@ fn a_server_through_which_the_peer_failed_is_not_the_first_again() {
 /// The server of 5 s a dial is found out with the first of them, long before its next keep-alive.
 #[test]
 fn a_server_that_does_not_answer_and_is_silent_is_pinged_at_once_and_dead_after_ten_seconds() {
-    let mut world = World::new(413);
-    world.add_servers(2);
-    for _ in 0..2 {
-        world.add_client(|config| config.min_sessions = 0);
-    }
-    world.connect_all();
-    world.pass(Duration::from_secs(5));
+    let mut world = World::all_connected(413, 2);
     // Its first ping is answered, the next comes after 30 s.
     world.script(0, Script { deaf: true, ..Script::default() });
     let _listeners = [80, 81].map(|port| world.listen(1, port, 4));
@@ -123,13 +99,7 @@ fn a_server_that_does_not_answer_and_is_silent_is_pinged_at_once_and_dead_after_
 
 #[test]
 fn a_failed_dial_says_whom_through_whom_how_long_and_what_it_tried() {
-    let mut world = World::new(414);
-    world.add_servers(2);
-    for _ in 0..2 {
-        world.add_client(|config| config.min_sessions = 0);
-    }
-    world.connect_all();
-    world.pass(Duration::from_secs(5));
+    let mut world = World::all_connected(414, 2);
     sick(&mut world, 0);
     sick(&mut world, 1);
     let to = world.addr(1, 80);

@@ -9,14 +9,7 @@ use crate::{scripted::Script, world::World};
 
 /// Two clients with sessions at two servers each; the first dials the second.
 fn world(seed: u64) -> World {
-    let mut world = World::new(seed);
-    world.add_servers(2);
-    for _ in 0..2 {
-        world.add_client(|config| config.min_sessions = 0);
-    }
-    world.connect_all();
-    world.pass(Duration::from_secs(5));
-    world
+    World::all_connected(seed, 2)
 }
 
 /// The server that is asked first by whoever may choose: the one whose round trip was the shorter, or the same.

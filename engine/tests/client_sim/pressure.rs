@@ -3,7 +3,7 @@
 use std::{io::ErrorKind, time::Duration};
 
 use dmsg_engine::{
-    client::machine::HOLD_MAX,
+    client::{Stream, machine::HOLD_MAX},
     identity::SecretKey,
     mux::{Mux, MuxConfig, MuxKind, Role},
     pool::{SendQueue, Slice},
@@ -81,6 +81,22 @@ fn where_there_is_no_window_a_slow_reader_slows_its_session_down_and_loses_nothi
     assert_eq!((world.sessions(0), world.sessions(1)), (1, 1));
 }
 
+/// A stream over smux v1, which has no window, and what its reader did not take.
+fn unread_in(seed: u64) -> (World, Stream, Stream) {
+    let mut world = World::with_mux(seed, MuxKind::SmuxV1);
+    world.add_server();
+    world.add_client(|_| {});
+    world.add_client(|_| {});
+    world.connect_all();
+    let (mut near, far) = world.pair(0, 1);
+    let chunk = vec![5; 65536];
+    for _ in 0..20 {
+        drop(near.write(&chunk).now_or_never());
+        world.pass(Duration::from_millis(20));
+    }
+    (world, near, far)
+}
+
 #[test]
 fn where_there_is_no_window_a_reader_that_is_slow_but_steady_is_not_reset() {
     let mut world = World::with_mux(74, MuxKind::SmuxV1);
@@ -107,17 +123,7 @@ fn where_there_is_no_window_a_reader_that_is_slow_but_steady_is_not_reset() {
 
 #[test]
 fn where_there_is_no_window_a_reader_that_stalls_is_reset_and_its_session_goes_on() {
-    let mut world = World::with_mux(72, MuxKind::SmuxV1);
-    world.add_server();
-    world.add_client(|_| {});
-    world.add_client(|_| {});
-    world.connect_all();
-    let (mut near, mut far) = world.pair(0, 1);
-    let chunk = vec![5; 65536];
-    for _ in 0..20 {
-        drop(near.write(&chunk).now_or_never());
-        world.pass(Duration::from_millis(20));
-    }
+    let (mut world, _near, mut far) = unread_in(72);
     world.pass(HOLD_MAX);
     let error = world.wait(far.read_u8()).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::ConnectionReset);
@@ -131,17 +137,7 @@ fn where_there_is_no_window_a_reader_that_stalls_is_reset_and_its_session_goes_o
 /// What it writes meanwhile, and a byte now and then, are not reading.
 #[test]
 fn nor_is_it_kept_by_one_that_writes_and_hardly_reads() {
-    let mut world = World::with_mux(74, MuxKind::SmuxV1);
-    world.add_server();
-    world.add_client(|_| {});
-    world.add_client(|_| {});
-    world.connect_all();
-    let (mut near, mut far) = world.pair(0, 1);
-    let chunk = vec![5; 65536];
-    for _ in 0..20 {
-        drop(near.write(&chunk).now_or_never());
-        world.pass(Duration::from_millis(20));
-    }
+    let (mut world, _near, mut far) = unread_in(74);
     // Bytes of a frame that is open already are read to its end, so the reader does not learn of it at once.
     let begun = world.net.now();
     while world.held(1).1 > 0 {

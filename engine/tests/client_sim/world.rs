@@ -107,6 +107,18 @@ impl World {
         world
     }
 
+    /// Two clients that hold a session with each of `servers` servers, all of which have answered a ping.
+    pub fn all_connected(seed: u64, servers: usize) -> Self {
+        let mut world = Self::new(seed);
+        world.add_servers(servers);
+        for _ in 0..2 {
+            world.add_client(|config| config.min_sessions = 0);
+        }
+        world.connect_all();
+        world.pass(Duration::from_secs(5));
+        world
+    }
+
     pub fn add_server(&mut self) -> usize {
         let key = SecretKey::from_seed(format!("server {}", self.servers.len()).as_bytes());
         let node = self.net.add(ScriptedServer::new(key.clone(), self.mux));

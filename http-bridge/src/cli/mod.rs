@@ -27,7 +27,6 @@ mod up;
 use std::{ffi::OsString, path::PathBuf, process::ExitCode};
 
 use clap::{Parser, Subcommand, error::ErrorKind};
-use rustix::io::Errno;
 use tracing_subscriber::{EnvFilter, filter::LevelFilter};
 
 use self::exit::{Exit, Failure};
@@ -186,22 +185,14 @@ fn on_runtime(work: impl Future<Output = Result<(), Failure>>) -> Result<(), Fai
         .enable_all()
         .build()
         .map_err(|error| {
-            let what = format!("cannot start the program's threads: {}", with_cause(&error));
+            let what = format!(
+                "cannot start the program's threads: {error}; raise the open-files limit (ulimit -n) or that of threads (-u)"
+            );
             Failure::new(Exit::Other, what)
         })?;
     let result = runtime.block_on(work);
     runtime.shutdown_background();
     result
-}
-
-/// An error, and what to do about it where that is not obvious.
-fn with_cause(error: &std::io::Error) -> String {
-    match Errno::from_io_error(error) {
-        Some(Errno::MFILE | Errno::NFILE) => {
-            format!("{error}; raise the open-files limit (ulimit -n)")
-        }
-        _ => error.to_string(),
-    }
 }
 
 /// Ends at a SIGINT or SIGTERM that comes after the call, not only after the first poll. To be called before a command says that
