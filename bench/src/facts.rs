@@ -32,7 +32,7 @@ impl Facts {
             memory_mib: memory_mib(),
             kernel: kernel(),
             commit: commit(),
-            rustc: output("rustc", &["--version"]),
+            rustc: env!("BUILT_WITH").to_owned(),
             command: command(),
             date: output("date", &["-u", "+%Y-%m-%d %H:%M UTC"]),
         }

@@ -1,6 +1,7 @@
 //! `dmsg-bench`: starts every party itself on loopback, measures, and reports. See the library's docs for its parts.
 
 mod cycles;
+mod dead;
 mod discovery;
 mod http;
 mod instructions;
@@ -34,6 +35,8 @@ enum Command {
     Http(http::Args),
     /// Keep response bodies unread by the hundred thousand, beside tasks that go on making requests
     Leak(leak::Args),
+    /// Hammer a dead service, and measure what that costs the callers of another one
+    DeadService(dead::Args),
     /// Open everything that can be opened and give it up at every point, and look what is left
     Cycles(cycles::Args),
     /// A party of a run, in a process of its own
@@ -57,6 +60,7 @@ fn main() -> std::process::ExitCode {
         Some(Command::DiscoveryParty(args)) => discovery::serve_party(&args),
         Some(Command::Http(args)) => http::run(&args),
         Some(Command::Leak(args)) => leak::run(&args),
+        Some(Command::DeadService(args)) => dead::run(&args),
         Some(Command::Cycles(args)) => cycles::run(&args),
         Some(Command::Party(args)) => relay::serve(&args),
         Some(Command::Instructions { name }) => instructions::run(name.as_deref()),

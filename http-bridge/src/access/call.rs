@@ -74,6 +74,9 @@ impl<'a> Call<'a> {
                 }
             }
         }
+        if self.tries.iter().all(|(_, failure)| !matches!(failure, PathFailure::Transport(_))) {
+            self.access.refuse(self.left()).await;
+        }
         Err(self.failed())
     }
 
@@ -119,7 +122,7 @@ impl<'a> Call<'a> {
     async fn with_fallback(&mut self, admitted: Admitted<'_>, next: usize) -> Option<Answer> {
         let access = self.access;
         let path = admitted.path();
-        let half = self.deadline.saturating_duration_since(Instant::now()) / 2;
+        let half = self.left() / 2;
         let limits = self.limits(half);
         let hedge_after = self.hedge_after(admitted.index);
         let request = self.request.clone();
@@ -193,8 +196,11 @@ impl<'a> Call<'a> {
 
     /// At most `most` of the time that is left.
     fn limits(&self, most: Duration) -> Limits {
-        let left = self.deadline.saturating_duration_since(Instant::now());
-        Limits { timeout: left.min(most), body_max_bytes: self.body_max_bytes }
+        Limits { timeout: self.left().min(most), body_max_bytes: self.body_max_bytes }
+    }
+
+    fn left(&self) -> Duration {
+        self.deadline.saturating_duration_since(Instant::now())
     }
 
     fn hedge_after(&self, index: usize) -> Duration {

@@ -12,7 +12,9 @@
 //! 2. A path that cannot work now costs nothing: DMSG that is not [`Readiness::Ready`] and a path whose [`Breaker`] is
 //!    open are passed over at once. Only when nothing else is left does a request wait for DMSG, within bounds.
 //! 3. A request that failed is sent on the next path if it cannot have been delivered, or if it may be repeated.
-//! 4. Every answer says which path it took ([`PathTaken`]), and so do the metrics and the log.
+//! 4. Where no path takes a request, it is told so at once; a caller that asks on in a loop is held up a little each time,
+//!    or it would take a whole CPU to hear the same.
+//! 5. Every answer says which path it took ([`PathTaken`]), and so do the metrics and the log.
 //!
 //! Time is tokio's, so that all of this runs with a paused clock.
 
@@ -20,6 +22,7 @@ mod breaker;
 mod call;
 mod error;
 mod metrics;
+mod pace;
 mod readiness;
 mod recovery;
 mod service;

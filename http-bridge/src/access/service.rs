@@ -11,12 +11,12 @@ use http::{Request, Response, StatusCode, Uri};
 use tokio::{
     sync::watch,
     task::AbortHandle,
-    time::{Instant, timeout_at},
+    time::{Instant, sleep, timeout_at},
 };
 
 use super::{
     AccessError, AccessMetrics, AccessPolicy, BreakerConfig, BreakerState, Path, PathFailure,
-    Readiness, ServiceStatus, call::Call, recovery, status::PathRecord,
+    Readiness, ServiceStatus, call::Call, pace::Pace, recovery, status::PathRecord,
 };
 use crate::{
     service::{Endpoints, ServiceKind},
@@ -28,6 +28,15 @@ const PROBE_LIMITS: Limits = Limits { timeout: Duration::from_secs(5), body_max_
 
 /// After DMSG has become ready, services come back one after the other; so long no failure is counted against the path.
 const SETTLING: Duration = Duration::from_secs(5);
+
+/// Requests that no path takes are told so at once as long as they come slower than one in this time, …
+const REFUSAL_GAP: Duration = Duration::from_millis(5);
+
+/// … but for so many at once; …
+const REFUSALS_AT_ONCE: u32 = 100;
+
+/// … beyond that after this long: a caller in a loop would otherwise take all of a CPU to hear the same again and again.
+const REFUSAL_WAIT_MAX: Duration = Duration::from_millis(100);
 
 /// How an access object behaves.
 #[derive(Debug, Clone, PartialEq)]
@@ -121,6 +130,8 @@ struct State {
     in_use: Option<Path>,
     /// When DMSG became ready the last time.
     ready_at: Option<Instant>,
+    /// Of requests that no path took.
+    refusals: Pace,
 }
 
 impl State {
@@ -167,7 +178,12 @@ impl ServiceAccess {
             config,
             routes,
             readiness: paths.readiness.clone(),
-            state: Mutex::new(State { records, in_use: None, ready_at: None }),
+            state: Mutex::new(State {
+                records,
+                in_use: None,
+                ready_at: None,
+                refusals: Pace::new(REFUSAL_GAP, REFUSALS_AT_ONCE),
+            }),
             metrics,
             started: Instant::now(),
             recovery: Mutex::default(),
@@ -301,6 +317,15 @@ impl Inner {
             Ok(Admitted { access: self, index, is_settled: false })
         } else {
             Err(PathFailure::BreakerOpen { last_error: record.last_error() })
+        }
+    }
+
+    /// A request that cost nothing is about to fail; those who come in a loop are held up a little, `most` at most.
+    pub(super) async fn refuse(&self, most: Duration) {
+        let (most, draw) = (most.min(REFUSAL_WAIT_MAX), rand::random_range(0.0..=1.0));
+        let wait = self.state().refusals.turn(Instant::now(), most, draw);
+        if !wait.is_zero() {
+            sleep(wait).await;
         }
     }
 

@@ -17,6 +17,7 @@ use tokio::time::{Instant, timeout, timeout_at};
 
 use super::{
     Dial, HttpError, POOL_IDLE_TIMEOUT, Request, ResponseBody, SERVER_IDLE_TIMEOUT,
+    failing::Failing,
     length::framing_problem,
     list::is_named,
     live::{BodyLimits, Live},
@@ -67,7 +68,7 @@ pub struct HttpConfig {
     pub label: Arc<str>,
     /// Requests that may wait for a stream when all are in use. Default 1024: as many again.
     pub waiting_max: usize,
-    /// How long they may. Default 5 s.
+    /// How long they may, and how long a request waits for its turn at a destination that has not answered of late. Default 5 s.
     pub wait_timeout: Duration,
     /// When a stream is needed and all are in use, the response is given up that has lain unread for
     /// longest, and for at least this long; `None`: none is. Default 250 ms.
@@ -114,6 +115,7 @@ struct Inner<D> {
     dial: D,
     config: HttpConfig,
     pool: Arc<Pool>,
+    failing: Failing,
 }
 
 impl<D> Clone for HttpClient<D> {
@@ -153,7 +155,7 @@ impl<D: Dial> HttpClient<D> {
             config.idle_timeout = POOL_IDLE_TIMEOUT;
         }
         let pool = Pool::new(config.clone());
-        Self { inner: Arc::new(Inner { dial, config, pool }) }
+        Self { inner: Arc::new(Inner { dial, config, pool, failing: Failing::default() }) }
     }
 
     /// Where streams come from.
@@ -198,11 +200,25 @@ impl<D: Dial> HttpClient<D> {
         // What is too far away to be a time is no limit.
         let begun = Instant::now();
         let deadline = total.and_then(|after| Some((begun.checked_add(after)?, after)));
-        let Some((at, after)) = deadline else { return self.send_until(request, None).await };
         let to = request.url.addr();
-        timeout_at(at, self.send_until(request, deadline))
-            .await
-            .unwrap_or(Err(HttpError::TotalTimeout { to, after }))
+        let patience = self.inner.config.wait_timeout.min(total.map_or(Duration::MAX, |t| t / 2));
+        let answer = async {
+            self.inner.failing.turn(to, patience).await;
+            self.send_until(request, deadline).await
+        };
+        let outcome = match deadline {
+            None => answer.await,
+            Some((at, after)) => {
+                timeout_at(at, answer).await.unwrap_or(Err(HttpError::TotalTimeout { to, after }))
+            }
+        };
+        match &outcome {
+            Err(error) if error.is_without_answer() => self.inner.failing.fail(to),
+            // The caller's own fault, or an answer that he does not take.
+            Err(_) => {}
+            Ok(_) => self.inner.failing.succeed(to),
+        }
+        outcome
     }
 
     async fn send_until(
@@ -290,7 +306,7 @@ impl<D: Dial> HttpClient<D> {
     }
 
     async fn connect(&self, to: Addr, lease: Lease) -> Result<Conn, HttpError> {
-        let Inner { dial, config, pool } = &*self.inner;
+        let Inner { dial, config, pool, .. } = &*self.inner;
         let after = config.connect_timeout;
         let stream = timeout(after, dial.dial_for(to, &config.label))
             .await

@@ -165,6 +165,18 @@ impl HttpError {
         )
     }
 
+    /// Whether the destination gave no answer that could be read, for whatever reason that is not the caller's own.
+    pub(super) fn is_without_answer(&self) -> bool {
+        matches!(
+            self,
+            Self::Connect { .. }
+                | Self::StreamsExhausted { .. }
+                | Self::Incomplete { .. }
+                | Self::Malformed { .. }
+                | Self::Stream { .. }
+        ) || self.is_timeout()
+    }
+
     /// Whether the stream ended under the request, as one does that the peer closed while it idled.
     pub(super) fn is_stale(&self) -> bool {
         matches!(self, Self::Incomplete { .. } | Self::Stream { .. })

@@ -19,6 +19,7 @@ mod builder;
 mod client;
 mod error;
 pub(crate) mod expect;
+mod failing;
 pub(crate) mod join;
 pub(crate) mod length;
 pub(crate) mod list;

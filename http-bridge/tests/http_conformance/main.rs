@@ -8,6 +8,7 @@ mod common;
 mod smuggling;
 
 mod client_builder;
+mod client_dead_service;
 mod client_expects_continue;
 mod client_limits;
 mod client_meets_early_responses;
