@@ -51,6 +51,9 @@ pub struct ClientConfig {
     pub update_interval: Duration,
     /// How long what the directory says of a peer is remembered.
     pub memory: Memory,
+    /// Whether peers that can do so are dialled again, and dial us again, without a handshake of their own for each stream
+    /// (`docs/extensions.md §1`). Default true. Without, every stream's keys are of its own handshake.
+    pub resume_dials: bool,
 }
 
 /// How long the answers of a directory are remembered (`discovery.md §8`).
@@ -104,6 +107,7 @@ impl ClientConfig {
             stream_idle_timeout: None,
             update_interval: Duration::from_secs(5 * 60),
             memory: Memory::default(),
+            resume_dials: true,
         }
     }
 

@@ -73,6 +73,14 @@ pub struct ClientStats {
     pub accepted: u64,
     /// Peers whose next handshake is cheaper, since they were met.
     pub peers_known: usize,
+    /// Of [`dials_ok`](Self::dials_ok), those by a ticket instead of a handshake.
+    pub dials_resumed: u64,
+    /// Dials by a ticket that the peer did not know any more, so that they took a handshake after all.
+    pub dials_unknown: u64,
+    /// Of [`accepted`](Self::accepted), those by a ticket.
+    pub accepted_resumed: u64,
+    /// Peers for whom a ticket is kept, as dialler or as dialled.
+    pub tickets: usize,
     /// Inbound streams that were turned away, by cause.
     pub inbound_refused: BTreeMap<&'static str, u64>,
     /// Sessions that ended or never came up, by cause.
@@ -157,6 +165,10 @@ pub struct Board {
     pub(crate) dials_failed: Tally,
     pub(crate) accepted: AtomicU64,
     pub(crate) peers_known: AtomicUsize,
+    pub(crate) dials_resumed: AtomicU64,
+    pub(crate) dials_unknown: AtomicU64,
+    pub(crate) accepted_resumed: AtomicU64,
+    pub(crate) tickets: AtomicUsize,
     pub(crate) inbound_refused: Tally,
     pub(crate) sessions_ended: Tally,
     pub(crate) evictions_suspected: AtomicU64,
@@ -174,6 +186,10 @@ impl Default for Board {
             dials_failed: Tally::default(),
             accepted: AtomicU64::default(),
             peers_known: AtomicUsize::default(),
+            dials_resumed: AtomicU64::default(),
+            dials_unknown: AtomicU64::default(),
+            accepted_resumed: AtomicU64::default(),
+            tickets: AtomicUsize::default(),
             inbound_refused: Tally::default(),
             sessions_ended: Tally::default(),
             evictions_suspected: AtomicU64::default(),
@@ -199,6 +215,10 @@ impl Board {
             dials_failed: self.dials_failed.snapshot(),
             accepted: self.accepted.load(Ordering::Relaxed),
             peers_known: self.peers_known.load(Ordering::Relaxed),
+            dials_resumed: self.dials_resumed.load(Ordering::Relaxed),
+            dials_unknown: self.dials_unknown.load(Ordering::Relaxed),
+            accepted_resumed: self.accepted_resumed.load(Ordering::Relaxed),
+            tickets: self.tickets.load(Ordering::Relaxed),
             inbound_refused: self.inbound_refused.snapshot(),
             sessions_ended: self.sessions_ended.snapshot(),
             evictions_suspected: self.evictions_suspected.load(Ordering::Relaxed),

@@ -8,14 +8,14 @@
 //!        -> s, se
 //! ```
 //!
-//! Each message ends with an encrypted payload, empty unless the post-quantum offer is made
-//! (`§2.6`).
+//! Each message ends with an encrypted payload, empty unless something is offered: the post-quantum exchange (`§2.6`), or a
+//! ticket ([`resume`](super::OFFER)).
 
 use std::fmt;
 
 use zeroize::Zeroizing;
 
-use super::{NoiseError, aead::TAG_BYTES, peer::Peer, symmetric::SymmetricState};
+use super::{NoiseError, Ticket, aead::TAG_BYTES, peer::Peer, symmetric::SymmetricState};
 use crate::identity::{KeyPoint, PublicKey, SecretKey};
 
 /// Bytes of the longest handshake message: what fits a frame behind its length (`wire.md §2.3`).
@@ -265,6 +265,17 @@ impl Handshake {
     /// The peer, with what was computed for it, to be remembered for the next handshake. To be asked when it is finished.
     pub(crate) fn into_peer_and_keys(mut self) -> (Option<Peer>, TransportKeys) {
         (self.remote_static.take(), self.into_keys())
+    }
+
+    /// A secret to dial the peer again with, if both ends said that they keep one.
+    ///
+    /// # Panics
+    ///
+    /// Unless [`is_finished`](Self::is_finished).
+    #[must_use]
+    pub fn ticket(&self) -> Ticket {
+        assert!(self.is_finished(), "a ticket of an unfinished handshake");
+        self.symmetric.ticket()
     }
 
     /// The hash over all that was said so far.

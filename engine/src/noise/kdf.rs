@@ -22,7 +22,8 @@ fn finish(mac: Keyed) -> Secret {
     out
 }
 
-fn hmac_sha256(key: &[u8; 32], data: &[u8]) -> Secret {
+/// HMAC-SHA256.
+pub(super) fn hmac_sha256(key: &[u8; 32], data: &[u8]) -> Secret {
     finish(keyed(key).chain_update(data))
 }
 

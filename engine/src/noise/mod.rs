@@ -5,6 +5,7 @@
 //!   XK: a session                                                 ├──▶ Sealer: what we send
 //!   KK: a stream                                                  ├──▶ StreamOpener: in order
 //!                                                                 └──▶ ObjectOpener: any order
+//!   Ticket ──request, answer──▶ TransportKeys: a stream, dialled again without the curve (an extension)
 //! ```
 //!
 //! Messages and ciphertexts are bare here; the length in front of them is put and read by
@@ -20,12 +21,18 @@ mod handshake;
 mod hybrid;
 mod kdf;
 mod peer;
+mod recent;
+mod resume;
 mod symmetric;
 mod transport;
 mod window;
 
 pub use handshake::{Handshake, MESSAGE_MAX_BYTES, PAYLOAD_MAX_BYTES, TransportKeys};
 pub(crate) use peer::{Peer, Peers};
+pub(crate) use recent::Recent;
+#[cfg(test)]
+pub(crate) use recent::RECENT_MAX;
+pub use resume::{GRANT, Nonce, OFFER, ResumeRequest, Resumed, Resumption, Ticket, TicketId};
 pub use transport::{OVERHEAD_BYTES, ObjectOpener, Sealer, StreamOpener};
 
 use crate::identity::KeyError;
@@ -52,6 +59,9 @@ pub enum NoiseError {
     /// The handshake failed before and cannot go on; start a new one.
     #[error("the handshake has failed already")]
     HandshakeOver,
+    /// An answer to a dial by ticket that is neither the peer's word nor that it knows no such ticket.
+    #[error("{0} bytes answer a dial by ticket, and are no answer that is known here")]
+    ResumeMalformed(usize),
     /// Shorter than a counter and a tag.
     #[error("ciphertext of {0} bytes, the least is {OVERHEAD_BYTES}")]
     CiphertextTooShort(usize),

@@ -9,13 +9,10 @@
 //!
 //! An `ss` is as secret as the static key it comes from, which lies in the same memory, and is wiped when it goes.
 
-use std::{collections::BTreeMap, fmt, sync::Arc};
+use std::{fmt, sync::Arc};
 
-use super::kdf::Secret;
+use super::{kdf::Secret, recent::Recent};
 use crate::identity::{KeyError, KeyPoint, PublicKey, SecretKey};
-
-/// Peers of one generation: 1,024 in both, about 250 bytes each, so 256 KiB at most.
-const GENERATION_MAX: usize = 512;
 
 /// A peer's static key, and what has been computed with it.
 #[derive(Clone)]
@@ -59,37 +56,24 @@ impl From<PublicKey> for Peer {
     }
 }
 
-type Generation = BTreeMap<[u8; PublicKey::LEN], Peer>;
-
-/// The peers that were met last, of one static key. When a generation is full, the one before it is forgotten.
+/// The peers that were met last, of one static key; about 250 bytes each, so 256 KiB at most.
 #[derive(Default)]
-pub(crate) struct Peers {
-    recent: Generation,
-    earlier: Generation,
-}
+pub(crate) struct Peers(Recent<Peer>);
 
 impl Peers {
     /// The peer with these bytes for a key, if it was met.
     pub(crate) fn known(&mut self, key: &[u8; PublicKey::LEN]) -> Option<Peer> {
-        if let Some(peer) = self.recent.get(key) {
-            return Some(peer.clone());
-        }
-        let peer = self.earlier.remove(key)?;
-        self.remember(peer.clone());
-        Some(peer)
+        self.0.get(key).cloned()
     }
 
     /// Keeps a peer that has proved in a handshake to hold its key.
     pub(crate) fn remember(&mut self, peer: Peer) {
-        if self.recent.len() >= GENERATION_MAX {
-            self.earlier = std::mem::take(&mut self.recent);
-        }
-        self.recent.insert(*peer.key().as_bytes(), peer);
+        self.0.keep(*peer.key().as_bytes(), peer);
     }
 
     /// How many are kept.
     pub(crate) fn len(&self) -> usize {
-        self.recent.len() + self.earlier.len()
+        self.0.len()
     }
 }
 
@@ -119,16 +103,11 @@ mod tests {
     }
 
     #[test]
-    fn the_last_met_stay_and_there_are_never_more_than_two_generations() {
+    fn who_was_met_is_known() {
         let mut peers = Peers::default();
-        let friend = key(0);
-        peers.remember(friend.into());
-        for seed in 1..3 * GENERATION_MAX {
-            peers.remember(key(seed).into());
-            assert!(peers.known(friend.as_bytes()).is_some(), "met at {seed}");
-            assert!(peers.len() <= 2 * GENERATION_MAX);
-        }
+        peers.remember(key(0).into());
+        assert!(peers.known(key(0).as_bytes()).is_some());
         assert!(peers.known(key(1).as_bytes()).is_none());
-        assert_eq!(format!("{peers:?}"), format!("Peers({} known)", peers.len()));
+        assert_eq!(format!("{peers:?}"), "Peers(1 known)");
     }
 }

@@ -7,6 +7,7 @@ use super::{
     NoiseError,
     aead::{AeadKey, TAG_BYTES},
     kdf::{Secret, hkdf_two},
+    resume::Ticket,
 };
 use crate::identity::sha256;
 
@@ -80,6 +81,11 @@ impl SymmetricState {
     /// The two transport keys, in Noise's order.
     pub(super) fn split(&self) -> (Secret, Secret) {
         hkdf_two(&self.chaining_key, &[])
+    }
+
+    /// What may be kept of the handshake, once it is finished.
+    pub(super) fn ticket(&self) -> Ticket {
+        Ticket::new(&self.chaining_key, &self.hash)
     }
 
     fn cipher(&self) -> &Cipher {

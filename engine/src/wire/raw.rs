@@ -68,16 +68,42 @@ impl RawRequest {
         own_key: &PublicKey,
     ) -> Result<(), ObjectError> {
         object.verify(source).map_err(ObjectError::RequestSignature)?;
+        self.verify_destination(own_key)
+    }
+
+    /// Check 9 for a client: it is for `own_key`.
+    pub(crate) fn verify_destination(&self, own_key: &PublicKey) -> Result<(), ObjectError> {
         match self.dst.key {
             Some(key) if key == *own_key.as_bytes() => Ok(()),
             _ => Err(ObjectError::DestinationKeyForeign),
         }
     }
 
+    /// What a ticket's tag binds; see [`StreamRequest::terms`](super::StreamRequest::terms).
+    pub(crate) fn terms(&self) -> Vec<u8> {
+        let end = |addr: &RawAddr| (addr.key.unwrap_or([0; PublicKey::LEN]), addr.port);
+        terms(self.timestamp, end(&self.src), end(&self.dst))
+    }
+
     /// Whether the client asks for its own address, if `server` is the destination (`wire.md §5.1`).
     pub(crate) fn asks_for_ip(&self) -> bool {
         self.ip_info
     }
+}
+
+/// Bytes of [`terms`].
+const TERMS_BYTES: usize = size_of::<i64>() + 2 * (PublicKey::LEN + size_of::<u16>());
+
+/// What a request says, but for its handshake message, in a form of one length: time, source, destination, big-endian
+/// (`docs/extensions.md §1.2`). A null key is all zeros.
+pub(super) fn terms(timestamp: i64, src: (KeyBytes, u16), dst: (KeyBytes, u16)) -> Vec<u8> {
+    let mut out = Vec::with_capacity(TERMS_BYTES);
+    out.extend_from_slice(&timestamp.to_be_bytes());
+    for (key, port) in [src, dst] {
+        out.extend_from_slice(&key);
+        out.extend_from_slice(&port.to_be_bytes());
+    }
+    out
 }
 
 /// Checks 3 to 7 of `wire.md §4.4`, in their order, for keys of either form.
@@ -190,6 +216,34 @@ mod tests {
         let forged = ObjectError::RequestSignature(SignatureError::WrongKey);
         assert_eq!(verdict(&b, &b), Err(forged));
         assert_eq!(verdict(&a, &a), Err(ObjectError::DestinationKeyForeign));
+    }
+
+    #[test]
+    fn both_forms_of_a_request_say_the_same_terms_and_every_field_is_in_them() {
+        let [a, b] = [&b"a"[..], b"b"].map(SecretKey::from_seed);
+        let base = request(&a, Some(b.public_key()));
+        let mut all = vec![base.terms()];
+        let changes: [fn(&mut StreamRequest); 6] = [
+            |r| r.timestamp = 2,
+            |r| r.src.port = 1,
+            |r| r.dst.port = 1,
+            |r| r.dst.key = None,
+            |r| std::mem::swap(&mut r.src, &mut r.dst),
+            |r| r.src.key = r.dst.key,
+        ];
+        for change in changes {
+            let mut request = base.clone();
+            change(&mut request);
+            let object = SignedObject::sign(&a, &request.encode(Dialect::G24));
+            let raw = RawRequest::decode(object.gob()).unwrap();
+            assert_eq!(raw.terms(), request.terms());
+            assert_eq!(request.terms().len(), TERMS_BYTES);
+            assert!(!all.contains(&request.terms()));
+            all.push(request.terms());
+        }
+        let mut other = base.clone();
+        other.noise_msg = vec![1];
+        assert_eq!(other.terms(), base.terms(), "the message is not among them");
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::sync::LazyLock;
 use super::{
     Dialect, GobError, ObjectError, SignedObject, WireAddr,
     gob::{encode, id},
-    raw::{RawAddr, RawRequest, complete_addresses},
+    raw::{KeyBytes, RawAddr, RawRequest, complete_addresses, terms},
 };
 use crate::identity::{KeyError, PublicKey};
 
@@ -92,6 +92,13 @@ impl StreamRequest {
         })
     }
 
+    /// What the request says but for its handshake message, as the tag of a ticket binds it (`docs/extensions.md §1.2`).
+    #[must_use]
+    pub fn terms(&self) -> Vec<u8> {
+        let end = |addr: &WireAddr| (addr.key_bytes(), addr.port);
+        terms(self.timestamp, end(&self.src), end(&self.dst))
+    }
+
     /// Checks 3 to 8 of `wire.md §4.4`, in that order: fields and signature. `object` is the one
     /// whose gob this request was decoded from.
     pub fn verify(&self, object: &SignedObject) -> Result<(), ObjectError> {
@@ -106,6 +113,11 @@ impl WireAddr {
     fn from_raw(raw: RawAddr) -> Result<Self, KeyError> {
         let key = raw.key.map(|bytes| PublicKey::from_bytes(&bytes)).transpose()?;
         Ok(Self { key, port: raw.port })
+    }
+
+    /// All zeros for a null key.
+    fn key_bytes(&self) -> KeyBytes {
+        self.key.as_ref().map_or([0; PublicKey::LEN], |key| *key.as_bytes())
     }
 
     fn encode(&self, fields: &mut encode::Struct<'_>) {

@@ -14,6 +14,7 @@ mod pressure;
 mod reclaim;
 mod reconnect;
 mod reconnect_storm;
+mod resume;
 mod scripted;
 mod session_death;
 mod stale_waits;

@@ -20,8 +20,9 @@ use super::{
 };
 use crate::{
     client::{lease::Lease, link::StreamKey, listener::NoPlace, pipe::Pipe, stream::Stream},
+    identity::PublicKey,
     io::Io,
-    noise::{Handshake, Peer, TransportKeys},
+    noise::{GRANT, Handshake, OFFER, Peer, ResumeRequest, Ticket, TransportKeys},
     pool::{Holder, Slice},
     session::{DIAL_OBJECT_MAX_BYTES, Object, ObjectReader, write_object},
     wire::{Addr, Dialect, ObjectError, Port, RawRequest, SignedObject, StreamResponse},
@@ -37,23 +38,29 @@ const INBOUND: &str = "inbound";
 /// whole, so only one that stalls gets here; together they hold at most 128 × 16 KiB = 2 MiB.
 const INBOUND_MAX: usize = 128;
 
-/// A request that has passed the checks of its fields and its signature.
-struct Verified {
+/// A request whose fields are complete, and where it comes from and goes to.
+struct Asked {
     object: SignedObject,
+    request: RawRequest,
     source: Peer,
     remote: Addr,
     /// Ours.
     port: Port,
-    noise_msg: Vec<u8>,
 }
 
 /// A request that stands.
 struct Accepted {
     remote: Addr,
-    local: Addr,
+    port: Port,
     keys: TransportKeys,
     response: SignedObject,
     place: OwnedPermit<Stream>,
+}
+
+enum Verdict {
+    Accepted(Accepted),
+    /// The initiator is told so, and comes again on another stream.
+    TicketUnknown(SignedObject),
 }
 
 impl ClientMachine {
@@ -90,7 +97,8 @@ impl ClientMachine {
             // Nothing may follow: the initiator has no keys before it has seen our response.
             Ok(Some(Object::Signed(_))) if !data.is_empty() => self.refuse(io, key, "malformed"),
             Ok(Some(Object::Signed(bytes))) => match self.check_request(io, bytes) {
-                Ok(accepted) => self.accept(io, key, accepted),
+                Ok(Verdict::Accepted(accepted)) => self.accept(io, key, accepted),
+                Ok(Verdict::TicketUnknown(response)) => self.decline_ticket(io, key, &response),
                 Err(cause) => self.refuse(io, key, cause),
             },
             Ok(Some(Object::Ping)) | Err(_) => self.refuse(io, key, "malformed"),
@@ -104,38 +112,29 @@ impl ClientMachine {
         self.reset_on_wire(io, key);
     }
 
-    /// The checks of `wire.md §4.4`, in its order.
-    fn check_request(&mut self, io: &mut Io, bytes: Vec<u8>) -> Result<Accepted, &'static str> {
-        let request = self.verify_request(bytes).map_err(|error| {
+    /// The checks of `wire.md §4.4`, in its order, or those of a ticket in their place.
+    fn check_request(&mut self, io: &mut Io, bytes: Vec<u8>) -> Result<Verdict, &'static str> {
+        let bad = |error| {
             debug!(%error, "inbound request");
             "bad_request"
-        })?;
-        let Verified { object, source, remote, port, noise_msg: first } = request;
-        let ephemeral = Self::ephemeral(io);
-        let mut noise = Handshake::kk_responder_with(&self.config.secret_key, source, ephemeral);
-        let mut second = Vec::new();
-        noise
-            .read_message(&first)
-            .and_then(|_| noise.write_message(&[], &mut second))
-            .map_err(|_| "bad_handshake")?;
-        let place = self.shared.listeners.place(port.get()).map_err(|none| match none {
-            NoPlace::NoListener => "no_listener",
-            NoPlace::QueueFull => "queue_full",
-        })?;
-        let response = StreamResponse {
-            req_hash: object.hash(),
-            accepted: true,
-            noise_msg: second,
-            ..StreamResponse::default()
         };
-        let response = SignedObject::sign(&self.config.secret_key, &response.encode(Dialect::G24));
-        let local = Addr { key: self.key, port };
-        let keys = self.finish_handshake(noise);
-        Ok(Accepted { remote, local, keys, response, place })
+        let asked = self.read_request(bytes).map_err(bad)?;
+        let resumes = ResumeRequest::parse(&asked.request.noise_msg);
+        if let Some(resumes) = resumes.filter(|_| self.config.resume_dials) {
+            let source = asked.remote.key.as_bytes();
+            if let Some(ticket) = self.tickets.granted(source, &resumes.id, io.now()) {
+                return self.resume(io, &asked, &resumes, &ticket).map(Verdict::Accepted);
+            }
+            self.verify_signature(&asked).map_err(bad)?;
+            let response = self.respond(&asked.object, ResumeRequest::answer_unknown());
+            return Ok(Verdict::TicketUnknown(response));
+        }
+        self.verify_signature(&asked).map_err(bad)?;
+        self.shake_hands(io, asked).map(Verdict::Accepted)
     }
 
-    /// Checks 1 to 9. The source's point is found before its signature is looked at, as decoding would.
-    fn verify_request(&mut self, bytes: Vec<u8>) -> Result<Verified, ObjectError> {
+    /// Checks 1 to 7. The source's point is found before its signature is looked at, as decoding would.
+    fn read_request(&mut self, bytes: Vec<u8>) -> Result<Asked, ObjectError> {
         let object = SignedObject::from_bytes(bytes)?;
         let request = RawRequest::decode(object.gob())?;
         let [(source, source_port), (_, port)] = request.addresses()?;
@@ -144,8 +143,71 @@ impl ClientMachine {
             None => Peer::from_bytes(&source).map_err(ObjectError::SourceKeyInvalid)?,
         };
         let remote = Addr { key: *source.key(), port: source_port };
-        request.verify_for(&object, &remote.key, &self.key)?;
-        Ok(Verified { object, source, remote, port, noise_msg: request.noise_msg })
+        Ok(Asked { object, request, source, remote, port })
+    }
+
+    /// Checks 8 and 9.
+    fn verify_signature(&self, asked: &Asked) -> Result<(), ObjectError> {
+        asked.request.verify_for(&asked.object, &asked.remote.key, &self.key)
+    }
+
+    /// Checks 9 to 11 of a request by ticket, whose tag says what the signature says. The peer holds the secret of an earlier
+    /// handshake, so it is the one with whom that was.
+    fn resume(
+        &self,
+        io: &mut Io,
+        asked: &Asked,
+        resumes: &ResumeRequest,
+        ticket: &Ticket,
+    ) -> Result<Accepted, &'static str> {
+        let Asked { object, request, remote, port, .. } = asked;
+        request.verify_destination(&self.key).map_err(|_| "bad_request")?;
+        let (keys, message) = ticket
+            .answer(resumes, &request.terms(), &object.hash(), Self::nonce(io))
+            .map_err(|_| "bad_ticket")?;
+        let place = self.place(*port)?;
+        let response = self.respond(object, message);
+        self.shared.board.accepted_resumed.fetch_add(1, Ordering::Relaxed);
+        Ok(Accepted { remote: *remote, port: *port, keys, response, place })
+    }
+
+    /// Checks 10 and 11.
+    fn shake_hands(&mut self, io: &mut Io, asked: Asked) -> Result<Accepted, &'static str> {
+        let Asked { object, request, source, remote, port } = asked;
+        let ephemeral = Self::ephemeral(io);
+        let mut noise = Handshake::kk_responder_with(&self.config.secret_key, source, ephemeral);
+        let mut second = Vec::new();
+        let offer = noise.read_message(&request.noise_msg).map_err(|_| "bad_handshake")?;
+        let grants = self.config.resume_dials && offer == OFFER;
+        let payload = if grants { GRANT } else { &[] };
+        noise.write_message(payload, &mut second).map_err(|_| "bad_handshake")?;
+        let place = self.place(port)?;
+        let response = self.respond(&object, second);
+        if grants {
+            self.tickets.grant(&remote.key, noise.ticket(), io.now());
+            self.count_tickets();
+        }
+        let keys = self.finish_handshake(noise);
+        Ok(Accepted { remote, port, keys, response, place })
+    }
+
+    /// Check 11: a place in the queue of who listens.
+    fn place(&self, port: Port) -> Result<OwnedPermit<Stream>, &'static str> {
+        self.shared.listeners.place(port.get()).map_err(|none| match none {
+            NoPlace::NoListener => "no_listener",
+            NoPlace::QueueFull => "queue_full",
+        })
+    }
+
+    /// The response that carries `noise_msg`, signed.
+    fn respond(&self, request: &SignedObject, noise_msg: Vec<u8>) -> SignedObject {
+        let response = StreamResponse {
+            req_hash: request.hash(),
+            accepted: true,
+            noise_msg,
+            ..StreamResponse::default()
+        };
+        SignedObject::sign(&self.config.secret_key, &response.encode(Dialect::G24))
     }
 
     /// The keys of a finished handshake; its peer is remembered for the next one.
@@ -162,25 +224,46 @@ impl ClientMachine {
     fn accept(&mut self, io: &mut Io, key: StreamKey, accepted: Accepted) {
         self.timers.cancel(Timer::Inbound(key));
         let now = io.now();
-        let Some(session) = self.sessions.get_mut(&key.0) else { return };
-        let server = session.server;
-        let Some(up) = session.up_mut() else { return };
-        let mut sealed = Vec::new();
-        if write_object(&mut up.sealer, accepted.response.as_bytes(), &mut sealed).is_err() {
-            return self.refuse(io, key, "session_worn_out");
-        }
+        let Some(server) = self.send_response(io, key, &accepted.response) else { return };
+        let Some(up) = self.sessions.get_mut(&key.0).and_then(Session::up_mut) else { return };
         let Some(Slot::Inbound { permit, .. }) = up.streams.remove(&key.1) else { return };
         up.inbound_count -= 1;
-        if let Some(queue) = io.queue(key.0) {
-            up.mux.send_bytes(key.1, &sealed, queue);
-        }
         let pipe = Pipe::new(key, self.config.mux, Arc::clone(&self.link), Lease::new(permit));
         up.streams.insert(key.1, Slot::Open(OpenStream::new(Arc::clone(&pipe), now)));
         self.watch_idle(io, key);
         self.shared.board.accepted.fetch_add(1, Ordering::Relaxed);
-        let Accepted { local, remote, keys, place, .. } = accepted;
-        debug!(peer = %remote, server = %server.short(), port = local.port, "stream accepted");
+        let Accepted { port, remote, keys, place, .. } = accepted;
+        let local = Addr { key: self.key, port };
+        debug!(peer = %remote, server = %server.short(), port, "stream accepted");
         // If the listener is gone meanwhile, the stream closes itself as it is dropped.
         place.send(Stream::new(pipe, local, remote, server, &keys));
+    }
+
+    /// Tells the initiator to come again by handshake. It ends this stream; if it does not, [`Timer::Inbound`] does.
+    fn decline_ticket(&mut self, io: &mut Io, key: StreamKey, response: &SignedObject) {
+        debug!("a dial by a ticket that is not known here");
+        self.shared.board.inbound_refused.count("unknown_ticket");
+        self.send_response(io, key, response);
+    }
+
+    /// Writes the response on its stream; returns through which server. If the session's key is used up, the stream is refused.
+    fn send_response(
+        &mut self,
+        io: &mut Io,
+        key: StreamKey,
+        response: &SignedObject,
+    ) -> Option<PublicKey> {
+        let session = self.sessions.get_mut(&key.0)?;
+        let server = session.server;
+        let up = session.up_mut()?;
+        let mut sealed = Vec::new();
+        if write_object(&mut up.sealer, response.as_bytes(), &mut sealed).is_err() {
+            self.refuse(io, key, "session_worn_out");
+            return None;
+        }
+        if let Some(queue) = io.queue(key.0) {
+            up.mux.send_bytes(key.1, &sealed, queue);
+        }
+        Some(server)
     }
 }

@@ -41,7 +41,7 @@ use crate::{
     },
     identity::PublicKey,
     io::{ConnId, Io},
-    noise::Handshake,
+    noise::{Handshake, Resumption},
     wire::{Addr, Port},
 };
 
@@ -130,8 +130,19 @@ struct Outstanding {
     local: Addr,
     to: Addr,
     req_hash: [u8; 32],
-    /// `None` for an address lookup.
-    noise: Option<Box<Handshake>>,
+    opening: Opening,
+}
+
+/// What the response is to complete.
+enum Opening {
+    /// Nothing: a server is asked for our address, or the response is there.
+    None,
+    Handshake {
+        noise: Box<Handshake>,
+        /// A ticket is offered with it.
+        offers: bool,
+    },
+    Ticket(Resumption),
 }
 
 impl Dial {

@@ -7,6 +7,7 @@
 //!                                  streams: Dialing ▶ Open, Inbound ▶ Open                  (streams.rs)
 //!     dials     id   ─▶ Dial      tries one server after the other                          (dial.rs, dial/)
 //!                                  inbound requests                                         (accept.rs)
+//!     peers, tickets              what makes the next handshake cheaper, or needless          (tickets.rs)
 //! ```
 //!
 //! Pure: bytes, commands and the time come in through [`Machine`], and it runs unchanged on
@@ -25,11 +26,12 @@ mod moving;
 mod servers;
 mod session;
 mod streams;
+mod tickets;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::SocketAddr,
-    sync::Arc,
+    sync::{Arc, atomic::Ordering},
     time::Duration,
 };
 
@@ -39,11 +41,13 @@ pub use moving::MOVE_INTERVAL;
 pub use servers::ServerTarget;
 pub use session::{QUIET_MAX, QUIET_MIN};
 pub use streams::{HOLD_MAX, LINGER};
+pub use tickets::TICKET_LIFETIME;
 
 use self::{
     dial::{Dial, Patience},
     servers::Server,
     session::Session,
+    tickets::Tickets,
 };
 use super::{
     config::ClientConfig,
@@ -56,7 +60,7 @@ use super::{
 use crate::{
     identity::{PublicKey, SecretKey},
     io::{CloseMode, Closed, ConnId, Io, Machine},
-    noise::Peers,
+    noise::{Nonce, Peers},
     pool::{PortPool, Slice, StreamPool},
     timers::TimerQueue,
 };
@@ -165,6 +169,8 @@ pub struct ClientMachine {
     patience: Patience,
     /// Whom we had handshakes with.
     peers: Peers,
+    /// Whom we dial without a handshake, and who dials us so.
+    tickets: Tickets,
     /// [`Timer::Move`] is set, since there are more servers than we hold sessions with.
     looks_around: bool,
     /// Empty between verbs.
@@ -188,6 +194,7 @@ impl ClientMachine {
             dials: BTreeMap::new(),
             patience: Patience::default(),
             peers: Peers::default(),
+            tickets: Tickets::default(),
             looks_around: false,
             wakes: Wakes::default(),
             closing: None,
@@ -211,10 +218,16 @@ impl ClientMachine {
 
     fn on_timer(&mut self, io: &mut Io, timer: Timer) {
         match timer {
-            Timer::Maintain => self.maintain(io),
+            Timer::Maintain => {
+                self.sweep_tickets(io);
+                self.maintain(io);
+            }
             Timer::Move => self.consider_move(io),
             Timer::Session(conn) => self.session_due(io, conn),
-            Timer::KeepAlive(conn) => self.keep_alive(io, conn),
+            Timer::KeepAlive(conn) => {
+                self.sweep_tickets(io);
+                self.keep_alive(io, conn);
+            }
             Timer::Pong(conn) => self.pong_due(io, conn),
             Timer::Dial(id) => self.dial_due(io, id),
             Timer::Try(id) => self.try_due(io, id),
@@ -258,6 +271,21 @@ impl ClientMachine {
         if self.closing.as_ref().is_some_and(BTreeSet::is_empty) {
             io.stop();
         }
+    }
+
+    fn sweep_tickets(&mut self, io: &Io) {
+        self.tickets.sweep(io.now());
+        self.count_tickets();
+    }
+
+    fn count_tickets(&self) {
+        self.shared.board.tickets.store(self.tickets.len(), Ordering::Relaxed);
+    }
+
+    fn nonce(io: &mut Io) -> Nonce {
+        let mut nonce = Nonce::default();
+        io.random(&mut nonce);
+        nonce
     }
 
     /// A key pair for one handshake.

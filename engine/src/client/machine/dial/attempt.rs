@@ -7,7 +7,7 @@ use std::{
 
 use tracing::debug;
 
-use super::{Dial, DialId, Outstanding, Purpose, UNACKED_MAX, Wait};
+use super::{Dial, DialId, Opening, Outstanding, Purpose, UNACKED_MAX, Wait};
 use crate::{
     client::{
         error::{SessionEnd, TryCause},
@@ -15,20 +15,28 @@ use crate::{
         machine::{
             ClientMachine, Session,
             streams::{OpenStream, Slot},
+            tickets::Way,
         },
         pipe::Pipe,
         stream::Stream,
     },
     io::{ConnId, Io},
-    noise::{Handshake, TransportKeys},
+    noise::{GRANT, Handshake, OFFER, Resumed, Ticket, TicketId, TransportKeys},
     pool::Slice,
     session::{DIAL_OBJECT_MAX_BYTES, Object, ObjectReader, write_object},
     wire::{Addr, Dialect, ObjectError, Port, SignedObject, StreamRequest, StreamResponse},
 };
 
 enum Answer {
-    /// The finished handshake.
-    Stream(Box<Handshake>),
+    /// The finished handshake, and the ticket that came of its offer.
+    Stream {
+        noise: Box<Handshake>,
+        offered: bool,
+        ticket: Option<Ticket>,
+    },
+    Resumed(TransportKeys),
+    /// The peer does not know our ticket, and is to be dialled by handshake.
+    TicketUnknown(TicketId),
     Address(IpAddr),
 }
 
@@ -91,35 +99,26 @@ impl ClientMachine {
         conn: ConnId,
         port: Port,
     ) -> Result<Outstanding, TryCause> {
-        let ephemeral = Self::ephemeral(io);
         let timestamp = io.unix_nanos();
         let gone = || TryCause::Session(SessionEnd::ClosedByServer);
         let dial = self.dials.get(&id).ok_or_else(gone)?;
-        let session = self.sessions.get_mut(&conn).ok_or_else(gone)?;
-        let server = session.server;
-        let up = session.up_mut().ok_or_else(gone)?;
-        let queue = io.queue(conn).ok_or_else(gone)?;
-
+        let server = self.sessions.get(&conn).ok_or_else(gone)?.server;
         let (peer, to) = (dial.peer(), dial.to(server));
         let local = Addr { key: self.key, port };
-        let mut noise = peer.map(|to| {
-            let peer = self.peers.known(to.key.as_bytes()).unwrap_or_else(|| to.key.into());
-            let noise = Handshake::kk_initiator_with(&self.config.secret_key, peer, ephemeral);
-            Box::new(noise)
-        });
-        let mut noise_msg = Vec::new();
-        if let Some(noise) = &mut noise {
-            noise.write_message(&[], &mut noise_msg)?;
-        }
-        let request = StreamRequest {
+        let mut request = StreamRequest {
             timestamp,
             src: local.into(),
             dst: to.into(),
             ip_info: peer.is_none(),
-            noise_msg,
             ..StreamRequest::default()
         };
+        let opening = match peer {
+            Some(to) => self.open_noise(io, to, &mut request)?,
+            None => Opening::None,
+        };
         let object = SignedObject::sign(&self.config.secret_key, &request.encode(Dialect::G24));
+        let up = self.sessions.get_mut(&conn).and_then(Session::up_mut).ok_or_else(gone)?;
+        let queue = io.queue(conn).ok_or_else(gone)?;
         let mut sealed = Vec::new();
         write_object(&mut up.sealer, object.as_bytes(), &mut sealed)?;
         let stream = up.mux.open(queue).ok_or(TryCause::StreamsExhausted)?;
@@ -128,7 +127,30 @@ impl ClientMachine {
         up.streams.insert(stream, Slot::Dialing { dial: id, to, reader });
         up.turns.take(to);
         up.gauge.streams.store(up.streams.len(), Ordering::Relaxed);
-        Ok(Outstanding { key: (conn, stream), server, local, to, req_hash: object.hash(), noise })
+        Ok(Outstanding { key: (conn, stream), server, local, to, req_hash: object.hash(), opening })
+    }
+
+    /// Puts what is to give the stream its keys into the request: our side of a ticket that the peer granted, or the first KK
+    /// message.
+    fn open_noise(
+        &mut self,
+        io: &mut Io,
+        to: Addr,
+        request: &mut StreamRequest,
+    ) -> Result<Opening, TryCause> {
+        let way =
+            if self.config.resume_dials { self.tickets.way(&to.key, io.now()) } else { Way::Plain };
+        if let Way::Ticket(ticket) = &way {
+            let (resumption, message) = ticket.request(Self::nonce(io), &request.terms());
+            request.noise_msg = message;
+            return Ok(Opening::Ticket(resumption));
+        }
+        let offers = matches!(way, Way::Offer);
+        let peer = self.peers.known(to.key.as_bytes()).unwrap_or_else(|| to.key.into());
+        let ephemeral = Self::ephemeral(io);
+        let mut noise = Handshake::kk_initiator_with(&self.config.secret_key, peer, ephemeral);
+        noise.write_message(if offers { OFFER } else { &[] }, &mut request.noise_msg)?;
+        Ok(Opening::Handshake { noise: Box::new(noise), offers })
     }
 
     /// Bytes of a response.
@@ -162,9 +184,23 @@ impl ClientMachine {
             return;
         };
         match object.and_then(|bytes| check_response(outstanding, bytes)) {
-            Ok(Answer::Stream(noise)) => {
+            Ok(Answer::Stream { noise, offered, ticket }) => {
+                if offered {
+                    let to = outstanding.to.key;
+                    self.tickets.answered(&to, ticket, io.now());
+                    self.count_tickets();
+                }
                 let keys = self.finish_handshake(*noise);
                 self.dial_done(io, id, &keys, data);
+            }
+            Ok(Answer::Resumed(keys)) => {
+                self.shared.board.dials_resumed.fetch_add(1, Ordering::Relaxed);
+                self.dial_done(io, id, &keys, data);
+            }
+            Ok(Answer::TicketUnknown(ticket)) => {
+                let to = outstanding.to.key;
+                self.tickets.forget(&to, &ticket);
+                self.dial_by_handshake(io, id, key);
             }
             Ok(Answer::Address(address)) => self.lookup_done(io, id, address),
             Err(cause) => {
@@ -203,6 +239,23 @@ impl ClientMachine {
         self.advance_turns(io, key.0);
     }
 
+    /// The peer is there, but has forgotten our ticket: the same try once more, now by handshake.
+    fn dial_by_handshake(&mut self, io: &mut Io, id: DialId, key: StreamKey) {
+        self.shared.board.dials_unknown.fetch_add(1, Ordering::Relaxed);
+        self.reset_on_wire(io, key);
+        let Some(dial) = self.dials.get_mut(&id) else { return };
+        if let Some(server) = dial.server() {
+            debug!(server = %server.short(), "the peer does not know our ticket any more");
+            dial.wait = Wait::Session(server);
+        }
+        self.try_session(io, id, key.0);
+        if self.dials.get(&id).is_some_and(|dial| matches!(dial.wait, Wait::Nothing))
+            && !self.go_on_with_the_other(io, id)
+        {
+            self.advance_dial(io, id);
+        }
+    }
+
     fn lookup_done(&mut self, io: &mut Io, id: DialId, address: IpAddr) {
         let Some(dial) = self.take_dial(id) else { return };
         dial.request.lease.release();
@@ -219,13 +272,29 @@ impl ClientMachine {
 fn check_response(outstanding: &mut Outstanding, bytes: Vec<u8>) -> Result<Answer, TryCause> {
     let object = SignedObject::from_bytes(bytes)?;
     let response = StreamResponse::decode(object.gob()).map_err(ObjectError::Gob)?;
-    response.verify(&object, &outstanding.req_hash, &outstanding.to.key)?;
-    match outstanding.noise.take() {
-        Some(mut noise) => {
-            noise.read_message(&response.noise_msg)?;
-            if noise.is_finished() { Ok(Answer::Stream(noise)) } else { Err(TryCause::Malformed) }
+    let Outstanding { req_hash, to, opening, .. } = outstanding;
+    if let Opening::Ticket(resumption) = opening {
+        // The ticket's tag stands in the place of the signature; "unknown" has no tag.
+        response.verify_routed(req_hash)?;
+        return match resumption.finish(&response.noise_msg, req_hash)? {
+            Resumed::Keys(keys) => Ok(Answer::Resumed(keys)),
+            Resumed::Unknown => {
+                response.verify(&object, req_hash, &to.key)?;
+                Ok(Answer::TicketUnknown(*resumption.id()))
+            }
+        };
+    }
+    response.verify(&object, req_hash, &to.key)?;
+    match std::mem::replace(opening, Opening::None) {
+        Opening::Handshake { mut noise, offers } => {
+            let payload = noise.read_message(&response.noise_msg)?;
+            if !noise.is_finished() {
+                return Err(TryCause::Malformed);
+            }
+            let ticket = (offers && payload == GRANT).then(|| noise.ticket());
+            Ok(Answer::Stream { noise, offered: offers, ticket })
         }
-        None => address(&response.ip).map(Answer::Address).ok_or(TryCause::Malformed),
+        _ => address(&response.ip).map(Answer::Address).ok_or(TryCause::Malformed),
     }
 }
 

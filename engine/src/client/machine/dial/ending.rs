@@ -2,7 +2,7 @@
 
 use tracing::debug;
 
-use super::{Dial, DialId, Purpose, Wait, patience};
+use super::{Dial, DialId, Opening, Purpose, Wait, patience};
 use crate::{
     client::{
         error::{DialError, TryCause},
@@ -41,8 +41,15 @@ impl ClientMachine {
         self.fail_try(io, id, cause);
     }
 
-    /// Has the peer left alone for a while, if it was its fault.
+    /// Has the peer left alone for a while, if it was its fault. Whatever it was, the next dial is not by the same ticket: a
+    /// peer that has changed its program meanwhile would not even know what that is.
     fn note_failure(&mut self, io: &mut Io, id: DialId, cause: &TryCause) {
+        if let Some(dial) = self.dials.get(&id)
+            && let Wait::Response(outstanding) = &dial.wait
+            && let Opening::Ticket(resumption) = &outstanding.opening
+        {
+            self.tickets.forget(&outstanding.to.key, resumption.id());
+        }
         if let Some(dial) = self.dials.get(&id)
             && let (Some(to), Some(server)) = (dial.peer(), dial.server())
             && patience::counts(cause)

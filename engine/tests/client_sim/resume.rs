@@ -1,0 +1,217 @@
+//! Peers that know each other dial again without the curve, and lose nothing where that does not work out.
+
+use std::time::Duration;
+
+use dmsg_engine::{
+    client::{Listener, Stream, machine::TICKET_LIFETIME},
+    mux::MuxKind,
+    wire::Addr,
+};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+use crate::{
+    scripted::Script,
+    world::{LONG, World},
+};
+
+/// What the clients counted: dials that gave a stream, those by ticket, those by a ticket the peer did not know, and accepted ones
+/// by ticket.
+fn counts(world: &World, from: usize, to: usize) -> [u64; 4] {
+    let [near, far] = [from, to].map(|client| world.clients[client].shared.stats());
+    [near.dials_ok, near.dials_resumed, near.dials_unknown, far.accepted_resumed]
+}
+
+/// Dials, and says something both ways.
+fn exchange(world: &mut World, listener: &mut Listener, to: Addr) -> (Stream, Stream) {
+    let mut near = world.dial(0, to).unwrap();
+    let mut far = world.wait(listener.accept()).unwrap();
+    let heard = world.wait(async {
+        let mut heard = [[0; 5]; 2];
+        near.write_all(b"there").await.unwrap();
+        far.read_exact(&mut heard[0]).await.unwrap();
+        far.write_all(b"again").await.unwrap();
+        near.read_exact(&mut heard[1]).await.unwrap();
+        heard
+    });
+    assert_eq!(heard, [*b"there", *b"again"]);
+    (near, far)
+}
+
+#[test]
+fn every_dial_but_the_first_is_by_ticket_with_either_mux() {
+    for mux in [MuxKind::Yamux, MuxKind::SmuxV1, MuxKind::SmuxV2] {
+        let mut world = World::with_mux(1, mux);
+        world.add_server();
+        world.add_client(|_| {});
+        world.add_client(|_| {});
+        world.connect_all();
+        let mut listener = world.listen(1, 80, 16);
+        let to = world.addr(1, 80);
+        for number in 0..5 {
+            drop(exchange(&mut world, &mut listener, to));
+            assert_eq!(counts(&world, 0, 1), [number + 1, number, 0, number], "{mux:?}");
+        }
+        world.pass(Duration::from_secs(30));
+        assert_eq!((world.held(0).1, world.held(1).1, world.ports(0)), (0, 0, 0));
+    }
+}
+
+#[test]
+fn dials_that_go_out_together_all_succeed_and_agree_on_one_ticket() {
+    let mut world = World::connected(2, 2);
+    let mut listener = world.listen(1, 80, 64);
+    let to = world.addr(1, 80);
+    let pending: Vec<_> = (0..64).map(|_| world.dial_via(0, to, &[0])).collect();
+    for dial in pending {
+        world.finish(dial).unwrap();
+    }
+    assert_eq!(counts(&world, 0, 1), [64, 0, 0, 0]);
+    while world.try_accept(&mut listener).is_some() {}
+    drop(exchange(&mut world, &mut listener, to));
+    assert_eq!(counts(&world, 0, 1), [65, 1, 0, 1]);
+}
+
+#[test]
+fn the_other_way_round_there_is_a_ticket_of_its_own() {
+    let mut world = World::connected(3, 2);
+    let mut listeners = [world.listen(0, 80, 16), world.listen(1, 80, 16)];
+    for _ in 0..2 {
+        for (from, to) in [(0, 1), (1, 0)] {
+            let address = world.addr(to, 80);
+            drop(world.dial(from, address).unwrap());
+            drop(world.wait(listeners[to].accept()).unwrap());
+        }
+    }
+    assert_eq!([counts(&world, 0, 1), counts(&world, 1, 0)], [[2, 1, 0, 1]; 2]);
+}
+
+#[test]
+fn a_peer_that_started_anew_does_not_know_the_ticket_and_is_dialled_by_handshake() {
+    let mut world = World::connected(4, 2);
+    let mut listener = world.listen(1, 80, 16);
+    let to = world.addr(1, 80);
+    drop(exchange(&mut world, &mut listener, to));
+    drop(listener);
+    // Another process with the same key.
+    world.net.crash(world.clients[1].node);
+    world.clients.pop();
+    assert_eq!(world.add_client(|_| {}), 1);
+    world.list_servers(1);
+    assert!(world.until(LONG, |world| world.sessions(1) > 0));
+    let mut listener = world.listen(1, 80, 16);
+    let begun = world.net.now();
+    drop(exchange(&mut world, &mut listener, to));
+    assert!(world.net.now() - begun < Duration::from_secs(1), "no time-out is waited for");
+    assert_eq!(counts(&world, 0, 1), [2, 0, 1, 0]);
+    drop(exchange(&mut world, &mut listener, to));
+    assert_eq!(counts(&world, 0, 1), [3, 1, 1, 1]);
+    world.pass(Duration::from_secs(30));
+    assert_eq!((world.held(0).1, world.held(1).1, world.ports(0)), (0, 0, 0));
+}
+
+#[test]
+fn a_peer_without_the_extension_is_always_dialled_by_handshake() {
+    for (near, far) in [(true, false), (false, true)] {
+        let mut world = World::new(5);
+        world.add_server();
+        world.add_client(|config| config.resume_dials = near);
+        world.add_client(|config| config.resume_dials = far);
+        world.connect_all();
+        let mut listener = world.listen(1, 80, 16);
+        let to = world.addr(1, 80);
+        for number in 0..3 {
+            drop(exchange(&mut world, &mut listener, to));
+            assert_eq!(counts(&world, 0, 1), [number + 1, 0, 0, 0]);
+        }
+    }
+}
+
+#[test]
+fn a_ticket_is_renewed_when_it_is_old_and_its_secret_is_gone_by_then() {
+    let mut world = World::connected(6, 2);
+    let mut listener = world.listen(1, 80, 16);
+    let to = world.addr(1, 80);
+    drop(exchange(&mut world, &mut listener, to));
+    world.pass(TICKET_LIFETIME - Duration::from_secs(10));
+    drop(exchange(&mut world, &mut listener, to));
+    assert_eq!(counts(&world, 0, 1), [2, 1, 0, 1]);
+    let held = |world: &World| [0, 1].map(|client| world.clients[client].shared.stats().tickets);
+    assert_eq!(held(&world), [1, 1]);
+    // Its time, what the peer adds to it, and an interval of pings.
+    world.pass(Duration::from_secs(10 + 25 + 31));
+    assert_eq!(held(&world), [0, 0]);
+    drop(exchange(&mut world, &mut listener, to));
+    drop(exchange(&mut world, &mut listener, to));
+    assert_eq!(counts(&world, 0, 1), [4, 2, 0, 2]);
+}
+
+#[test]
+fn after_a_dial_by_ticket_that_fails_the_next_is_by_handshake() {
+    let mut world = World::connected(7, 2);
+    let mut listener = world.listen(1, 80, 16);
+    let to = world.addr(1, 80);
+    drop(exchange(&mut world, &mut listener, to));
+    world.script(0, Script { refuse: true, ..Script::default() });
+    world.dial(0, to).unwrap_err();
+    world.script(0, Script::default());
+    world.pass(Duration::from_secs(30));
+    drop(exchange(&mut world, &mut listener, to));
+    assert_eq!(counts(&world, 0, 1), [2, 0, 0, 0]);
+    drop(exchange(&mut world, &mut listener, to));
+    assert_eq!(counts(&world, 0, 1), [3, 1, 0, 1]);
+}
+
+#[test]
+fn a_server_that_changes_the_answer_is_found_out() {
+    let mut world = World::connected(8, 2);
+    let mut listener = world.listen(1, 80, 16);
+    let to = world.addr(1, 80);
+    drop(exchange(&mut world, &mut listener, to));
+    // Its last byte: the end of the structure. Whether the whole decodes or not, no stream comes of it.
+    world.script(0, Script { spoil_responses: true, ..Script::default() });
+    world.dial(0, to).unwrap_err();
+    assert_eq!(counts(&world, 0, 1), [1, 0, 0, 1]);
+}
+
+#[test]
+fn a_request_for_another_peer_opens_nothing() {
+    let mut world = World::connected(9, 3);
+    let mut listeners = [world.listen(1, 80, 16), world.listen(2, 80, 16)];
+    let to = world.addr(1, 80);
+    drop(exchange(&mut world, &mut listeners[0], to));
+    let other = world.clients[2].key;
+    world.script(0, Script { misroute_to: Some(other), ..Script::default() });
+    let pending = world.dial_via(0, to, &[0]);
+    world.finish(pending).unwrap_err();
+    assert!(world.try_accept(&mut listeners[1]).is_none());
+    assert_eq!(world.clients[2].shared.stats().inbound_refused["bad_request"], 1);
+}
+
+#[test]
+fn a_forgotten_ticket_in_the_second_of_two_requests_leaves_the_first_alone() {
+    let mut world = World::all_connected(10, 2);
+    let mut listener = world.listen(1, 80, 16);
+    let to = world.addr(1, 80);
+    drop(exchange(&mut world, &mut listener, to));
+    drop(listener);
+    world.net.crash(world.clients[1].node);
+    world.clients.pop();
+    world.add_client(|config| config.min_sessions = 0);
+    world.list_servers(1);
+    assert!(world.until(LONG, |world| world.sessions(1) == 2));
+    let mut listener = world.listen(1, 80, 16);
+    // Whichever server is asked first does not answer; which one it is, both tell.
+    for silent in [0, 1] {
+        let peer = world.clients[1].key;
+        world.script(silent, Script { silent_for: Some(peer), ..Script::default() });
+        let begun = world.net.now();
+        drop(exchange(&mut world, &mut listener, to));
+        assert!(world.net.now() - begun < Duration::from_secs(2));
+        world.script(silent, Script::default());
+        // Until the server that lost is as good as the other again.
+        world.pass(Duration::from_secs(70));
+    }
+    let [ok, _, unknown, _] = counts(&world, 0, 1);
+    assert_eq!((ok, unknown), (3, 1));
+    assert_eq!((world.held(0).0, world.held(0).1, world.ports(0)), (0, 0, 0));
+}
