@@ -29,9 +29,9 @@ mod window;
 
 pub use handshake::{Handshake, MESSAGE_MAX_BYTES, PAYLOAD_MAX_BYTES, TransportKeys};
 pub(crate) use peer::{Peer, Peers};
-pub(crate) use recent::Recent;
 #[cfg(test)]
 pub(crate) use recent::RECENT_MAX;
+pub(crate) use recent::Recent;
 pub use resume::{GRANT, Nonce, OFFER, ResumeRequest, Resumed, Resumption, Ticket, TicketId};
 pub use transport::{OVERHEAD_BYTES, ObjectOpener, Sealer, StreamOpener};
 

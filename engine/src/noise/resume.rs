@@ -261,7 +261,8 @@ mod tests {
         assert_eq!(at_near.handshake_hash, at_far.handshake_hash);
         let mut sealed = Vec::new();
         Sealer::new(&at_near.send).seal(b"hello", &mut sealed).unwrap();
-        let opened = StreamOpener::new(&at_far.recv).open_in_place(&mut sealed).map(|plain| plain.to_vec());
+        let opened =
+            StreamOpener::new(&at_far.recv).open_in_place(&mut sealed).map(|plain| plain.to_vec());
         assert_eq!(opened.unwrap(), b"hello");
     }
 
