@@ -2,6 +2,7 @@
 //! requests with the same HTTP client to the same service.
 //!
 //! ```text
+//!   warm-up  1 s, in which each task opens its stream; does not count
 //!   quiet    64 tasks request, one body each, read to its end                 p50, p99
 //!   storm    the same, while LEAKERS keep BODIES responses unread             p50, p99, ports over time, memory
 //!   after    everything is dropped                                            pools must be at zero
@@ -42,14 +43,17 @@ const SAMPLE_INTERVAL: Duration = Duration::from_millis(250);
 /// How long the pools may take to come to zero: a linger, and a little.
 const AFTER_MAX: Duration = Duration::from_secs(20);
 
-/// Bytes of every body.
-const BODY_BYTES: usize = 4096;
+/// How long the honest tasks run before what they see counts: until each has its stream.
+const WARM_UP: Duration = Duration::from_secs(1);
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     /// Response bodies to keep unread
     #[arg(long, default_value_t = 200_000)]
     bodies: usize,
+    /// Bytes of every body; above 64 KiB none is read ahead into memory, above 256 KiB it does not fit into a stream's window
+    #[arg(long, default_value_t = 4096)]
+    body_bytes: usize,
     /// Tasks that make requests meanwhile
     #[arg(long, default_value_t = 64)]
     tasks: usize,
@@ -68,6 +72,9 @@ pub(crate) struct Args {
     /// Take no stream back, to see what happens then
     #[arg(long)]
     no_reclaim: bool,
+    /// MiB of short bodies to read ahead into memory; 0: none, as if all were long
+    #[arg(long, default_value_t = HttpConfig::default().unread_buffer_max_bytes >> 20)]
+    read_ahead_mib: usize,
     #[command(flatten)]
     output: OutputArgs,
 }
@@ -80,11 +87,12 @@ pub(crate) fn run(args: &Args) -> Result<()> {
 }
 
 /// The service's answers, all alike.
-fn serve_bodies(network: &Network) -> Result<()> {
+fn serve_bodies(network: &Network, body_bytes: usize) -> Result<()> {
     let listener = network.service.listen(DEFAULT_PORT)?;
-    let answer = tower::service_fn(|_| async {
-        let body = http_body_util::Full::new(bytes::Bytes::from_static(&[7; BODY_BYTES]));
-        Ok::<_, Infallible>(http::Response::new(axum::body::Body::new(body)))
+    let bytes = bytes::Bytes::from(vec![7; body_bytes]);
+    let answer = tower::service_fn(move |_| {
+        let body = http_body_util::Full::new(bytes.clone());
+        async { Ok::<_, Infallible>(http::Response::new(axum::body::Body::new(body))) }
     });
     let config = ServeConfig::default();
     tokio::spawn(serve(listener, answer, config, Arc::default(), std::future::pending()));
@@ -119,7 +127,7 @@ async fn request_on(
         let begun = Instant::now();
         let whole = async {
             let response = client.send(Request::get(url.clone())).await?;
-            response.into_body().read_to_end(BODY_BYTES as u64).await
+            response.into_body().read_to_end(u64::MAX).await
         };
         match whole.await {
             Ok(_) => {
@@ -154,6 +162,11 @@ impl Load {
         Self { tasks, stop, seen }
     }
 
+    /// What was seen so far does not count.
+    fn forget(&self) {
+        self.seen.ms.lock().unwrap_or_else(PoisonError::into_inner).clear();
+    }
+
     async fn end(mut self) -> Arc<Seen> {
         self.stop.store(true, Relaxed);
         while self.tasks.join_next().await.is_some() {}
@@ -163,11 +176,13 @@ impl Load {
 
 async fn storm(args: &Args) -> Result<Report> {
     let network = Network::start("leak", !args.no_reclaim).await?;
-    serve_bodies(&network)?;
+    serve_bodies(&network, args.body_bytes)?;
     let url = network.url(DEFAULT_PORT, "/")?;
     let mut config = HttpConfig::default();
     config.streams_max = args.streams_max;
+    config.unread_buffer_max_bytes = args.read_ahead_mib << 20;
     if args.no_reclaim {
+        config.unread_buffer_max_bytes = 0;
         config.unread_min_age = None;
         config.abandoned_timeout = Duration::from_secs(1 << 20);
     }
@@ -175,6 +190,8 @@ async fn storm(args: &Args) -> Result<Report> {
 
     progress(&format!("{} tasks make requests, nobody leaks", args.tasks));
     let load = Load::start(&client, &url, args);
+    tokio::time::sleep(WARM_UP).await;
+    load.forget();
     tokio::time::sleep(Duration::from_secs(args.quiet_seconds)).await;
     let quiet = load.end().await;
     let quiet_ms = quiet.sorted();
@@ -227,7 +244,8 @@ async fn storm(args: &Args) -> Result<Report> {
     let storm_ms = seen.sorted();
     let held = std::mem::take(&mut *kept.lock().unwrap_or_else(PoisonError::into_inner));
     let (leaked, counts) = (held.len(), network.caller.stats());
-    let held_mib = memory_mib();
+    let (held_mib, buffer_bytes) = (memory_mib(), client.unread_buffer_bytes());
+    let buffer_mib = buffer_bytes as f64 / 1048576.0;
 
     progress("everything is dropped");
     drop(held);
@@ -247,9 +265,10 @@ async fn storm(args: &Args) -> Result<Report> {
     let mut report = Report::new("leak", "Leak storm");
     let mut latency = Section::new("leak-latency", "Requests beside the leak", "ms", false);
     latency.method = format!(
-        "{} tasks, one request of {BODY_BYTES} bytes each per {} ms, one HTTP client with {} streams, relay and service in \
+        "{} tasks, one request of {} bytes each per {} ms, one HTTP client with {} streams, relay and service in \
          the same process; storm: {leaked} bodies kept unread in {:.0} s by {} more tasks of the same client",
         args.tasks,
+        args.body_bytes,
         args.pause_ms,
         args.streams_max,
         lasted.as_secs_f64(),
@@ -261,7 +280,10 @@ async fn storm(args: &Args) -> Result<Report> {
         }
     }
     if let Some(error) = seen.first_error.lock().unwrap_or_else(PoisonError::into_inner).take() {
-        latency.remarks.push(format!("the first failure: {error}"));
+        let ended = network.relay.stats().refused;
+        latency
+            .remarks
+            .push(format!("the first failure: {error}; streams that the relay ended: {ended:?}"));
     }
     let mut counted = Section::new("leak-counts", "What was counted", "", false);
     for (row, value) in [
@@ -274,6 +296,7 @@ async fn storm(args: &Args) -> Result<Report> {
         ("streams at most", counts.streams_peak as f64),
         ("MiB before", before),
         ("MiB with all bodies kept", held_mib),
+        ("MiB of these read ahead", buffer_mib),
         ("MiB after", memory_mib()),
         ("ports and streams left", left_over as f64),
     ] {
@@ -289,10 +312,10 @@ async fn storm(args: &Args) -> Result<Report> {
         ),
         // Its head, and a word on why its stream is gone.
         Target::at_most(
-            "memory of a kept body",
+            "memory of a kept body, beside what was read ahead",
             1.5,
             "KiB",
-            Some((held_mib - before) * 1024.0 / leaked as f64),
+            Some((held_mib - before - buffer_mib) * 1024.0 / leaked as f64),
         ),
         Target::at_most("ports and streams left", 0.0, "", Some(left_over as f64)),
     ];

@@ -15,6 +15,6 @@ pub use block::{Block, BlockPool, Slice};
 pub use ports::{NoFreePort, PortGuard, PortPool, PortTaken};
 pub use send_queue::{Segment, SendQueue};
 pub use streams::{
-    CensusLine, Clock, Holder, StreamCounts, StreamLimits, StreamPermit, StreamPool, StreamUse,
-    StreamsExhausted,
+    CensusLine, Clock, Holder, Scope, StreamCounts, StreamLimits, StreamPermit, StreamPool,
+    StreamUse, StreamsExhausted,
 };

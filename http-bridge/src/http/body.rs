@@ -18,7 +18,7 @@ use tokio::{
 
 use super::{
     HttpError, Upgraded,
-    live::{Live, Slot},
+    live::{Live, Next, Slot},
 };
 
 /// A body dropped unread is read to its end if no more than this is left: less than the cost of a
@@ -32,8 +32,8 @@ const DRAIN_TIMEOUT: Duration = Duration::from_millis(250);
 ///
 /// Read to its end, its stream returns to the pool. Dropped before, a short rest is drained and the
 /// stream returns too; otherwise the stream is reset. Either way nothing outlives it. Kept and not read, it may lose its
-/// stream to somebody who needs one; then it holds nothing any more, and reading it says so
-/// ([`HttpError::Reclaimed`]).
+/// stream to somebody who needs one: a short one is read into memory first, of a long one nothing is left, and reading it says
+/// so ([`HttpError::Reclaimed`]).
 pub struct ResponseBody {
     to: Addr,
     /// `None` after the end. Whatever is of use only as long as the stream is there belongs inside.
@@ -56,7 +56,12 @@ impl ResponseBody {
             return Self { to, slot: None };
         }
         live.conn.state().set_unread();
-        Self { to, slot: Some(Slot::new(live)) }
+        let ahead = live.conn.read_ahead();
+        let slot = Slot::new(live);
+        if let Some(ahead) = ahead {
+            ahead.note(&slot);
+        }
+        Self { to, slot: Some(slot) }
     }
 
     /// Reads all of it, at most `max` bytes.
@@ -164,6 +169,17 @@ impl Body for ResponseBody {
         let this = &mut *self;
         let Some(slot) = this.slot.clone() else { return Poll::Ready(None) };
         let to = this.to;
+        match slot.next(cx.waker()) {
+            Next::Stream => {}
+            Next::Coming => return Poll::Pending,
+            Next::Broken(error) => return this.fail(error),
+            Next::Piece(data, is_last) => {
+                if is_last {
+                    this.slot = None;
+                }
+                return Poll::Ready(Some(Ok(Frame::data(data))));
+            }
+        }
         match slot.take() {
             Err(unread_for) => this.fail(HttpError::Reclaimed { to, unread_for }),
             Ok(live) if live.upgrade.is_some() => {
@@ -187,7 +203,7 @@ impl Body for ResponseBody {
 
     fn size_hint(&self) -> SizeHint {
         let Some(slot) = &self.slot else { return SizeHint::with_exact(0) };
-        slot.peek(|live| live.incoming.size_hint()).unwrap_or_default()
+        slot.size()
     }
 }
 

@@ -73,6 +73,10 @@ pub struct HttpConfig {
     /// When a stream is needed and all are in use, the response is given up that has lain unread for
     /// longest, and for at least this long; `None`: none is. Default 250 ms.
     pub unread_min_age: Option<Duration>,
+    /// Bytes of short responses that are read into memory when many lie unread, so that their streams are free at once; when it
+    /// is full, what has lain there for longest gives way, after `unread_min_age`. Default 32 MiB: of 4 KiB each,
+    /// 32 MiB / 0.25 s are 32,768 leaks a second; 0: none is.
+    pub unread_buffer_max_bytes: usize,
     /// Streams in use at once. Default 1024: an eighth of a client's streams, so that one HTTP
     /// client cannot starve the rest of the process.
     pub streams_max: usize,
@@ -100,6 +104,7 @@ impl Default for HttpConfig {
             waiting_max: 1024,
             wait_timeout: Duration::from_secs(5),
             unread_min_age: Some(Duration::from_millis(250)),
+            unread_buffer_max_bytes: 32 * 1024 * 1024,
             streams_max: 1024,
             streams_per_destination_max: 192,
         }
@@ -172,6 +177,12 @@ impl<D: Dial> HttpClient<D> {
     #[must_use]
     pub fn stream_counts(&self) -> (usize, usize) {
         self.inner.pool.counts()
+    }
+
+    /// Bytes of responses that were read into memory because nobody read them ([`HttpConfig::unread_buffer_max_bytes`]).
+    #[must_use]
+    pub fn unread_buffer_bytes(&self) -> usize {
+        self.inner.pool.ahead.bytes()
     }
 
     /// Closes the idle streams.

@@ -13,6 +13,7 @@
 
 use std::time::Duration;
 
+mod ahead;
 mod body;
 mod break_off;
 mod builder;

@@ -11,7 +11,7 @@
 //! engine's [`StreamPool`], with limits of this client's own, and each use of a stream is told both to
 //! that pool and to the one below which the stream itself comes from. So a response body whose holder
 //! neither reads nor drops it is found and its stream reset: at once when a place is needed, here or
-//! below, else after `abandoned_timeout`. One timer task serves the whole pool and ends when the pool
+//! below, else after `abandoned_timeout`. A short one is read into memory before that (`ahead.rs`). One timer task serves the whole pool and ends when the pool
 //! is empty.
 
 use std::{
@@ -21,7 +21,7 @@ use std::{
 };
 
 use dmsg_engine::{
-    pool::{Holder, StreamLimits, StreamPermit, StreamPool, StreamUse},
+    pool::{Holder, Scope, StreamLimits, StreamPermit, StreamPool, StreamUse},
     wire::Addr,
 };
 use hyper::client::conn::http1::SendRequest;
@@ -31,7 +31,9 @@ use tokio::{
     time::{Instant, interval, timeout},
 };
 
-use super::{BreakOff, HttpConfig, HttpError, progress::Progress, request::SentBody};
+use super::{
+    BreakOff, HttpConfig, HttpError, ahead::ReadAhead, progress::Progress, request::SentBody,
+};
 
 /// How often one who waits for a place looks whether an unread response has come of age.
 const PLACES_LOOK_INTERVAL: Duration = Duration::from_millis(50);
@@ -128,6 +130,7 @@ struct State {
 pub(super) struct Pool {
     config: HttpConfig,
     places: StreamPool,
+    pub(super) ahead: Arc<ReadAhead>,
     state: Mutex<State>,
 }
 
@@ -142,7 +145,8 @@ impl Pool {
         };
         // Tokio's clock, so that tests can pass the time.
         let places = StreamPool::with_clock(limits, Arc::new(|| Instant::now().into_std()));
-        Arc::new(Self { config, places, state: Mutex::default() })
+        let ahead = ReadAhead::new(&config);
+        Arc::new(Self { config, places, ahead, state: Mutex::default() })
     }
 
     /// Reserves room for one more stream, if need be that of the stalest unread response; waits for
@@ -153,6 +157,7 @@ impl Pool {
             Ok(permit) => permit,
             Err(full) => {
                 let max = full.max;
+                self.ahead.press((full.scope == Scope::Destination).then_some(to.key));
                 let turn = self.places.enqueue(holder);
                 let turn = turn.map_err(|_| HttpError::StreamsExhausted { max })?;
                 timeout(self.config.wait_timeout, self.wait(turn))
@@ -355,6 +360,11 @@ impl Conn {
         lease.state = Some(Arc::new(LeaseState { progress: Progress::default(), usage, below }));
         self.lease = Some(lease);
         self.is_in_exchange = true;
+    }
+
+    /// What reads short bodies ahead of those who leave them.
+    pub(super) fn read_ahead(&self) -> Option<Arc<ReadAhead>> {
+        self.pool.upgrade().map(|pool| Arc::clone(&pool.ahead))
     }
 
     /// The record of the exchange under way.

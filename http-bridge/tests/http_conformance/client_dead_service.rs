@@ -84,9 +84,9 @@ async fn hammered(death: Death) {
         assert_eq!(begun.elapsed(), Duration::ZERO);
         sleep(Duration::from_millis(100)).await;
     }
-    // The first 64 are under way before any has failed; then 20 a second.
+    // As many as 64 may be under way before one has failed; then 20 a second, with jitter.
     let dials = dial.dials_of_the_dead.load(SeqCst);
-    assert!((200..=64 + 250).contains(&dials), "{dials} dials in 10 s");
+    assert!((150..=64 + 250).contains(&dials), "{dials} dials in 10 s");
     assert_eq!(client.stream_counts().1, 0, "nobody holds a place while it waits for its turn");
     // With the first answer everybody has one.
     dial.is_revived.store(true, SeqCst);

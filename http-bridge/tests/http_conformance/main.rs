@@ -12,6 +12,7 @@ mod client_dead_service;
 mod client_expects_continue;
 mod client_limits;
 mod client_meets_early_responses;
+mod client_reads_ahead;
 mod client_trailers;
 mod client_upgrades;
 mod serve_to;
