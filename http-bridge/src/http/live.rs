@@ -6,7 +6,8 @@
 //!       poll: take, put  └ on reclaim: cleared, and a reader that waits is woken
 //! ```
 //!
-//! Under pressure a short body is read ahead of its holder (`ahead.rs`): then its bytes lie here, and the stream is the pool's again.
+//! Under pressure a short body is read ahead of its holder (`ahead.rs`): then its bytes lie here, and its stream is the pool's
+//! again.
 //!
 //! A body that nobody reads may be kept for ever, so nothing of size may stay in it once its stream is gone: hyper's receiver
 //! alone pins a read buffer, the connection's task and what had come of the body, some twenty kilobytes. The lock is held for

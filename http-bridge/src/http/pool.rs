@@ -11,8 +11,8 @@
 //! engine's [`StreamPool`], with limits of this client's own, and each use of a stream is told both to
 //! that pool and to the one below which the stream itself comes from. So a response body whose holder
 //! neither reads nor drops it is found and its stream reset: at once when a place is needed, here or
-//! below, else after `abandoned_timeout`. A short one is read into memory before that (`ahead.rs`). One timer task serves the whole pool and ends when the pool
-//! is empty.
+//! below, else after `abandoned_timeout`. A short one is read into memory before that (`ahead.rs`). One
+//! timer task serves the whole pool and ends when the pool is empty.
 
 use std::{
     collections::HashMap,
