@@ -259,14 +259,15 @@ fn serve_relay(args: &PartyArgs) -> Result<()> {
 }
 
 impl PeerServer {
-    /// A client whose only server this is.
-    pub(crate) fn client(&self) -> Result<Client> {
+    /// A client whose only server this is. With `resume_dials`, its dials after the first to a peer are by ticket.
+    pub(crate) fn client(&self, resume_dials: bool) -> Result<Client> {
         let servers = vec![ServerRecord {
             key: self.key,
             address: self.address.to_string(),
             available_sessions: 1,
         }];
-        let config = ClientConfig::new(SecretKey::generate()?);
+        let mut config = ClientConfig::new(SecretKey::generate()?);
+        config.resume_dials = resume_dials;
         Ok(Client::start(config, Arc::new(StaticDirectory { servers }))?)
     }
 }

@@ -168,7 +168,7 @@ fn runtime() -> Result<tokio::runtime::Runtime> {
 /// In a child: accepts streams; each begins with its length, and is answered with how much of it was right.
 pub(super) fn sink(server: &PeerServer) -> Result<()> {
     party::exit_when_orphaned();
-    let client = server.client()?;
+    let client = server.client(true)?;
     runtime()?.block_on(async {
         let mut listener = client.listen(Port::new(PORT).ok_or("no such port")?)?;
         client.ready().await?;
@@ -193,7 +193,7 @@ pub(super) fn sink(server: &PeerServer) -> Result<()> {
 
 /// In a child: sends as much as each line of stdin says, and prints what the sink has counted.
 pub(super) fn source(server: &PeerServer, to: PublicKey) -> Result<()> {
-    let client = server.client()?;
+    let client = server.client(true)?;
     let runtime = runtime()?;
     runtime.block_on(client.ready())?;
     party::ready("")?;

@@ -142,16 +142,22 @@ pub(super) fn dials(bench: &Bench, report: &mut Report) -> Result<()> {
     let mut section =
         Section::new("dial", "Whole dial with our clients, one at a time", "µs", false);
     section.method = "Client::dial to Listener::accept through the server; both clients share the load's CPU. CPU time is \
-        that of the clients' process, of both together, and of the server."
+        that of the clients' process, of both together, and of the server. A handshake for each stream, as with every peer; \
+        \"again\": by ticket, as our clients dial one of ours that they have dialled before."
         .to_owned();
-    for contender in Contender::taking_part(bench, &SERVERS) {
+    let ways = [false, true];
+    for (contender, resumes) in Contender::taking_part(bench, &SERVERS)
+        .into_iter()
+        .flat_map(|contender| ways.map(|resumes| (contender, resumes)))
+    {
         let running = Running::start(bench, contender)?;
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        let mut near = running.server()?.client()?;
-        let far = running.server()?.client()?;
+        let mut near = running.server()?.client(resumes)?;
+        let far = running.server()?.client(resumes)?;
         let port = Port::new(80).ok_or("80 is a port")?;
         let mut listener = far.listen(port)?;
         let name = running.contender.name();
+        let row = if resumes { format!("{name}, again") } else { name.to_owned() };
         let told = |error| format!("{name}: {error}");
         runtime.block_on(async {
             near.ready().await?;
@@ -177,7 +183,7 @@ pub(super) fn dials(bench: &Bench, report: &mut Report) -> Result<()> {
             }
             let mut push = |column: &str, value: f64| {
                 let value = Gated { value, verdict: sample.verdict };
-                section.figure(name, column).push(value);
+                section.figure(&row, column).push(value);
             };
             let (dials, [own, server]) = &sample.value;
             push("p50", percentile(dials, 0.5));

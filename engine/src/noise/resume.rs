@@ -7,13 +7,16 @@
 //!   first dial    KK 1, payload OFFER  ──▶
 //!                                      ◀── KK 2, payload GRANT           both: the ticket
 //!
-//!   later dials   | 00 | id, 16 | nonce, 32 | tag, 16 | ──▶              in the place of KK 1
-//!                                      ◀── | 00 | nonce, 32 | tag, 16 |  in the place of KK 2: new keys
-//!                                      ◀── | 01 |                        the ticket is not known here: dial by KK
+//!   later dials   | mark | id, 16 | nonce, 32 | tag, 16 | ──▶              in the place of KK 1
+//!                                      ◀── | mark | nonce, 32 | tag, 16 |  in the place of KK 2: new keys
+//!                                      ◀── | mark | tag, 16 |              nobody listens there, or too many wait
+//!                                      ◀── | mark |                        the ticket is not known here: dial by KK
 //! ```
 //!
-//! A KK message begins with 02 or 03, so the two cannot be mistaken for each other. The tags bind what the signatures of request
-//! and response say (the *terms*, and the hash of the request), so that neither need be verified.
+//! The mark stands where a KK message has its ephemeral key. It is a key, whose secret is 1, so that nobody has it for an
+//! ephemeral key, and a peer that takes the message for KK finds that it does not decrypt. (Bytes that are no key would be worse:
+//! a deployed client panics over them, with all its sessions.) The tags bind what the signatures of request and response say
+//! (the *terms*, and the hash of the request), so that neither need be verified.
 //!
 //! Invariants: a ticket works in one direction, from who dialled to who answered; both nonces go into the keys, so neither end
 //! alone can bring about the same keys twice; nothing is encrypted before both are known. How long a ticket is kept is the
@@ -28,7 +31,7 @@ use super::{
     aead::TAG_BYTES,
     kdf::{Secret, hkdf_one, hkdf_two, hmac_sha256},
 };
-use crate::identity::sha256;
+use crate::identity::{PublicKey, sha256};
 
 /// Payload of a first KK message: "I keep a ticket if you do".
 pub const OFFER: &[u8] = b"dmsg resume 1";
@@ -46,17 +49,18 @@ pub type Nonce = [u8; NONCE_BYTES];
 
 type Tag = [u8; TAG_BYTES];
 
-/// First byte of both messages.
-const RESUME: u8 = 0;
+/// What both messages begin with, and the whole answer of who does not know the ticket: the base point of the curve.
+const MARK: [u8; PublicKey::LEN] = [
+    0x02, 0x79, 0xbe, 0x66, 0x7e, 0xf9, 0xdc, 0xbb, 0xac, 0x55, 0xa0, 0x62, 0x95, 0xce, 0x87, 0x0b,
+    0x07, 0x02, 0x9b, 0xfc, 0xdb, 0x2d, 0xce, 0x28, 0xd9, 0x59, 0xf2, 0x81, 0x5b, 0x16, 0xf8, 0x17,
+    0x98,
+];
 
-/// The whole answer of who does not know the ticket.
-const UNKNOWN: &[u8] = &[1];
+/// What [`Ticket::request`] gives: mark, id, nonce, tag.
+const REQUEST_BYTES: usize = MARK.len() + size_of::<TicketId>() + NONCE_BYTES + TAG_BYTES;
 
-/// What [`Ticket::request`] gives: kind, id, nonce, tag.
-const REQUEST_BYTES: usize = 1 + size_of::<TicketId>() + NONCE_BYTES + TAG_BYTES;
-
-/// What [`Ticket::answer`] gives: kind, nonce, tag.
-const ANSWER_BYTES: usize = 1 + NONCE_BYTES + TAG_BYTES;
+/// What [`Ticket::answer`] gives: mark, nonce, tag.
+const ANSWER_BYTES: usize = MARK.len() + NONCE_BYTES + TAG_BYTES;
 
 /// What both ends keep of a handshake.
 pub struct Ticket {
@@ -86,6 +90,8 @@ pub struct Resumption {
 pub enum Resumed {
     /// The keys of the stream; the peer has proved to hold the ticket.
     Keys(TransportKeys),
+    /// The peer knows the ticket, and has no place for the stream.
+    Refused,
     /// The peer does not know the ticket, says whoever signed the response.
     Unknown,
 }
@@ -112,7 +118,7 @@ impl Ticket {
     #[must_use]
     pub fn request(self: &Arc<Self>, nonce: Nonce, terms: &[u8]) -> (Resumption, Vec<u8>) {
         let mut message = Vec::with_capacity(REQUEST_BYTES);
-        message.push(RESUME);
+        message.extend_from_slice(&MARK);
         message.extend_from_slice(&self.id);
         message.extend_from_slice(&nonce);
         message.extend_from_slice(&self.request_tag(&nonce, terms));
@@ -128,17 +134,30 @@ impl Ticket {
         req_hash: &[u8; 32],
         nonce: Nonce,
     ) -> Result<(TransportKeys, Vec<u8>), NoiseError> {
-        let tag = self.request_tag(&request.nonce, terms);
-        if !bool::from(tag.ct_eq(&request.tag)) {
-            return Err(NoiseError::Decrypt);
-        }
+        self.verify(request, terms)?;
         let mut message = Vec::with_capacity(ANSWER_BYTES);
-        message.push(RESUME);
+        message.extend_from_slice(&MARK);
         message.extend_from_slice(&nonce);
         message.extend_from_slice(&self.answer_tag(&request.nonce, &nonce, req_hash));
         let (recv, send) = self.keys(&request.nonce, &nonce, req_hash);
         let handshake_hash = sha256(&[&req_hash[..], &message].concat());
         Ok((TransportKeys { send, recv, handshake_hash }, message))
+    }
+
+    /// The message of a responder that knows the ticket, and has no place for the stream.
+    pub fn refusal(
+        &self,
+        request: &ResumeRequest,
+        terms: &[u8],
+        req_hash: &[u8; 32],
+    ) -> Result<Vec<u8>, NoiseError> {
+        self.verify(request, terms)?;
+        Ok([&MARK[..], &self.refusal_tag(&request.nonce, req_hash)].concat())
+    }
+
+    fn verify(&self, request: &ResumeRequest, terms: &[u8]) -> Result<(), NoiseError> {
+        let tag = self.request_tag(&request.nonce, terms);
+        if bool::from(tag.ct_eq(&request.tag)) { Ok(()) } else { Err(NoiseError::Decrypt) }
     }
 
     /// The key of who dialled, then of who answered.
@@ -154,6 +173,10 @@ impl Ticket {
         self.tag(&[b"answer", &near[..], far, req_hash].concat())
     }
 
+    fn refusal_tag(&self, nonce: &Nonce, req_hash: &[u8; 32]) -> Tag {
+        self.tag(&[b"refuse", &nonce[..], req_hash].concat())
+    }
+
     fn tag(&self, text: &[u8]) -> Tag {
         let mut tag = Tag::default();
         tag.copy_from_slice(&hmac_sha256(&self.auth, text)[..TAG_BYTES]);
@@ -165,17 +188,17 @@ impl ResumeRequest {
     /// `None` if the message is none of this kind, as is every KK message.
     #[must_use]
     pub fn parse(message: &[u8]) -> Option<Self> {
-        let (&[kind], rest) = message.split_first_chunk()?;
+        let rest = message.strip_prefix(&MARK)?;
         let (&id, rest) = rest.split_first_chunk()?;
         let (&nonce, rest) = rest.split_first_chunk()?;
         let tag = Tag::try_from(rest).ok()?;
-        (kind == RESUME).then_some(Self { id, nonce, tag })
+        Some(Self { id, nonce, tag })
     }
 
     /// The answer of who does not know the ticket.
     #[must_use]
     pub fn answer_unknown() -> Vec<u8> {
-        UNKNOWN.to_vec()
+        MARK.to_vec()
     }
 }
 
@@ -188,19 +211,24 @@ impl Resumption {
 
     /// Reads the answer to the request whose hash is `req_hash`.
     pub fn finish(&self, answer: &[u8], req_hash: &[u8; 32]) -> Result<Resumed, NoiseError> {
-        if answer == UNKNOWN {
+        let malformed = || NoiseError::ResumeMalformed(answer.len());
+        let rest = answer.strip_prefix(&MARK).ok_or_else(malformed)?;
+        if rest.is_empty() {
             return Ok(Resumed::Unknown);
         }
-        let malformed = || NoiseError::ResumeMalformed(answer.len());
-        let (&[kind], rest) = answer.split_first_chunk().ok_or_else(malformed)?;
-        let (nonce, tag) = rest.split_first_chunk().ok_or_else(malformed)?;
-        if kind != RESUME || tag.len() != TAG_BYTES {
-            return Err(malformed());
-        }
-        let expected = self.ticket.answer_tag(&self.nonce, nonce, req_hash);
-        if !bool::from(expected[..].ct_eq(tag)) {
+        let (nonce, tag) = rest.split_last_chunk::<TAG_BYTES>().ok_or_else(malformed)?;
+        let nonce = match nonce {
+            [] => None,
+            nonce => Some(<&Nonce>::try_from(nonce).map_err(|_| malformed())?),
+        };
+        let expected = match nonce {
+            None => self.ticket.refusal_tag(&self.nonce, req_hash),
+            Some(nonce) => self.ticket.answer_tag(&self.nonce, nonce, req_hash),
+        };
+        if !bool::from(expected.ct_eq(tag)) {
             return Err(NoiseError::Decrypt);
         }
+        let Some(nonce) = nonce else { return Ok(Resumed::Refused) };
         let (send, recv) = self.ticket.keys(&self.nonce, nonce, req_hash);
         let handshake_hash = sha256(&[&req_hash[..], answer].concat());
         Ok(Resumed::Keys(TransportKeys { send, recv, handshake_hash }))
@@ -287,7 +315,7 @@ mod tests {
         let request = ResumeRequest::parse(&message).unwrap();
         assert!(far.answer(&request, b"from a to c at noon", &HASH, [2; 32]).is_err());
         // A changed id finds no ticket, if not this one, which cannot notice.
-        for at in 1 + size_of::<TicketId>()..REQUEST_BYTES {
+        for at in MARK.len() + size_of::<TicketId>()..REQUEST_BYTES {
             let mut message = message.clone();
             message[at] ^= 1;
             let request = ResumeRequest::parse(&message).unwrap();
@@ -296,11 +324,16 @@ mod tests {
         }
         let (_, answer) = far.answer(&request, TERMS, &HASH, [2; 32]).unwrap();
         assert_eq!(waiting.finish(&answer, &[8; 32]).unwrap_err(), NoiseError::Decrypt);
-        for at in 0..ANSWER_BYTES {
-            let mut answer = answer.clone();
-            answer[at] ^= 1;
-            assert!(waiting.finish(&answer, &HASH).is_err(), "byte {at}");
+        let refusal = far.refusal(&request, TERMS, &HASH).unwrap();
+        assert!(matches!(waiting.finish(&refusal, &HASH), Ok(Resumed::Refused)));
+        for answer in [answer, refusal] {
+            for at in 0..answer.len() {
+                let mut answer = answer.clone();
+                answer[at] ^= 1;
+                assert!(waiting.finish(&answer, &HASH).is_err(), "byte {at}");
+            }
         }
+        assert!(far.refusal(&request, b"from a to c at noon", &HASH).is_err());
     }
 
     #[test]
@@ -312,18 +345,32 @@ mod tests {
             message.resize(len, 0);
             assert!(ResumeRequest::parse(&message).is_none(), "{len} bytes");
         }
-        for kind in [1, 2, 3] {
+        for at in 0..MARK.len() {
             let mut message = message.clone();
-            message[0] = kind;
-            assert!(ResumeRequest::parse(&message).is_none());
+            message[at] ^= 1;
+            assert!(ResumeRequest::parse(&message).is_none(), "byte {at}");
         }
-        for len in (0..ANSWER_BYTES + 2).filter(|&len| len != ANSWER_BYTES) {
-            let answer = vec![0; len];
+        let refusal = MARK.len() + TAG_BYTES;
+        let answers = [MARK.len(), refusal, ANSWER_BYTES];
+        let others = (0..ANSWER_BYTES + 2).filter(|len| !answers.contains(len));
+        for len in others {
+            let mut answer = MARK.to_vec();
+            answer.resize(len, 0);
             let malformed = NoiseError::ResumeMalformed(len);
             assert_eq!(waiting.finish(&answer, &HASH).unwrap_err(), malformed);
         }
         let unknown = ResumeRequest::answer_unknown();
         assert!(matches!(waiting.finish(&unknown, &HASH), Ok(Resumed::Unknown)));
+    }
+
+    #[test]
+    fn who_takes_the_message_for_a_handshake_finds_a_key_and_nothing_that_decrypts() {
+        assert_eq!(PublicKey::from_bytes(&MARK).unwrap().as_bytes(), &MARK);
+        let [near, _] = tickets();
+        let (_, message) = near.request([1; 32], TERMS);
+        let [a, b, f] = [&b"a"[..], b"b", b"f"].map(SecretKey::from_seed);
+        let mut kk = Handshake::kk_responder(&b, a.public_key(), f);
+        assert_eq!(kk.read_message(&message), Err(NoiseError::Decrypt));
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use dmsg_engine::{
-    client::{Listener, Stream, machine::TICKET_LIFETIME},
+    client::{DialError, Listener, Stream, machine::TICKET_LIFETIME},
     mux::MuxKind,
     wire::Addr,
 };
@@ -146,24 +146,86 @@ fn a_ticket_is_renewed_when_it_is_old_and_its_secret_is_gone_by_then() {
 }
 
 #[test]
-fn after_a_dial_by_ticket_that_fails_the_next_is_by_handshake() {
+fn a_peer_that_does_not_take_tickets_any_more_is_reached_by_handshake_in_the_same_dial() {
     let mut world = World::connected(7, 2);
     let mut listener = world.listen(1, 80, 16);
     let to = world.addr(1, 80);
     drop(exchange(&mut world, &mut listener, to));
-    world.script(0, Script { refuse: true, ..Script::default() });
-    world.dial(0, to).unwrap_err();
-    world.script(0, Script::default());
-    world.pass(Duration::from_secs(30));
+    drop(listener);
+    // Another program with the same key, which takes the ticket for a broken handshake.
+    world.net.crash(world.clients[1].node);
+    world.clients.pop();
+    world.add_client(|config| config.resume_dials = false);
+    world.list_servers(1);
+    assert!(world.until(LONG, |world| world.sessions(1) > 0));
+    let mut listener = world.listen(1, 80, 16);
+    let begun = world.net.now();
     drop(exchange(&mut world, &mut listener, to));
+    assert!(world.net.now() - begun < Duration::from_secs(1), "nothing is waited for");
+    assert_eq!(counts(&world, 0, 1), [2, 0, 0, 0]);
+    assert_eq!(world.clients[1].shared.stats().inbound_refused["bad_handshake"], 1);
+}
+
+#[test]
+fn a_dial_by_ticket_that_nobody_answers_is_tried_by_handshake_before_its_time_is_over() {
+    let mut world = World::connected(8, 2);
+    let mut listener = world.listen(1, 80, 16);
+    let to = world.addr(1, 80);
+    drop(exchange(&mut world, &mut listener, to));
+    world.script(0, Script { silent: true, ..Script::default() });
+    let begun = world.net.now();
+    let pending = world.dial_via(0, to, &[0]);
+    world.pass(Duration::from_secs(1));
+    world.script(0, Script::default());
+    drop(world.finish(pending).unwrap());
+    let took = world.net.now() - begun;
+    assert!((5..6).contains(&took.as_secs()), "{took:?}");
+    drop(world.wait(listener.accept()).unwrap());
     assert_eq!(counts(&world, 0, 1), [2, 0, 0, 0]);
     drop(exchange(&mut world, &mut listener, to));
     assert_eq!(counts(&world, 0, 1), [3, 1, 0, 1]);
 }
 
 #[test]
+fn a_dial_that_fails_by_ticket_and_by_handshake_fails_once() {
+    let mut world = World::connected(9, 2);
+    let mut listener = world.listen(1, 80, 16);
+    let to = world.addr(1, 80);
+    drop(exchange(&mut world, &mut listener, to));
+    world.script(0, Script { refuse: true, ..Script::default() });
+    let asked = world.server(0, |server| server.requests);
+    world.dial(0, to).unwrap_err();
+    assert_eq!(world.server(0, |server| server.requests), asked + 2);
+    world.dial(0, to).unwrap_err();
+    assert_eq!(world.server(0, |server| server.requests), asked + 3, "no ticket is left to try");
+    assert_eq!(world.ports(0), 0);
+}
+
+#[test]
+fn a_peer_that_knows_the_ticket_and_has_no_place_says_so_and_is_asked_once() {
+    let mut world = World::connected(10, 2);
+    let mut listener = world.listen(1, 80, 1);
+    let (to, nowhere) = (world.addr(1, 80), world.addr(1, 81));
+    drop(exchange(&mut world, &mut listener, to));
+    let waiting = world.dial(0, to).unwrap();
+    let asked = world.server(0, |server| server.requests);
+    for address in [to, nowhere] {
+        assert!(matches!(world.dial(0, address), Err(DialError::Refused { .. })));
+    }
+    assert_eq!(world.server(0, |server| server.requests), asked + 2);
+    let refused = world.clients[1].shared.stats().inbound_refused;
+    assert_eq!((refused["queue_full"], refused["no_listener"]), (1, 1));
+    drop(world.wait(listener.accept()).unwrap());
+    drop(waiting);
+    drop(exchange(&mut world, &mut listener, to));
+    assert_eq!(counts(&world, 0, 1), [3, 2, 0, 2], "the ticket is still good");
+    world.pass(Duration::from_secs(30));
+    assert_eq!((world.held(0).1, world.held(1).1, world.ports(0)), (0, 0, 0));
+}
+
+#[test]
 fn a_server_that_changes_the_answer_is_found_out() {
-    let mut world = World::connected(8, 2);
+    let mut world = World::connected(11, 2);
     let mut listener = world.listen(1, 80, 16);
     let to = world.addr(1, 80);
     drop(exchange(&mut world, &mut listener, to));
@@ -175,7 +237,7 @@ fn a_server_that_changes_the_answer_is_found_out() {
 
 #[test]
 fn a_request_for_another_peer_opens_nothing() {
-    let mut world = World::connected(9, 3);
+    let mut world = World::connected(12, 3);
     let mut listeners = [world.listen(1, 80, 16), world.listen(2, 80, 16)];
     let to = world.addr(1, 80);
     drop(exchange(&mut world, &mut listeners[0], to));
@@ -184,12 +246,16 @@ fn a_request_for_another_peer_opens_nothing() {
     let pending = world.dial_via(0, to, &[0]);
     world.finish(pending).unwrap_err();
     assert!(world.try_accept(&mut listeners[1]).is_none());
-    assert_eq!(world.clients[2].shared.stats().inbound_refused["bad_request"], 1);
+    assert_eq!(
+        world.clients[2].shared.stats().inbound_refused["bad_request"],
+        2,
+        "by ticket, by handshake"
+    );
 }
 
 #[test]
 fn a_forgotten_ticket_in_the_second_of_two_requests_leaves_the_first_alone() {
-    let mut world = World::all_connected(10, 2);
+    let mut world = World::all_connected(13, 2);
     let mut listener = world.listen(1, 80, 16);
     let to = world.addr(1, 80);
     drop(exchange(&mut world, &mut listener, to));

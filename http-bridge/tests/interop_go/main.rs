@@ -18,7 +18,7 @@
 //! | variable | command line and behaviour |
 //! |---|---|
 //! | `DMSG_GO_RELAY_BIN` | `-sk HEX -listen HOST:PORT [-disc URL]`: a relay server, registered at `URL` if there is one. Prints `READY SERVER` when it accepts sessions |
-//! | `DMSG_GO_ECHO_BIN` | `-server SERVER \| -disc URL`, `-port N`: a client that listens on port `N` and sends back what each stream brings until its end. Prints `READY <key>` when it listens. With `-server` it uses that server without a discovery |
+//! | `DMSG_GO_ECHO_BIN` | `-server SERVER \| -disc URL`, `-port N`, `[-sk HEX]`: a client that listens on port `N` and sends back what each stream brings until its end. Prints `READY <key>` when it listens. With `-server` it uses that server without a discovery |
 //! | `DMSG_GO_DIAL_BIN` | `-server SERVER \| -disc URL`, `-to KEY:PORT -bytes B -count C -par P [-settle D] [-hold D] [-timeout D]`: `P` series at once of `C` streams one after the other; on each, sends `B` bytes while it reads them back and compares, waits `-hold`, closes. The first dial comes `-settle` (default 200ms) after the session is up. Prints `OK …` or `FAIL <reason>`. `-lookupip` prints `IP <address>` as the server tells it |
 //!
 //! Programs over the Go code of a visor and its services (2024):
@@ -45,4 +45,5 @@ mod muxes;
 mod networks;
 mod restarts;
 mod services;
+mod tickets;
 mod web;

@@ -59,8 +59,8 @@ struct Accepted {
 
 enum Verdict {
     Accepted(Accepted),
-    /// The initiator is told so, and comes again on another stream.
-    TicketUnknown(SignedObject),
+    /// An initiator with a ticket is told why there is no stream for it.
+    Declined(&'static str, SignedObject),
 }
 
 impl ClientMachine {
@@ -98,7 +98,7 @@ impl ClientMachine {
             Ok(Some(Object::Signed(_))) if !data.is_empty() => self.refuse(io, key, "malformed"),
             Ok(Some(Object::Signed(bytes))) => match self.check_request(io, bytes) {
                 Ok(Verdict::Accepted(accepted)) => self.accept(io, key, accepted),
-                Ok(Verdict::TicketUnknown(response)) => self.decline_ticket(io, key, &response),
+                Ok(Verdict::Declined(cause, response)) => self.decline(io, key, cause, &response),
                 Err(cause) => self.refuse(io, key, cause),
             },
             Ok(Some(Object::Ping)) | Err(_) => self.refuse(io, key, "malformed"),
@@ -123,11 +123,11 @@ impl ClientMachine {
         if let Some(resumes) = resumes.filter(|_| self.config.resume_dials) {
             let source = asked.remote.key.as_bytes();
             if let Some(ticket) = self.tickets.granted(source, &resumes.id, io.now()) {
-                return self.resume(io, &asked, &resumes, &ticket).map(Verdict::Accepted);
+                return self.resume(io, &asked, &resumes, &ticket);
             }
             self.verify_signature(&asked).map_err(bad)?;
             let response = self.respond(&asked.object, ResumeRequest::answer_unknown());
-            return Ok(Verdict::TicketUnknown(response));
+            return Ok(Verdict::Declined("unknown_ticket", response));
         }
         self.verify_signature(&asked).map_err(bad)?;
         self.shake_hands(io, asked).map(Verdict::Accepted)
@@ -159,16 +159,22 @@ impl ClientMachine {
         asked: &Asked,
         resumes: &ResumeRequest,
         ticket: &Ticket,
-    ) -> Result<Accepted, &'static str> {
+    ) -> Result<Verdict, &'static str> {
         let Asked { object, request, remote, port, .. } = asked;
         request.verify_destination(&self.key).map_err(|_| "bad_request")?;
-        let (keys, message) = ticket
-            .answer(resumes, &request.terms(), &object.hash(), Self::nonce(io))
-            .map_err(|_| "bad_ticket")?;
-        let place = self.place(*port)?;
+        let (terms, hash) = (request.terms(), object.hash());
+        let place = match self.place(*port) {
+            Ok(place) => place,
+            Err(cause) => {
+                let refusal = ticket.refusal(resumes, &terms, &hash).map_err(|_| "bad_ticket")?;
+                return Ok(Verdict::Declined(cause, self.respond(object, refusal)));
+            }
+        };
+        let (keys, message) =
+            ticket.answer(resumes, &terms, &hash, Self::nonce(io)).map_err(|_| "bad_ticket")?;
         let response = self.respond(object, message);
         self.shared.board.accepted_resumed.fetch_add(1, Ordering::Relaxed);
-        Ok(Accepted { remote: *remote, port: *port, keys, response, place })
+        Ok(Verdict::Accepted(Accepted { remote: *remote, port: *port, keys, response, place }))
     }
 
     /// Checks 10 and 11.
@@ -239,10 +245,17 @@ impl ClientMachine {
         place.send(Stream::new(pipe, local, remote, server, &keys));
     }
 
-    /// Tells the initiator to come again by handshake. It ends this stream; if it does not, [`Timer::Inbound`] does.
-    fn decline_ticket(&mut self, io: &mut Io, key: StreamKey, response: &SignedObject) {
-        debug!("a dial by a ticket that is not known here");
-        self.shared.board.inbound_refused.count("unknown_ticket");
+    /// Tells an initiator with a ticket why there is no stream for it: a reset would say nothing of the ticket. It ends this
+    /// stream; if it does not, [`Timer::Inbound`] does.
+    fn decline(
+        &mut self,
+        io: &mut Io,
+        key: StreamKey,
+        cause: &'static str,
+        response: &SignedObject,
+    ) {
+        debug!(cause, "dial by ticket declined");
+        self.shared.board.inbound_refused.count(cause);
         self.send_response(io, key, response);
     }
 

@@ -167,6 +167,11 @@ impl Dial {
         }
     }
 
+    /// Whether the request at hand is by ticket, so that there is a handshake left to try.
+    fn is_by_ticket(&self) -> bool {
+        matches!(&self.wait, Wait::Response(outstanding) if matches!(outstanding.opening, Opening::Ticket(_)))
+    }
+
     fn untried(&self) -> impl Iterator<Item = &ServerTarget> {
         self.request.candidates.iter().filter(|target| !self.tried.contains(&target.key))
     }
@@ -300,11 +305,12 @@ impl ClientMachine {
         self.sessions.get(&conn)?.up().filter(|up| !up.draining).map(|_| conn)
     }
 
-    /// A try may take `try_timeout`, or what is left of the dial if there is nobody else to try.
+    /// A try may take `try_timeout`, or what is left of the dial if there is nobody else to try and no other way.
     fn limit_try(&mut self, io: &Io, id: DialId) {
         let Some(dial) = self.dials.get(&id) else { return };
         let limit = io.now() + self.config.try_timeout;
-        if dial.untried().next().is_some() && limit < dial.request.deadline {
+        let may_go_on = dial.untried().next().is_some() || dial.is_by_ticket();
+        if may_go_on && limit < dial.request.deadline {
             self.timers.set(Timer::Try(id), limit);
         } else {
             self.timers.cancel(Timer::Try(id));

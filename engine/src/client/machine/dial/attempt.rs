@@ -73,6 +73,9 @@ impl ClientMachine {
                 if let Some(dial) = self.dials.get_mut(&id) {
                     dial.wait = Wait::Response(Box::new(outstanding));
                 }
+                if self.dials.get(&id).is_some_and(Dial::is_by_ticket) {
+                    self.limit_try(io, id);
+                }
                 self.plan_hedge(io, id, conn);
             }
             Err(cause) => self.file_try(id, cause),
@@ -248,6 +251,7 @@ impl ClientMachine {
             debug!(server = %server.short(), "the peer does not know our ticket any more");
             dial.wait = Wait::Session(server);
         }
+        self.limit_try(io, id);
         self.try_session(io, id, key.0);
         if self.dials.get(&id).is_some_and(|dial| matches!(dial.wait, Wait::Nothing))
             && !self.go_on_with_the_other(io, id)
@@ -278,6 +282,11 @@ fn check_response(outstanding: &mut Outstanding, bytes: Vec<u8>) -> Result<Answe
         response.verify_routed(req_hash)?;
         return match resumption.finish(&response.noise_msg, req_hash)? {
             Resumed::Keys(keys) => Ok(Answer::Resumed(keys)),
+            Resumed::Refused => {
+                // It is not the ticket that is refused.
+                *opening = Opening::None;
+                Err(TryCause::Refused)
+            }
             Resumed::Unknown => {
                 response.verify(&object, req_hash, &to.key)?;
                 Ok(Answer::TicketUnknown(*resumption.id()))

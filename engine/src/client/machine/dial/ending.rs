@@ -41,14 +41,16 @@ impl ClientMachine {
         self.fail_try(io, id, cause);
     }
 
-    /// Has the peer left alone for a while, if it was its fault. Whatever it was, the next dial is not by the same ticket: a
-    /// peer that has changed its program meanwhile would not even know what that is.
+    /// Has the peer left alone for a while, if it was its fault. If it was dialled by ticket, that may be what it did not like,
+    /// since it has changed its program meanwhile: it is dialled once more by handshake, the next in turn.
     fn note_failure(&mut self, io: &mut Io, id: DialId, cause: &TryCause) {
-        if let Some(dial) = self.dials.get(&id)
+        if let Some(dial) = self.dials.get_mut(&id)
             && let Wait::Response(outstanding) = &dial.wait
             && let Opening::Ticket(resumption) = &outstanding.opening
         {
             self.tickets.forget(&outstanding.to.key, resumption.id());
+            dial.tried.remove(&outstanding.server);
+            return;
         }
         if let Some(dial) = self.dials.get(&id)
             && let (Some(to), Some(server)) = (dial.peer(), dial.server())
