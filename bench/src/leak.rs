@@ -20,6 +20,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use axum::body::Body;
 use dmsg_bench::{
     Result, cpu, progress,
     report::{Curve, Curves, OutputArgs, Report, Section, Target},
@@ -33,6 +34,7 @@ use dmsg_http::{
     },
     url::{DEFAULT_PORT, DmsgUrl},
 };
+use http_body_util::{BodyExt, Full};
 use tokio::task::JoinSet;
 
 use crate::network::Network;
@@ -54,6 +56,9 @@ pub(crate) struct Args {
     /// Bytes of every body; above 64 KiB none is read ahead into memory, above 256 KiB it does not fit into a stream's window
     #[arg(long, default_value_t = 4096)]
     body_bytes: usize,
+    /// Send the bodies chunked, as services do that do not say how long their answers are
+    #[arg(long)]
+    chunked: bool,
     /// Tasks that make requests meanwhile
     #[arg(long, default_value_t = 64)]
     tasks: usize,
@@ -87,12 +92,15 @@ pub(crate) fn run(args: &Args) -> Result<()> {
 }
 
 /// The service's answers, all alike.
-fn serve_bodies(network: &Network, body_bytes: usize) -> Result<()> {
+fn serve_bodies(network: &Network, args: &Args) -> Result<()> {
     let listener = network.service.listen(DEFAULT_PORT)?;
-    let bytes = bytes::Bytes::from(vec![7; body_bytes]);
+    let (bytes, chunked) = (bytes::Bytes::from(vec![7; args.body_bytes]), args.chunked);
     let answer = tower::service_fn(move |_| {
-        let body = http_body_util::Full::new(bytes.clone());
-        async { Ok::<_, Infallible>(http::Response::new(axum::body::Body::new(body))) }
+        let body = Full::new(bytes.clone());
+        // What may have trailers has no length.
+        let body =
+            if chunked { Body::new(body.with_trailers(async { None })) } else { Body::new(body) };
+        async { Ok::<_, Infallible>(http::Response::new(body)) }
     });
     let config = ServeConfig::default();
     tokio::spawn(serve(listener, answer, config, Arc::default(), std::future::pending()));
@@ -176,7 +184,7 @@ impl Load {
 
 async fn storm(args: &Args) -> Result<Report> {
     let network = Network::start("leak", !args.no_reclaim).await?;
-    serve_bodies(&network, args.body_bytes)?;
+    serve_bodies(&network, args)?;
     let url = network.url(DEFAULT_PORT, "/")?;
     let mut config = HttpConfig::default();
     config.streams_max = args.streams_max;

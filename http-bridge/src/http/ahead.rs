@@ -6,10 +6,10 @@
 //!   the budget is full ──▶ the oldest bytes that have lain for `unread_min_age` are given up
 //! ```
 //!
-//! Short is a body of known length, [`AHEAD_MAX_BYTES`] at most: it mostly lies in the stream's window already. The holder
-//! reads it later as if it came in then. Nothing is read ahead while few bodies are unread and there are places, so a prompt
-//! reader pays an entry in a line for this and nothing else. Longer bodies are the matter of the pool, which takes them back by
-//! age.
+//! Short is a body of [`AHEAD_MAX_BYTES`] at most: it mostly lies in the stream's window already. One of unknown length is
+//! tried; if it turns out to be long, so much of it is kept. The holder reads it later as if it came in then. Nothing is read
+//! ahead while few bodies are unread and there are places, so a prompt reader pays an entry in a line for this and nothing else.
+//! Longer bodies are the matter of the pool, which takes them back by age.
 
 use std::{
     collections::VecDeque,
@@ -22,6 +22,7 @@ use std::{
 
 use bytes::{Bytes, BytesMut};
 use dmsg_engine::identity::PublicKey;
+use http_body::Body;
 use http_body_util::BodyExt;
 use tokio::{
     runtime::Handle,
@@ -34,7 +35,7 @@ use super::{
 };
 
 /// A longer body is not read ahead: as much as is drained of one that is dropped.
-pub(super) const AHEAD_MAX_BYTES: u64 = 64 * 1024;
+pub(super) const AHEAD_MAX_BYTES: usize = 64 * 1024;
 
 /// So many short bodies may lie unread on their streams: a third of those to one destination.
 const CROWD: usize = 64;
@@ -53,6 +54,14 @@ pub(super) struct Ahead {
 struct Share {
     bytes: usize,
     of: Arc<AtomicUsize>,
+}
+
+impl Share {
+    fn set(&mut self, bytes: usize) {
+        self.of.fetch_add(bytes, Relaxed);
+        self.of.fetch_sub(self.bytes, Relaxed);
+        self.bytes = bytes;
+    }
 }
 
 impl Drop for Share {
@@ -177,23 +186,32 @@ impl ReadAhead {
 }
 
 /// Reads what there is of a body, and leaves it in its slot.
-async fn read_ahead(ahead: Arc<ReadAhead>, slot: Arc<Slot>, mut live: Box<Live>, share: Share) {
-    let (mut data, until) = (BytesMut::with_capacity(share.bytes), Instant::now() + AHEAD_TIMEOUT);
+async fn read_ahead(ahead: Arc<ReadAhead>, slot: Arc<Slot>, mut live: Box<Live>, mut share: Share) {
+    let until = Instant::now() + AHEAD_TIMEOUT;
+    let exact = live.incoming.size_hint().exact().map_or(0, |_| share.bytes);
+    let (mut data, mut trailers) = (BytesMut::with_capacity(exact), None);
     let rest = loop {
+        if data.len() > AHEAD_MAX_BYTES {
+            break Rest::Live(live);
+        }
         match timeout_at(until, live.incoming.frame()).await {
-            Ok(Some(Ok(frame))) => {
-                data.extend_from_slice(frame.data_ref().map_or(&[], |data| data));
-            }
+            Ok(Some(Ok(frame))) => match frame.into_data() {
+                Ok(piece) => data.extend_from_slice(&piece),
+                Err(frame) => trailers = frame.into_trailers().ok(),
+            },
             Ok(None) => {
                 live.finish();
-                break Rest::End;
+                break Rest::End(trailers);
             }
             Ok(Some(Err(error))) => break Rest::Broken(HttpError::from_hyper(slot.to(), error)),
             Err(_) => break Rest::Live(live),
         }
     };
+    // What has grown takes up to twice its bytes.
+    let data = if data.capacity() > exact { Bytes::copy_from_slice(&data) } else { data.freeze() };
+    share.set(data.len());
     lock(&ahead.kept).push(&slot);
-    slot.end_ahead(Ahead { data: data.freeze(), since: Instant::now(), _share: share }, rest);
+    slot.end_ahead(Ahead { data, since: Instant::now(), _share: share }, rest);
 }
 
 /// A step of a line is a whole one, so a panic elsewhere does not spoil it.

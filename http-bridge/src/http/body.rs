@@ -177,7 +177,11 @@ impl Body for ResponseBody {
                 if is_last {
                     this.slot = None;
                 }
-                return Poll::Ready(Some(Ok(Frame::data(data))));
+                return Poll::Ready((!data.is_empty()).then(|| Ok(Frame::data(data))));
+            }
+            Next::Trailers(trailers) => {
+                this.slot = None;
+                return Poll::Ready(Some(Ok(Frame::trailers(trailers))));
             }
         }
         match slot.take() {

@@ -23,6 +23,7 @@ use std::{
 
 use bytes::Bytes;
 use dmsg_engine::wire::Addr;
+use http::HeaderMap;
 use http_body::{Body, SizeHint};
 use hyper::{body::Incoming, upgrade::OnUpgrade};
 use tokio::time::{Instant, Sleep, sleep_until};
@@ -99,9 +100,9 @@ impl Live {
 
 /// What is left of a body behind what was read ahead of it.
 pub(super) enum Rest {
-    /// Nothing.
-    End,
-    /// It has not come yet.
+    /// Nothing, or trailers.
+    End(Option<HeaderMap>),
+    /// It has not come yet, or is too long.
     Live(Box<Live>),
     /// It will not come.
     Broken(HttpError),
@@ -111,6 +112,8 @@ pub(super) enum Rest {
 pub(super) enum Next {
     /// What was read ahead; whether it is the end.
     Piece(Bytes, bool),
+    /// What came behind it, and is the end.
+    Trailers(HeaderMap),
     /// It is just being read ahead; the reader is woken.
     Coming,
     /// The stream broke while it was read ahead.
@@ -128,14 +131,22 @@ pub(super) struct Slot {
 #[derive(Default)]
 struct Content {
     live: Option<Box<Live>>,
-    /// So many bytes are being read ahead.
-    coming: Option<u64>,
+    /// What is being read ahead.
+    coming: Option<SizeHint>,
     ahead: Option<Ahead>,
+    trailers: Option<HeaderMap>,
     broken: Option<HttpError>,
     /// Who waits for data.
     reader: Option<Waker>,
     /// How long the response had lain unread when its stream was taken back.
     reclaimed: Option<Duration>,
+}
+
+impl Content {
+    /// Whether nothing follows what was read ahead.
+    fn is_whole(&self) -> bool {
+        self.live.is_none() && self.broken.is_none() && self.trailers.is_none()
+    }
 }
 
 impl Slot {
@@ -189,20 +200,24 @@ impl Slot {
             content.reader = Some(reader.clone());
             return Next::Coming;
         }
-        match content.ahead.take() {
-            Some(ahead) => {
-                let is_last = content.live.is_none() && content.broken.is_none();
-                Next::Piece(ahead.data.clone(), is_last)
+        if let Some(ahead) = content.ahead.take() {
+            if let Some(live) = &content.live {
+                // The holder is at work.
+                live.conn.state().set_unread();
             }
-            None => content.broken.take().map_or(Next::Stream, Next::Broken),
+            return Next::Piece(ahead.data.clone(), content.is_whole());
         }
+        if let Some(trailers) = content.trailers.take() {
+            return Next::Trailers(trailers);
+        }
+        content.broken.take().map_or(Next::Stream, Next::Broken)
     }
 
     fn clear(&self, unread_for: Duration) {
         let mut content = self.lock();
         content.reclaimed.get_or_insert(unread_for);
         let (live, reader) = (content.live.take(), content.reader.take());
-        let ahead = content.ahead.take();
+        let ahead = (content.ahead.take(), content.trailers.take());
         drop(content);
         drop((live, ahead));
         if let Some(reader) = reader {
@@ -210,16 +225,26 @@ impl Slot {
         }
     }
 
-    /// Bytes that are left to read, if that is known before they have come.
+    /// What is left to read, as far as that is known.
     pub(super) fn size(&self) -> SizeHint {
         let content = self.lock();
         let live = content.live.as_deref().map(|live| live.incoming.size_hint());
-        let Some(before) = content.coming.or(content.ahead.as_ref().map(|a| a.data.len() as u64))
-        else {
-            return live.unwrap_or_default();
-        };
-        let rest = live.map_or(Some(0), |hint| hint.exact());
-        rest.map_or_else(SizeHint::default, |rest| SizeHint::with_exact(before + rest))
+        match (&content.coming, &content.ahead) {
+            (Some(hint), _) => hint.clone(),
+            (None, None) => live.unwrap_or_default(),
+            (None, Some(ahead)) if content.is_whole() => {
+                SizeHint::with_exact(ahead.data.len() as u64)
+            }
+            (None, Some(ahead)) => {
+                let (mut hint, before) = (SizeHint::new(), ahead.data.len() as u64);
+                let rest = live.unwrap_or_default();
+                hint.set_lower(before + rest.lower());
+                if let Some(upper) = rest.upper() {
+                    hint.set_upper(before.saturating_add(upper));
+                }
+                hint
+            }
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, Content> {
@@ -234,13 +259,19 @@ impl Slot {
         self.to
     }
 
-    /// Bytes that can be read ahead: a short body of known length, for which nobody waits.
+    /// Bytes to reserve for reading it ahead, if it can be: it is short, or of unknown length and may be of any, and nobody waits
+    /// for it.
     pub(super) fn ahead_bytes(&self) -> Option<usize> {
         let content = self.lock();
         let live = content.live.as_deref().filter(|_| content.reader.is_none())?;
-        let is_whole = live.upgrade.is_none() && content.ahead.is_none();
-        let bytes = live.incoming.size_hint().exact().filter(|_| is_whole)?;
-        usize::try_from(bytes).ok().filter(|_| bytes <= AHEAD_MAX_BYTES)
+        if live.upgrade.is_some() || content.ahead.is_some() {
+            return None;
+        }
+        match live.incoming.size_hint().exact() {
+            Some(bytes) => usize::try_from(bytes).ok().filter(|bytes| *bytes <= AHEAD_MAX_BYTES),
+            None if live.limits.max_bytes == u64::MAX => Some(AHEAD_MAX_BYTES),
+            None => None,
+        }
     }
 
     /// Takes the stream out to read ahead; whoever reads waits until [`Slot::end_ahead`].
@@ -255,7 +286,7 @@ impl Slot {
             drop(content);
             return None;
         }
-        content.coming = live.incoming.size_hint().exact();
+        content.coming = Some(live.incoming.size_hint());
         Some(live)
     }
 
@@ -264,27 +295,23 @@ impl Slot {
         let mut content = self.lock();
         content.coming = None;
         let reader = content.reader.take();
-        let rest = match rest {
+        if content.reclaimed.is_some() {
             // Its stream was taken back in the middle.
-            _ if content.reclaimed.is_some() => Some(rest),
-            Rest::End => None,
-            Rest::Live(live) => {
-                live.conn.state().set_unread();
-                content.live = Some(live);
-                None
-            }
-            Rest::Broken(error) => {
-                content.broken = Some(error);
-                None
-            }
-        };
-        let left = if content.reclaimed.is_none() && !ahead.data.is_empty() {
-            content.ahead.replace(ahead)
+            drop(content);
+            drop((ahead, rest));
         } else {
-            Some(ahead)
-        };
-        drop(content);
-        drop((rest, left));
+            // Of a body without a byte the end is what is kept.
+            let is_piece = !ahead.data.is_empty() || matches!(rest, Rest::End(None));
+            content.ahead = Some(ahead).filter(|_| is_piece);
+            match rest {
+                Rest::End(trailers) => content.trailers = trailers,
+                Rest::Broken(error) => content.broken = Some(error),
+                Rest::Live(live) => {
+                    live.conn.state().set_unread();
+                    content.live = Some(live);
+                }
+            }
+        }
         if let Some(reader) = reader {
             reader.wake();
         }

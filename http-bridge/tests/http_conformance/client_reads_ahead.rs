@@ -4,12 +4,30 @@ use std::time::Duration;
 
 use dmsg_http::http::{HttpClient, HttpConfig, HttpError, ResponseBody};
 use http_body::Body;
+use http_body_util::BodyExt;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     time::{Instant, sleep},
 };
 
 use crate::common::{PipeDial, PipeListener, pipe, read_head, url};
+
+/// Answers every request on every stream with this.
+async fn answer_with(mut listener: PipeListener, reply: String) {
+    loop {
+        let (mut stream, reply) = (listener.next().await, reply.clone());
+        tokio::spawn(async move {
+            while stream.read_u8().await.is_ok() {
+                read_head(&mut stream).await;
+                if stream.write_all(reply.as_bytes()).await.is_err() {
+                    return;
+                }
+            }
+        });
+    }
+}
+
+const CHUNKED: &str = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n";
 
 const HEAD: &str = "HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n";
 
@@ -127,4 +145,47 @@ async fn one_that_breaks_off_is_an_error_and_no_short_body() {
     settle().await;
     let error = first.read_to_end(5).await.unwrap_err();
     assert!(matches!(error, HttpError::Incomplete { .. }), "{error}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn those_of_unknown_length_are_read_ahead_too_with_their_trailers() {
+    for (reply, data, trailers) in [
+        ("3\r\nhel\r\n2\r\nlo\r\n0\r\n\r\n", "hello", 0),
+        ("5\r\nhello\r\n0\r\nx: 1\r\n\r\n", "hello", 1),
+        ("0\r\nx: 1\r\n\r\n", "", 1),
+        ("0\r\n\r\n", "", 0),
+    ] {
+        let (dial, listener) = pipe();
+        tokio::spawn(answer_with(listener, format!("{CHUNKED}{reply}")));
+        let mut config = HttpConfig::default();
+        config.streams_max = 2;
+        let client = HttpClient::with_config(dial.clone(), config);
+        let mut kept = Vec::new();
+        for _ in 0..20 {
+            kept.push(body(&client).await);
+        }
+        assert!(dial.dial_count() <= 2, "{}", dial.dial_count());
+        for body in kept {
+            let whole = body.collect().await.unwrap();
+            assert_eq!(whole.trailers().map_or(0, http::HeaderMap::len), trailers);
+            assert_eq!(whole.to_bytes(), data);
+        }
+        assert_eq!(client.unread_buffer_bytes(), 0);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_long_one_of_unknown_length_goes_on_where_it_was_left() {
+    let (dial, listener) = pipe();
+    let chunk = format!("8000\r\n{}\r\n", "x".repeat(0x8000));
+    tokio::spawn(answer_with(listener, format!("{CHUNKED}{}0\r\n\r\n", chunk.repeat(10))));
+    let mut config = HttpConfig::default();
+    config.streams_max = 2;
+    let client = HttpClient::with_config(dial, config);
+    let first = body(&client).await;
+    let _second = body(&client).await;
+    settle().await;
+    assert!((64 << 10..192 << 10).contains(&client.unread_buffer_bytes()));
+    assert_eq!(client.stream_counts().1, 2, "its stream is still its own");
+    assert_eq!(first.read_to_end(1 << 20).await.unwrap().len(), 10 * 0x8000);
 }
