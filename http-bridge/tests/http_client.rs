@@ -454,6 +454,27 @@ async fn where_nothing_is_reclaimed_a_request_waits_five_seconds_for_a_stream_an
     third.await.unwrap().unwrap();
 }
 
+#[tokio::test(start_paused = true)]
+async fn who_asks_on_where_the_queue_is_full_too_lets_others_have_a_turn() {
+    let (dial, listener) = pipe();
+    let mut config = tight(1);
+    config.waiting_max = 0;
+    config.unread_min_age = None;
+    let client = HttpClient::with_config(dial, config);
+    tokio::spawn(endless(listener));
+    let _only = client.send(Request::get(url("/"))).await.unwrap();
+    let spinning = tokio::spawn(async move {
+        for _ in 0..1_000_000 {
+            let error = client.send(Request::get(url("/"))).await.map(drop).unwrap_err();
+            assert!(matches!(error, HttpError::StreamsExhausted { max: 1 }), "{error}");
+        }
+    });
+    for _ in 0..3 {
+        tokio::task::yield_now().await;
+    }
+    assert!(!spinning.is_finished(), "it had this thread for itself");
+}
+
 fn tight(streams_max: usize) -> HttpConfig {
     let mut config = HttpConfig::default();
     config.streams_max = streams_max;

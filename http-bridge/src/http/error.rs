@@ -170,7 +170,6 @@ impl HttpError {
         matches!(
             self,
             Self::Connect { .. }
-                | Self::StreamsExhausted { .. }
                 | Self::Incomplete { .. }
                 | Self::Malformed { .. }
                 | Self::Stream { .. }

@@ -83,8 +83,8 @@ impl Failing {
                 () = answered => {}
             }
         };
-        // If neither comes in time, it goes all the same.
-        let _ = timeout(most, turn).await;
+        // If neither comes in time, it goes all the same. A crowd that came at once does not go at once.
+        let _ = timeout(most.mul_f64(rand::random_range(0.5..=1.0)), turn).await;
     }
 
     /// A request to `to` ended without an answer.
@@ -205,7 +205,7 @@ mod tests {
         for waiting in crowd {
             waiting.await.expect("a turn does not panic");
         }
-        assert_eq!(begun.elapsed(), MOST);
+        assert!((MOST / 2..=MOST).contains(&begun.elapsed()), "{:?}", begun.elapsed());
         tokio::time::sleep(MEMORY).await;
         for _ in 0..10 {
             assert_eq!(waited(&failing, to).await, Duration::ZERO);

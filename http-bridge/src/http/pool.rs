@@ -27,7 +27,7 @@ use dmsg_engine::{
 use hyper::client::conn::http1::SendRequest;
 use tokio::{
     sync::oneshot,
-    task::AbortHandle,
+    task::{AbortHandle, coop::consume_budget},
     time::{Instant, interval, timeout},
 };
 
@@ -152,6 +152,8 @@ impl Pool {
     /// Reserves room for one more stream, if need be that of the stalest unread response; waits for
     /// it behind others as long as `wait_timeout`.
     pub(super) async fn lease(self: &Arc<Self>, to: Addr) -> Result<Lease, HttpError> {
+        // A caller that goes on in a loop after an error that costs no wait lets others have a turn.
+        consume_budget().await;
         let holder = Holder { label: Arc::clone(&self.config.label), destination: Some(to.key) };
         let permit = match self.places.try_acquire(&holder) {
             Ok(permit) => permit,
