@@ -1,7 +1,7 @@
 //! `dmsg-bench http`: requests per second for 1 KiB bodies, over DMSG and over loopback TCP.
 //!
 //! ```text
-//!   HttpClient ── stream ── relay ── stream ── serve      keep-alive, and one stream per request
+//!   HttpClient ── stream ── relay ── stream ── serve      keep-alive; one stream per request, dialled by ticket, and by handshake
 //!   hyper      ────────── loopback TCP ─────── serve      the ceiling: the same server, no relay, no encryption
 //! ```
 //!
@@ -86,10 +86,15 @@ pub(crate) fn run(args: &Args) -> Result<()> {
             let kept = gate
                 .measure(|| runtime.block_on(load(&world.dmsg(), &world.url, concurrency, time)))?;
             section.figure("DMSG, keep-alive", &column).push(kept);
-            let fresh = gate.measure(|| {
-                runtime.block_on(load(&world.dmsg_fresh(), &world.url, concurrency, time))
-            })?;
-            section.figure("DMSG, one stream per request", &column).push(fresh);
+            for (row, caller) in [
+                ("DMSG, one stream per request", &world.caller),
+                ("… each by a handshake of its own", &world.plain_caller),
+            ] {
+                let client = HttpClient::with_config(caller.clone(), config(0));
+                let fresh = gate
+                    .measure(|| runtime.block_on(load(&client, &world.url, concurrency, time)))?;
+                section.figure(row, &column).push(fresh);
+            }
             let tcp = gate
                 .measure(|| runtime.block_on(load(&world.tcp(), &world.url, concurrency, time)))?;
             section.figure("loopback TCP, our client", &column).push(tcp);
@@ -130,6 +135,8 @@ struct World {
     _relay: Server,
     _service: Client,
     caller: Client,
+    /// Dials without tickets, as it would a service of another kind.
+    plain_caller: Client,
     address: std::net::SocketAddr,
     url: DmsgUrl,
 }
@@ -144,13 +151,15 @@ impl World {
             address: relay.local_addr().to_string(),
             available_sessions: 1,
         }];
-        let start = |name: &str| {
+        let start = |name: &str, resume_dials: bool| {
             let directory = StaticDirectory { servers: servers.clone() };
-            Client::start(ClientConfig::new(key(name)), Arc::new(directory))
+            let mut config = ClientConfig::new(key(name));
+            config.resume_dials = resume_dials;
+            Client::start(config, Arc::new(directory))
         };
-        let (service, caller) = (start("service")?, start("caller")?);
-        service.ready().await?;
-        caller.ready().await?;
+        let (service, caller) = (start("service", true)?, start("caller", true)?);
+        let plain_caller = start("plain caller", false)?;
+        tokio::try_join!(service.ready(), caller.ready(), plain_caller.ready())?;
         let mut config = ServeConfig::default();
         config.connections_per_key_max = config.connections_max;
         let answer = || {
@@ -172,15 +181,11 @@ impl World {
         let address = tcp.local_addr()?;
         tokio::spawn(serve(tcp, answer(), config, Arc::default(), std::future::pending()));
         let url = DmsgUrl::new(Addr { key: service.public_key(), port: DEFAULT_PORT }, "/")?;
-        Ok(Self { _relay: relay, _service: service, caller, address, url })
+        Ok(Self { _relay: relay, _service: service, caller, plain_caller, address, url })
     }
 
     fn dmsg(&self) -> HttpClient<Client> {
         HttpClient::with_config(self.caller.clone(), config(64))
-    }
-
-    fn dmsg_fresh(&self) -> HttpClient<Client> {
-        HttpClient::with_config(self.caller.clone(), config(0))
     }
 
     fn tcp(&self) -> HttpClient<Tcp> {

@@ -3,12 +3,13 @@
 //! Under callgrind the instructions of [`measured_operations`] are counted, and of nothing else. Counts do not depend on how busy
 //! the machine is, so unlike times they can gate a change.
 
-use std::hint::black_box;
+use std::{hint::black_box, sync::Arc};
 
 use dmsg_bench::Result;
 use dmsg_engine::{
     identity::SecretKey,
     mux::{Event, Mux, MuxConfig, MuxKind, Role},
+    noise::{GRANT, Handshake, OFFER, ResumeRequest, Resumed},
     pool::{PortPool, SendQueue, Slice},
     session::{SessionHandshake, Step},
     stream::{FrameOpener, FrameSealer},
@@ -21,12 +22,13 @@ type Operation = Box<dyn FnMut()>;
 /// Name, how often it is run, and what makes it ready.
 type Entry = (&'static str, u32, fn() -> Operation);
 
-const OPERATIONS: [Entry; 7] = [
+const OPERATIONS: [Entry; 8] = [
     ("mux-frames", 200, mux_frames),
     ("send-queue", 1000, send_queue),
     ("request-codec", 200, request_codec),
     ("request-verify", 20, request_verify),
     ("session-handshake", 10, session_handshake),
+    ("ticket-dial", 100, ticket_dial),
     ("stream-frames", 100, stream_frames),
     ("port-pool", 1000, port_pool),
 ];
@@ -137,6 +139,28 @@ fn session_handshake() -> Operation {
         let _ = client.receive(Slice::from_vec(m2), &mut m3);
         let done = server.receive(Slice::from_vec(m3), &mut Vec::new());
         assert!(matches!(done, Ok(Step::Done(_))), "fixed keys shake hands");
+    })
+}
+
+/// Both ends of a dial by ticket, without the signatures.
+fn ticket_dial() -> Operation {
+    let [a, b, e1, e2] = ["a", "b", "e1", "e2"].map(key);
+    let mut near = Handshake::kk_initiator(&a, b.public_key(), e1);
+    let mut far = Handshake::kk_responder(&b, a.public_key(), e2);
+    let (mut first, mut second) = (Vec::new(), Vec::new());
+    near.write_message(OFFER, &mut first).expect("its turn");
+    far.read_message(&first).expect("the peer's first");
+    far.write_message(GRANT, &mut second).expect("its turn");
+    near.read_message(&second).expect("the peer's second");
+    let [near, far] = [near, far].map(|end| Arc::new(end.ticket()));
+    let (request, object) = request();
+    let (terms, hash) = (request.terms(), object.hash());
+    Box::new(move || {
+        let (waiting, message) = near.request([1; 32], &terms);
+        let request = ResumeRequest::parse(&message).expect("of this kind");
+        let (_, answer) = far.answer(&request, &terms, &hash, [2; 32]).expect("the same ticket");
+        let done = waiting.finish(&answer, &hash);
+        assert!(matches!(done, Ok(Resumed::Keys(_))), "the same ticket");
     })
 }
 

@@ -15,7 +15,9 @@ use std::fmt;
 
 use zeroize::Zeroizing;
 
-use super::{NoiseError, Ticket, aead::TAG_BYTES, peer::Peer, symmetric::SymmetricState};
+use super::{
+    NoiseError, Ticket, aead::TAG_BYTES, peer::Peer, resume::MARK, symmetric::SymmetricState,
+};
 use crate::identity::{KeyPoint, PublicKey, SecretKey};
 
 /// Bytes of the longest handshake message: what fits a frame behind its length (`wire.md §2.3`).
@@ -310,6 +312,15 @@ impl Handshake {
     pub(super) fn symmetric(&self) -> &SymmetricState {
         &self.symmetric
     }
+}
+
+/// Whether a first message has the ephemeral key that it must begin with. Deployed clients panic over one that is no point of the
+/// curve, with all their sessions, so that any stranger could end any of them; a server does not pass it on
+/// (`docs/threat-model.md`). To look for it in a second message would cost a server as much again, and whom a client dials is
+/// its own choice.
+pub(crate) fn begins_with_a_key(message: &[u8]) -> bool {
+    let key = message.first_chunk::<{ PublicKey::LEN }>();
+    key.is_some_and(|key| *key == MARK || PublicKey::from_bytes(key).is_ok())
 }
 
 impl fmt::Debug for Handshake {

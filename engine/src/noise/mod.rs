@@ -27,6 +27,7 @@ mod symmetric;
 mod transport;
 mod window;
 
+pub(crate) use handshake::begins_with_a_key;
 pub use handshake::{Handshake, MESSAGE_MAX_BYTES, PAYLOAD_MAX_BYTES, TransportKeys};
 pub(crate) use peer::{Peer, Peers};
 #[cfg(test)]

@@ -19,6 +19,7 @@ use crate::{
     identity::PublicKey,
     io::{ConnId, Io, SEND_HIGH_BYTES},
     mux::StreamId,
+    noise::begins_with_a_key,
     pool::Slice,
     session::{
         DIAL_OBJECT_MAX_BYTES, OBJECT_OVERHEAD_BYTES, Object, ObjectReader, PING_MARKER,
@@ -129,6 +130,10 @@ impl Relay {
             }
             self.answer_ip(io, conn, id, &object);
             return Ok(());
+        }
+        // A deployed client would panic over it.
+        if !begins_with_a_key(&request.noise_msg) {
+            return Err(RefuseReason::BadRequest);
         }
         self.forward_request(io, conn, id, &destination, object)
     }

@@ -59,6 +59,20 @@ fn fields_that_are_missing() {
     }
 }
 
+/// Deployed clients panic over them.
+#[test]
+fn handshake_messages_that_begin_with_no_key() {
+    let off_the_curve = [&[2][..], &[0xff; 48]].concat();
+    for (seed, message) in
+        (40..).zip([vec![], vec![2; 32], vec![9; 49], vec![0; 49], off_the_curve])
+    {
+        refused(seed, RefuseReason::BadRequest, |a, b| {
+            let noise_msg = message.clone();
+            a.sign(&StreamRequest { noise_msg, ..a.request(b.key()) })
+        });
+    }
+}
+
 #[test]
 fn a_source_that_is_not_the_session() {
     refused(20, RefuseReason::ForeignSource, |a, b| {
@@ -161,7 +175,7 @@ fn bad_answer(seed: u64, change: fn(&mut StreamResponse)) {
     let mut response = StreamResponse {
         req_hash: object.hash(),
         accepted: true,
-        noise_msg: vec![8; 49],
+        noise_msg: b.handshake_message(49),
         ..StreamResponse::default()
     };
     change(&mut response);

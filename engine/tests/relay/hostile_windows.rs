@@ -72,7 +72,7 @@ fn requests_to_a_peer_that_does_not_read_do_not_pile_up_in_its_queue() {
     net.raw_stop_reading(&b.raw);
     for _ in 0..40 {
         let mut request = a.request(b.key());
-        request.noise_msg = vec![9; 60_000];
+        request.noise_msg = a.handshake_message(60_000);
         a.send_request(&request);
         settle(&mut net, &mut [&mut a]);
     }
@@ -100,7 +100,7 @@ fn responses_to_a_peer_that_does_not_read_do_not_pile_up_in_its_queue() {
         let response = StreamResponse {
             req_hash: object.hash(),
             accepted: true,
-            noise_msg: vec![8; 60_000],
+            noise_msg: b.handshake_message(60_000),
             ..StreamResponse::default()
         };
         b.answer(at_b, &response);

@@ -157,13 +157,20 @@ impl Peer {
         SignedObject::from_bytes(plain).unwrap()
     }
 
+    /// What a server takes for a handshake message: a key, and then so many bytes in all.
+    pub(crate) fn handshake_message(&self, len: usize) -> Vec<u8> {
+        let mut message = self.key().as_bytes().to_vec();
+        message.resize(len, 9);
+        message
+    }
+
     /// A well-formed request from us to port 80 of `to`.
     pub(crate) fn request(&self, to: PublicKey) -> StreamRequest {
         StreamRequest {
             timestamp: 1,
             src: WireAddr { key: Some(self.key()), port: 49153 },
             dst: WireAddr { key: Some(to), port: 80 },
-            noise_msg: vec![9; 49],
+            noise_msg: self.handshake_message(49),
             ..StreamRequest::default()
         }
     }
@@ -186,7 +193,7 @@ impl Peer {
         let response = StreamResponse {
             req_hash: request.hash(),
             accepted: true,
-            noise_msg: vec![8; 49],
+            noise_msg: self.handshake_message(49),
             ..StreamResponse::default()
         };
         self.answer(id, &response);

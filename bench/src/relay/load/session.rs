@@ -117,6 +117,11 @@ impl Session {
         self.secret.public_key()
     }
 
+    /// As long as a KK message, and what a server takes for one: it begins with a key.
+    fn handshake_message(&self) -> Vec<u8> {
+        [&self.key().as_bytes()[..], &[9; 16]].concat()
+    }
+
     /// A well-formed, signed request from us to `to`.
     pub(crate) fn request(&self, to: PublicKey) -> Result<SignedObject> {
         let now = SystemTime::now().duration_since(UNIX_EPOCH)?;
@@ -124,7 +129,7 @@ impl Session {
             timestamp: i64::try_from(now.as_nanos())?,
             src: WireAddr { key: Some(self.key()), port: 49_153 },
             dst: WireAddr { key: Some(to), port: 80 },
-            noise_msg: vec![9; 49],
+            noise_msg: self.handshake_message(),
             ..StreamRequest::default()
         };
         Ok(SignedObject::sign(&self.secret, &request.encode(Dialect::G24)))
@@ -135,7 +140,7 @@ impl Session {
         let response = StreamResponse {
             req_hash: request.hash(),
             accepted: true,
-            noise_msg: vec![8; 49],
+            noise_msg: self.handshake_message(),
             ..StreamResponse::default()
         };
         SignedObject::sign(&self.secret, &response.encode(Dialect::G24))

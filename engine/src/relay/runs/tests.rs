@@ -163,7 +163,7 @@ impl World {
             timestamp: 1,
             src: WireAddr { key: Some(client.secret.public_key()), port: 49153 },
             dst: WireAddr { key: Some(destination), port: 80 },
-            noise_msg: vec![9; 49],
+            noise_msg: client.secret.public_key().as_bytes().to_vec(),
             ..StreamRequest::default()
         };
         let request = SignedObject::sign(&client.secret, &request.encode(Dialect::G24));
@@ -172,8 +172,12 @@ impl World {
         self.settle();
         let client = &mut self.clients[to];
         let far = client.opened.pop().unwrap();
-        let response =
-            StreamResponse { req_hash: request.hash(), accepted: true, ..Default::default() };
+        let response = StreamResponse {
+            req_hash: request.hash(),
+            accepted: true,
+            noise_msg: client.secret.public_key().as_bytes().to_vec(),
+            ..StreamResponse::default()
+        };
         let response = SignedObject::sign(&client.secret, &response.encode(Dialect::G24));
         client.say(far, &response);
         self.settle();
