@@ -1,7 +1,7 @@
 //! `dmsg-bench http`: requests per second for 1 KiB bodies, over DMSG and over loopback TCP.
 //!
 //! ```text
-//!   HttpClient ── stream ── relay ── stream ── serve      keep-alive; one stream per request, dialled by ticket, and by handshake
+//!   HttpClient ── stream ── relay ── stream ── serve      keep-alive; one stream per request, by ticket and by handshake
 //!   hyper      ────────── loopback TCP ─────── serve      the ceiling: the same server, no relay, no encryption
 //! ```
 //!

@@ -1,11 +1,14 @@
 //! Session handshakes and bare Noise messages (`wire.md §2.1`, `§2.4`) against hostile peers.
 //!
-//! Input: `mode, cut, bytes`. Modes: bytes to a responder; bytes to an initiator; bytes as KK messages; a genuine handshake
-//! of which one byte is changed, which must fail or be unchanged.
+//! Input: `mode, cut, bytes`. Modes: bytes to a responder; bytes to an initiator; bytes as KK messages, and as
+//! those of a dial by ticket (`docs/extensions.md §1.2`); a genuine handshake of which one byte is changed, which must fail or be
+//! unchanged.
+
+use std::sync::{Arc, LazyLock};
 
 use dmsg_engine::{
     identity::SecretKey,
-    noise::Handshake,
+    noise::{GRANT, Handshake, OFFER, ResumeRequest, Resumed, Ticket},
     pool::Slice,
     session::{SessionHandshake, Step},
 };
@@ -25,7 +28,11 @@ pub fn run(data: &[u8]) {
                 SessionHandshake::initiator(&client, server.public_key(), e1, &mut hello);
             drop(feed(initiator, input.rest(), cut));
         }
-        2 => kk_messages(&server, &client, e1, e2, input.rest()),
+        2 => {
+            let bytes = input.rest();
+            kk_messages(&server, &client, e1, e2, bytes);
+            ticket_messages(bytes);
+        }
         _ => damaged(&server, &client, e1, e2, &mut input),
     }
 }
@@ -54,6 +61,34 @@ fn kk_messages(a: &SecretKey, b: &SecretKey, e1: SecretKey, e2: SecretKey, bytes
     let mut message = Vec::new();
     initiator.write_message(&[], &mut message).expect("the initiator begins");
     assert!(initiator.read_message(bytes).is_err(), "a KK answer was forged");
+}
+
+/// What a genuine handshake leaves behind.
+static TICKET: LazyLock<Arc<Ticket>> = LazyLock::new(|| {
+    let [a, b, e1, e2] = ["a", "b", "e1", "e2"].map(key);
+    let mut near = Handshake::kk_initiator(&a, b.public_key(), e1);
+    let mut far = Handshake::kk_responder(&b, a.public_key(), e2);
+    let (mut first, mut second) = (Vec::new(), Vec::new());
+    near.write_message(OFFER, &mut first).expect("the initiator begins");
+    far.read_message(&first).expect("a genuine message");
+    far.write_message(GRANT, &mut second).expect("the responder's turn");
+    Arc::new(far.ticket())
+});
+
+/// Bytes as both messages, and the same behind the mark that both begin with.
+fn ticket_messages(bytes: &[u8]) {
+    const TERMS: &[u8] = b"terms";
+    const HASH: [u8; 32] = [5; 32];
+    let (waiting, genuine) = TICKET.request([1; 32], TERMS);
+    let marked = [&genuine[..33], bytes].concat();
+    for message in [bytes, &marked] {
+        if let Some(request) = ResumeRequest::parse(message).filter(|_| message != genuine) {
+            let answer = TICKET.answer(&request, TERMS, &HASH, [2; 32]);
+            assert!(answer.is_err(), "a request by ticket was forged");
+        }
+        let finished = waiting.finish(message, &HASH);
+        assert!(matches!(finished, Err(_) | Ok(Resumed::Unknown)), "an answer was forged");
+    }
 }
 
 fn damaged(

@@ -38,8 +38,8 @@ pub struct RelayLimits {
     /// Bytes that wait for one stream's slow receiver. A yamux window is a twelfth of it; a peer without windows is no longer
     /// read at 384 KiB, and one receive of io_uring can bring all of its 2 MiB of buffers behind that.
     pub stream_pending_bytes_max: usize,
-    /// Bytes that wait for one session: 32 streams with a full yamux window in flight. Beyond it the stream with the most
-    /// is reset.
+    /// Bytes that may wait for one session however full the core is: 32 streams with a full yamux window in flight. While a
+    /// quarter of what the core has free is more, that is the bound. Beyond it the stream with the most is reset.
     pub session_pending_bytes_max: usize,
     /// Bytes that wait on this core: 32 sessions at their bound.
     pub core_pending_bytes_max: usize,

@@ -10,7 +10,8 @@
 use std::sync::atomic::Ordering::Relaxed;
 
 use super::{
-    Half, RefuseReason, Relay, Stage, StreamMsg, StreamRef, session::up_of, stream::pending_len,
+    Half, RefuseReason, Relay, RelayLimits, Stage, StreamMsg, StreamRef, session::up_of,
+    stream::pending_len,
 };
 use crate::{
     io::{ConnId, Io},
@@ -26,6 +27,9 @@ const TURN_BYTES: usize = 16 * 1024;
 
 /// Empty queues kept for halves that will need one: some 200 bytes each.
 const SPARE_MAX: usize = 256;
+
+/// A session may have this part of what its core has free, if that is more than its bound.
+const SESSION_SHARE: usize = 4;
 
 /// The queue of what waits in a half, if anything does.
 #[derive(Debug, Default)]
@@ -172,9 +176,18 @@ impl Relay {
         }
     }
 
+    /// Bytes that may wait for one session now: its bound, or a quarter of what the core has free. So a client that downloads
+    /// from many at once, slower than they send, loses none of it while there is room; and few that do not read cannot fill the
+    /// core, since each leaves three quarters of what it found.
+    fn session_pending_max(&self) -> usize {
+        let RelayLimits { session_pending_bytes_max, core_pending_bytes_max, .. } = self.limits;
+        let free = core_pending_bytes_max.saturating_sub(self.pending_bytes);
+        session_pending_bytes_max.max(free / SESSION_SHARE)
+    }
+
     /// The stream that must go for the budgets of a session and of the core to hold.
     fn heaviest_over_budget(&mut self, conn: ConnId) -> Option<(ConnId, StreamId)> {
-        let session_max = self.limits.session_pending_bytes_max;
+        let session_max = self.session_pending_max();
         let over_session = self.up(conn).is_some_and(|up| up.pending_bytes > session_max);
         let conn = if over_session {
             conn

@@ -236,6 +236,18 @@ fn a_server_that_changes_the_answer_is_found_out() {
 }
 
 #[test]
+fn a_server_that_says_in_the_peers_place_that_it_knows_no_ticket_is_not_believed() {
+    let mut world = World::connected(14, 2);
+    let mut listener = world.listen(1, 80, 16);
+    let to = world.addr(1, 80);
+    drop(exchange(&mut world, &mut listener, to));
+    world.script(0, Script { forget_tickets: true, ..Script::default() });
+    drop(exchange(&mut world, &mut listener, to));
+    // It is a bad response like any other: the dial goes on by handshake, and says so to nobody.
+    assert_eq!(counts(&world, 0, 1), [2, 0, 0, 0]);
+}
+
+#[test]
 fn a_request_for_another_peer_opens_nothing() {
     let mut world = World::connected(12, 3);
     let mut listeners = [world.listen(1, 80, 16), world.listen(2, 80, 16)];

@@ -10,7 +10,7 @@ use dmsg_engine::{
     identity::{PublicKey, SecretKey},
     io::{CloseMode, Closed, ConnId, Io, Machine},
     mux::{Event, Mux, MuxConfig, MuxKind, Role, StreamId},
-    noise::{ObjectOpener, Sealer},
+    noise::{ObjectOpener, ResumeRequest, Sealer},
     pool::Slice,
     session::{Object, ObjectReader, SessionHandshake, Step, write_object},
     wire::{Dialect, SignedObject, StreamRequest, StreamResponse},
@@ -33,6 +33,8 @@ pub struct Script {
     pub misroute_to: Option<PublicKey>,
     /// Flip a byte of every response.
     pub spoil_responses: bool,
+    /// Answer every dial by ticket in the peer's place, as if it did not know the ticket.
+    pub forget_tickets: bool,
 }
 
 /// Tells a server what to do.
@@ -209,6 +211,16 @@ impl ScriptedServer {
                 req_hash: object.hash(),
                 accepted: true,
                 ip: vec![203, 0, 113, 9],
+                ..StreamResponse::default()
+            };
+            let answer = SignedObject::sign(&self.key, &response.encode(Dialect::G24));
+            return self.write(io, key, answer.as_bytes());
+        }
+        if self.script.forget_tickets && ResumeRequest::parse(&request.noise_msg).is_some() {
+            let response = StreamResponse {
+                req_hash: object.hash(),
+                accepted: true,
+                noise_msg: ResumeRequest::answer_unknown(),
                 ..StreamResponse::default()
             };
             let answer = SignedObject::sign(&self.key, &response.encode(Dialect::G24));

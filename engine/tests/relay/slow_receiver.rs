@@ -36,7 +36,11 @@ fn move_for_a_while(
 
 #[test]
 fn a_stalled_receiver_holds_at_most_its_budget_and_neighbours_go_on() {
-    let limits = RelayLimits { session_pending_bytes_max: 1 << 20, ..RelayLimits::default() };
+    let limits = RelayLimits {
+        session_pending_bytes_max: 1 << 20,
+        core_pending_bytes_max: 4 << 20,
+        ..RelayLimits::default()
+    };
     let mut net = Net::new(200);
     net.set_link(Link { capacity_bytes: 64 * 1024, ..Link::default() });
     let server = server_with(&mut net, limits);
@@ -86,6 +90,29 @@ fn what_waits_is_delivered_in_order_when_the_receiver_reads_again() {
     assert_eq!(server.stats.pending_bytes.load(Relaxed), 0);
 }
 
+/// 64 answers of a whole window at once, to a client that is slower than those who send them.
+#[test]
+fn a_session_may_have_more_than_its_bound_while_its_core_has_room() {
+    let mut net = Net::new(205);
+    net.set_link(Link { capacity_bytes: 64 * 1024, ..Link::default() });
+    let server = server_with(&mut net, RelayLimits::default());
+    let mut a = Peer::connect(&mut net, &server, b"a", MuxKind::Yamux);
+    let mut b = Peer::connect(&mut net, &server, b"b", MuxKind::Yamux);
+    let pairs: Vec<_> = (0..64).map(|_| connect_through(&mut net, &mut a, &mut b)).collect();
+    net.raw_stop_reading(&b.raw);
+    let sent = vec![5; 250_000];
+    for (at_a, _) in &pairs {
+        a.send(*at_a, &sent);
+        settle_for(&mut net, &mut [&mut a], Duration::from_millis(50));
+    }
+    let bound = RelayLimits::default().session_pending_bytes_max as u64;
+    assert!(server.stats.pending_bytes.load(Relaxed) > bound, "it all waits in the relay");
+    net.raw_set_reading(&b.raw, true);
+    settle_for(&mut net, &mut [&mut a, &mut b], Duration::from_secs(20));
+    assert!(pairs.iter().all(|(_, at_b)| b.taken(*at_b) == sent));
+    assert_eq!(server.stats.refused_count(RefuseReason::SlowReceiver), 0);
+}
+
 /// So many relayed streams from `a` to `b`, dialled a backlog at a time.
 fn connect_many(net: &mut Net, a: &mut Peer, b: &mut Peer, count: usize) -> Vec<StreamId> {
     let mut streams = Vec::new();
@@ -115,8 +142,11 @@ fn connect_many(net: &mut Net, a: &mut Peer, b: &mut Peer, count: usize) -> Vec<
 #[test]
 fn two_thousand_stalled_streams_hold_no_more_than_the_budget() {
     const BUDGET: u64 = 1 << 20;
-    let limits =
-        RelayLimits { session_pending_bytes_max: BUDGET as usize, ..RelayLimits::default() };
+    let limits = RelayLimits {
+        session_pending_bytes_max: BUDGET as usize,
+        core_pending_bytes_max: 4 * BUDGET as usize,
+        ..RelayLimits::default()
+    };
     let mut net = Net::new(202);
     net.set_link(Link { capacity_bytes: 64 * 1024, ..Link::default() });
     let server = server_with(&mut net, limits);
