@@ -230,7 +230,7 @@ impl Slot {
         let content = self.lock();
         let live = content.live.as_deref().map(|live| live.incoming.size_hint());
         match (&content.coming, &content.ahead) {
-            (Some(hint), _) => hint.clone(),
+            (Some(hint), _) => *hint,
             (None, None) => live.unwrap_or_default(),
             (None, Some(ahead)) if content.is_whole() => {
                 SizeHint::with_exact(ahead.data.len() as u64)
