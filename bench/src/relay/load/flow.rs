@@ -383,12 +383,19 @@ impl Flow {
         if source.ready.readable {
             let got = read(&source.socket, &mut self.buffer, &mut source.ready)?;
             source.received(&self.buffer[..got])?;
-            write_answers(&source.socket, &mut source.answers, &mut source.ready)?;
         }
         if source.sent >= source.limit.min(stop) || source.allowed.is_some() && source.sent == 0 {
             source.update_limit(self.frame_bytes);
         }
-        let room = source.limit.min(stop).saturating_sub(source.sent);
+        let mut room = source.limit.min(stop).saturating_sub(source.sent);
+        if !source.answers.is_empty() {
+            // Between two frames, or the server would take it for payload.
+            let frame = (self.frame_bytes + HEADER_BYTES) as u64;
+            room = room.min((frame - source.sent % frame) % frame);
+            if room == 0 {
+                write_answers(&source.socket, &mut source.answers, &mut source.ready)?;
+            }
+        }
         if !source.ready.writable || room == 0 {
             return Ok(0);
         }
