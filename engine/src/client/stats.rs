@@ -79,7 +79,7 @@ pub struct ClientStats {
     pub dials_unknown: u64,
     /// Of [`accepted`](Self::accepted), those by a ticket.
     pub accepted_resumed: u64,
-    /// Peers for whom a ticket is kept, as dialler or as dialled.
+    /// Peers for whom a ticket was kept at the last keep-alive, as dialler or as dialled.
     pub tickets: usize,
     /// Inbound streams that were turned away, by cause.
     pub inbound_refused: BTreeMap<&'static str, u64>,

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use dmsg_engine::{
-    client::{DialError, Listener, Stream, machine::TICKET_LIFETIME},
+    client::{ClientConfig, DialError, Listener, Stream, machine::TICKET_LIFETIME},
     mux::MuxKind,
     wire::Addr,
 };
@@ -35,6 +35,29 @@ fn exchange(world: &mut World, listener: &mut Listener, to: Addr) -> (Stream, St
     });
     assert_eq!(heard, [*b"there", *b"again"]);
     (near, far)
+}
+
+/// One server, two clients, and a first dial that gave a ticket.
+fn acquainted(seed: u64) -> (World, Listener, Addr) {
+    acquaint(World::connected(seed, 2))
+}
+
+fn acquaint(mut world: World) -> (World, Listener, Addr) {
+    let mut listener = world.listen(1, 80, 16);
+    let to = world.addr(1, 80);
+    drop(exchange(&mut world, &mut listener, to));
+    (world, listener, to)
+}
+
+/// Another process with the key of the second client, which listens as the first one did.
+fn start_anew(world: &mut World, configure: impl FnOnce(&mut ClientConfig)) -> Listener {
+    world.net.crash(world.clients[1].node);
+    world.clients.pop();
+    assert_eq!(world.add_client(configure), 1);
+    world.list_servers(1);
+    let all = world.sessions(0);
+    assert!(world.until(LONG, |world| world.sessions(1) == all));
+    world.listen(1, 80, 16)
 }
 
 #[test]
@@ -87,18 +110,9 @@ fn the_other_way_round_there_is_a_ticket_of_its_own() {
 
 #[test]
 fn a_peer_that_started_anew_does_not_know_the_ticket_and_is_dialled_by_handshake() {
-    let mut world = World::connected(4, 2);
-    let mut listener = world.listen(1, 80, 16);
-    let to = world.addr(1, 80);
-    drop(exchange(&mut world, &mut listener, to));
+    let (mut world, listener, to) = acquainted(4);
     drop(listener);
-    // Another process with the same key.
-    world.net.crash(world.clients[1].node);
-    world.clients.pop();
-    assert_eq!(world.add_client(|_| {}), 1);
-    world.list_servers(1);
-    assert!(world.until(LONG, |world| world.sessions(1) > 0));
-    let mut listener = world.listen(1, 80, 16);
+    let mut listener = start_anew(&mut world, |_| {});
     let begun = world.net.now();
     drop(exchange(&mut world, &mut listener, to));
     assert!(world.net.now() - begun < Duration::from_secs(1), "no time-out is waited for");
@@ -128,10 +142,7 @@ fn a_peer_without_the_extension_is_always_dialled_by_handshake() {
 
 #[test]
 fn a_ticket_is_renewed_when_it_is_old_and_its_secret_is_gone_by_then() {
-    let mut world = World::connected(6, 2);
-    let mut listener = world.listen(1, 80, 16);
-    let to = world.addr(1, 80);
-    drop(exchange(&mut world, &mut listener, to));
+    let (mut world, mut listener, to) = acquainted(6);
     world.pass(TICKET_LIFETIME - Duration::from_secs(10));
     drop(exchange(&mut world, &mut listener, to));
     assert_eq!(counts(&world, 0, 1), [2, 1, 0, 1]);
@@ -147,18 +158,10 @@ fn a_ticket_is_renewed_when_it_is_old_and_its_secret_is_gone_by_then() {
 
 #[test]
 fn a_peer_that_does_not_take_tickets_any_more_is_reached_by_handshake_in_the_same_dial() {
-    let mut world = World::connected(7, 2);
-    let mut listener = world.listen(1, 80, 16);
-    let to = world.addr(1, 80);
-    drop(exchange(&mut world, &mut listener, to));
+    let (mut world, listener, to) = acquainted(7);
     drop(listener);
-    // Another program with the same key, which takes the ticket for a broken handshake.
-    world.net.crash(world.clients[1].node);
-    world.clients.pop();
-    world.add_client(|config| config.resume_dials = false);
-    world.list_servers(1);
-    assert!(world.until(LONG, |world| world.sessions(1) > 0));
-    let mut listener = world.listen(1, 80, 16);
+    // It takes the ticket for a broken handshake.
+    let mut listener = start_anew(&mut world, |config| config.resume_dials = false);
     let begun = world.net.now();
     drop(exchange(&mut world, &mut listener, to));
     assert!(world.net.now() - begun < Duration::from_secs(1), "nothing is waited for");
@@ -168,10 +171,7 @@ fn a_peer_that_does_not_take_tickets_any_more_is_reached_by_handshake_in_the_sam
 
 #[test]
 fn a_dial_by_ticket_that_nobody_answers_is_tried_by_handshake_before_its_time_is_over() {
-    let mut world = World::connected(8, 2);
-    let mut listener = world.listen(1, 80, 16);
-    let to = world.addr(1, 80);
-    drop(exchange(&mut world, &mut listener, to));
+    let (mut world, mut listener, to) = acquainted(8);
     world.script(0, Script { silent: true, ..Script::default() });
     let begun = world.net.now();
     let pending = world.dial_via(0, to, &[0]);
@@ -188,10 +188,7 @@ fn a_dial_by_ticket_that_nobody_answers_is_tried_by_handshake_before_its_time_is
 
 #[test]
 fn a_dial_that_fails_by_ticket_and_by_handshake_fails_once() {
-    let mut world = World::connected(9, 2);
-    let mut listener = world.listen(1, 80, 16);
-    let to = world.addr(1, 80);
-    drop(exchange(&mut world, &mut listener, to));
+    let (mut world, _listener, to) = acquainted(9);
     world.script(0, Script { refuse: true, ..Script::default() });
     let asked = world.server(0, |server| server.requests);
     world.dial(0, to).unwrap_err();
@@ -225,10 +222,7 @@ fn a_peer_that_knows_the_ticket_and_has_no_place_says_so_and_is_asked_once() {
 
 #[test]
 fn a_server_that_changes_the_answer_is_found_out() {
-    let mut world = World::connected(11, 2);
-    let mut listener = world.listen(1, 80, 16);
-    let to = world.addr(1, 80);
-    drop(exchange(&mut world, &mut listener, to));
+    let (mut world, _listener, to) = acquainted(11);
     // Its last byte: the end of the structure. Whether the whole decodes or not, no stream comes of it.
     world.script(0, Script { spoil_responses: true, ..Script::default() });
     world.dial(0, to).unwrap_err();
@@ -237,10 +231,7 @@ fn a_server_that_changes_the_answer_is_found_out() {
 
 #[test]
 fn a_server_that_says_in_the_peers_place_that_it_knows_no_ticket_is_not_believed() {
-    let mut world = World::connected(14, 2);
-    let mut listener = world.listen(1, 80, 16);
-    let to = world.addr(1, 80);
-    drop(exchange(&mut world, &mut listener, to));
+    let (mut world, mut listener, to) = acquainted(14);
     world.script(0, Script { forget_tickets: true, ..Script::default() });
     drop(exchange(&mut world, &mut listener, to));
     // It is a bad response like any other: the dial goes on by handshake, and says so to nobody.
@@ -267,17 +258,9 @@ fn a_request_for_another_peer_opens_nothing() {
 
 #[test]
 fn a_forgotten_ticket_in_the_second_of_two_requests_leaves_the_first_alone() {
-    let mut world = World::all_connected(13, 2);
-    let mut listener = world.listen(1, 80, 16);
-    let to = world.addr(1, 80);
-    drop(exchange(&mut world, &mut listener, to));
+    let (mut world, listener, to) = acquaint(World::all_connected(13, 2));
     drop(listener);
-    world.net.crash(world.clients[1].node);
-    world.clients.pop();
-    world.add_client(|config| config.min_sessions = 0);
-    world.list_servers(1);
-    assert!(world.until(LONG, |world| world.sessions(1) == 2));
-    let mut listener = world.listen(1, 80, 16);
+    let mut listener = start_anew(&mut world, |config| config.min_sessions = 0);
     // Whichever server is asked first does not answer; which one it is, both tell.
     for silent in [0, 1] {
         let peer = world.clients[1].key;

@@ -126,7 +126,7 @@ impl ClientMachine {
                 return self.resume(io, &asked, &resumes, &ticket);
             }
             self.verify_signature(&asked).map_err(bad)?;
-            let response = self.respond(&asked.object, ResumeRequest::answer_unknown());
+            let response = self.respond(asked.object.hash(), ResumeRequest::answer_unknown());
             return Ok(Verdict::Declined("unknown_ticket", response));
         }
         self.verify_signature(&asked).map_err(bad)?;
@@ -167,12 +167,12 @@ impl ClientMachine {
             Ok(place) => place,
             Err(cause) => {
                 let refusal = ticket.refusal(resumes, &terms, &hash).map_err(|_| "bad_ticket")?;
-                return Ok(Verdict::Declined(cause, self.respond(object, refusal)));
+                return Ok(Verdict::Declined(cause, self.respond(hash, refusal)));
             }
         };
         let (keys, message) =
             ticket.answer(resumes, &terms, &hash, Self::nonce(io)).map_err(|_| "bad_ticket")?;
-        let response = self.respond(object, message);
+        let response = self.respond(hash, message);
         self.shared.board.accepted_resumed.fetch_add(1, Ordering::Relaxed);
         Ok(Verdict::Accepted(Accepted { remote: *remote, port: *port, keys, response, place }))
     }
@@ -188,10 +188,9 @@ impl ClientMachine {
         let payload = if grants { GRANT } else { &[] };
         noise.write_message(payload, &mut second).map_err(|_| "bad_handshake")?;
         let place = self.place(port)?;
-        let response = self.respond(&object, second);
+        let response = self.respond(object.hash(), second);
         if grants {
             self.tickets.grant(&remote.key, noise.ticket(), io.now());
-            self.count_tickets();
         }
         let keys = self.finish_handshake(noise);
         Ok(Accepted { remote, port, keys, response, place })
@@ -205,14 +204,10 @@ impl ClientMachine {
         })
     }
 
-    /// The response that carries `noise_msg`, signed.
-    fn respond(&self, request: &SignedObject, noise_msg: Vec<u8>) -> SignedObject {
-        let response = StreamResponse {
-            req_hash: request.hash(),
-            accepted: true,
-            noise_msg,
-            ..StreamResponse::default()
-        };
+    /// The response to the request of this hash that carries `noise_msg`, signed.
+    fn respond(&self, req_hash: [u8; 32], noise_msg: Vec<u8>) -> SignedObject {
+        let response =
+            StreamResponse { req_hash, accepted: true, noise_msg, ..StreamResponse::default() };
         SignedObject::sign(&self.config.secret_key, &response.encode(Dialect::G24))
     }
 

@@ -274,12 +274,8 @@ impl ClientMachine {
     }
 
     fn sweep_tickets(&mut self, io: &Io) {
-        self.tickets.sweep(io.now());
-        self.count_tickets();
-    }
-
-    fn count_tickets(&self) {
-        self.shared.board.tickets.store(self.tickets.len(), Ordering::Relaxed);
+        let left = self.tickets.sweep(io.now());
+        self.shared.board.tickets.store(left, Ordering::Relaxed);
     }
 
     fn nonce(io: &mut Io) -> Nonce {

@@ -142,25 +142,30 @@ impl Tickets {
 
 /// For all.
 impl Tickets {
-    /// Forgets what is too old.
-    pub(super) fn sweep(&mut self, now: Instant) {
+    /// Forgets what is too old; returns for how many peers there is a ticket left, in either direction.
+    pub(super) fn sweep(&mut self, now: Instant) -> usize {
+        let mut left = 0;
         let drop_old = |held: &mut Option<Held>| {
             held.take_if(|held| !held.is_good(now));
         };
         self.dials.retain(|ours| {
             drop_old(&mut ours.held);
             ours.offered_at.take_if(|at| now >= *at + OFFER_LOST_AFTER);
+            left += usize::from(ours.held.is_some());
             ours.held.is_some() || ours.offered_at.is_some()
         });
         self.granted.retain(|granted| {
             drop_old(&mut granted.last);
             drop_old(&mut granted.before);
-            granted.both().next().is_some()
+            let is_some = granted.both().next().is_some();
+            left += usize::from(is_some);
+            is_some
         });
+        left
     }
 
-    /// Peers for whom something is kept, in either direction.
-    pub(super) fn len(&self) -> usize {
+    #[cfg(test)]
+    fn len(&self) -> usize {
         self.dials.len() + self.granted.len()
     }
 }
@@ -170,21 +175,10 @@ mod tests {
     #![allow(clippy::unwrap_used)]
 
     use super::*;
-    use crate::{
-        identity::SecretKey,
-        noise::{Handshake, RECENT_MAX},
-    };
+    use crate::{identity::SecretKey, noise::RECENT_MAX};
 
-    /// A ticket of its own for each number.
-    fn ticket(number: usize) -> Ticket {
-        let [a, b, e, f] = [1, 2, 3, 4 + number].map(|n| SecretKey::from_seed(&n.to_be_bytes()));
-        let mut near = Handshake::kk_initiator(&a, b.public_key(), e);
-        let mut far = Handshake::kk_responder(&b, a.public_key(), f);
-        let (mut first, mut second) = (Vec::new(), Vec::new());
-        near.write_message(&[], &mut first).unwrap();
-        far.read_message(&first).unwrap();
-        far.write_message(&[], &mut second).unwrap();
-        far.ticket()
+    fn ticket(number: u8) -> Ticket {
+        Ticket::numbered(number)
     }
 
     fn key(number: usize) -> PublicKey {
@@ -250,10 +244,12 @@ mod tests {
         tickets.answered(&peer, Some(ticket(0)), now);
         tickets.grant(&peer, ticket(1), now);
         let held = Arc::downgrade(&tickets.granted(peer.as_bytes(), ticket(1).id(), now).unwrap());
-        tickets.sweep(now + TICKET_LIFETIME);
-        assert_eq!((tickets.len(), held.strong_count()), (1, 1));
-        tickets.sweep(now + GRANT_LIFETIME);
-        assert_eq!((tickets.len(), held.strong_count()), (0, 0));
+        // An offer that is out is no ticket.
+        tickets.way(&key(2), now);
+        assert_eq!(tickets.sweep(now), 2);
+        assert_eq!((tickets.sweep(now + TICKET_LIFETIME), held.strong_count()), (1, 1));
+        assert_eq!((tickets.sweep(now + GRANT_LIFETIME), held.strong_count()), (0, 0));
+        assert_eq!(tickets.len(), 0);
     }
 
     #[test]

@@ -191,7 +191,6 @@ impl ClientMachine {
                 if offered {
                     let to = outstanding.to.key;
                     self.tickets.answered(&to, ticket, io.now());
-                    self.count_tickets();
                 }
                 let keys = self.finish_handshake(*noise);
                 self.dial_done(io, id, &keys, data);
