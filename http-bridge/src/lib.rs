@@ -25,6 +25,7 @@ pub mod files;
 pub mod forward;
 pub mod http;
 pub mod overlay;
+mod pace;
 pub mod proxy;
 pub mod resolve;
 mod retry_after;

@@ -22,7 +22,6 @@ mod breaker;
 mod call;
 mod error;
 mod metrics;
-mod pace;
 mod readiness;
 mod recovery;
 mod service;

@@ -16,9 +16,10 @@ use tokio::{
 
 use super::{
     AccessError, AccessMetrics, AccessPolicy, BreakerConfig, BreakerState, Path, PathFailure,
-    Readiness, ServiceStatus, call::Call, pace::Pace, recovery, status::PathRecord,
+    Readiness, ServiceStatus, call::Call, recovery, status::PathRecord,
 };
 use crate::{
+    pace::Pace,
     service::{Endpoints, ServiceKind},
     transport::{ExchangeFuture, HttpTransport, Limits, TransportError},
 };
@@ -323,7 +324,7 @@ impl Inner {
     /// A request that cost nothing is about to fail; those who come in a loop are held up a little, `most` at most.
     pub(super) async fn refuse(&self, most: Duration) {
         let (most, draw) = (most.min(REFUSAL_WAIT_MAX), rand::random_range(0.0..=1.0));
-        let wait = self.state().refusals.turn(Instant::now(), most, draw);
+        let wait = self.state().refusals.turn(Instant::now(), most, draw).unwrap_or(most);
         if !wait.is_zero() {
             sleep(wait).await;
         }

@@ -11,7 +11,7 @@ use dmsg_engine::{
     identity::{PublicKey, SecretKey},
 };
 
-use super::{ClientError, DiscoveryClient, FetchedEntry, pace::Pace};
+use super::{ClientError, DiscoveryClient, FetchedEntry, pace::LookUpPace};
 use crate::discovery::{ClientPart, DELEGATED_SERVERS_MAX, Entry, EntryError};
 
 /// Servers of one peer that are looked up one by one when the list lacks them. A peer holds a few sessions;
@@ -52,7 +52,7 @@ pub struct HttpDirectory {
     client: Arc<DiscoveryClient>,
     secret: SecretKey,
     options: DirectoryOptions,
-    pace: Pace,
+    pace: LookUpPace,
     /// Until when the list is good, and the list.
     servers: tokio::sync::Mutex<Option<(Instant, ServerMap)>>,
 }
@@ -61,7 +61,7 @@ impl HttpDirectory {
     /// A directory for the client with this secret key.
     #[must_use]
     pub fn new(client: Arc<DiscoveryClient>, secret: SecretKey, options: DirectoryOptions) -> Self {
-        let (pace, servers) = (Pace::default(), tokio::sync::Mutex::default());
+        let (pace, servers) = (LookUpPace::default(), tokio::sync::Mutex::default());
         Self { client, secret, options, pace, servers }
     }
 

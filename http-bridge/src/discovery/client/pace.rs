@@ -2,8 +2,7 @@
 //! dials thousands of peers waits a little here instead of being refused there, and leaves room for others behind the same
 //! address.
 //!
-//! A bucket is one moment, as in `rate_limit.rs`: when it would be full again. Here a caller that finds it empty waits for
-//! its token.
+//! The arithmetic is in [`pace`](crate::pace); a turn that would come too late is refused.
 
 use std::{
     sync::{Mutex, PoisonError},
@@ -13,6 +12,7 @@ use std::{
 use tokio::time::Instant;
 
 use super::ClientError;
+use crate::pace::Pace;
 
 /// Half of the 100 a second that discoveries allow.
 const PER_SECOND: u32 = 50;
@@ -20,28 +20,31 @@ const PER_SECOND: u32 = 50;
 /// Half of the 200 that they allow at once.
 const AT_ONCE: u32 = 100;
 
+/// Gaps of one length: these are to be as many as allowed, and not to keep out of each other's step.
+const NO_CHANCE: f64 = 0.5;
+
 /// Nobody waits longer for its turn; the engine gives a look-up 10 s in all. So 350 look-ups may be under way.
 const WAIT_MAX: Duration = Duration::from_secs(5);
 
-/// The bucket of one client; empty means that it is full.
-#[derive(Debug, Default)]
-pub(super) struct Pace(Mutex<Option<Instant>>);
+/// The pace of one client.
+#[derive(Debug)]
+pub(super) struct LookUpPace(Mutex<Pace>);
 
-impl Pace {
+impl Default for LookUpPace {
+    fn default() -> Self {
+        // One goes at once anyway.
+        Self(Mutex::new(Pace::new(Duration::from_secs(1) / PER_SECOND, AT_ONCE - 1)))
+    }
+}
+
+impl LookUpPace {
     /// Waits until one more look-up may go out.
     pub(super) async fn turn(&self) -> Result<(), ClientError> {
-        let cost = Duration::from_secs(1) / PER_SECOND;
-        let now = Instant::now();
-        let wait = {
-            let mut full_at = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-            let next = full_at.unwrap_or(now).max(now) + cost;
-            let wait = (next - now).saturating_sub(cost * AT_ONCE);
-            if wait > WAIT_MAX {
-                return Err(ClientError::RateLimited { retry_after: wait });
-            }
-            *full_at = Some(next);
-            wait
+        let turn = {
+            let mut pace = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+            pace.turn(Instant::now(), WAIT_MAX, NO_CHANCE)
         };
+        let wait = turn.map_err(|retry_after| ClientError::RateLimited { retry_after })?;
         tokio::time::sleep(wait).await;
         Ok(())
     }
@@ -56,7 +59,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_burst_goes_out_at_once_then_fifty_a_second_and_what_would_wait_for_long_fails() {
-        let pace = Arc::new(Pace::default());
+        let pace = Arc::new(LookUpPace::default());
         let begun = Instant::now();
         let mut tasks = tokio::task::JoinSet::new();
         for _ in 0..1000 {
